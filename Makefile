@@ -1,0 +1,38 @@
+# make demo    set up, train the demo on phantoms, show the table and the report
+# make test    set up, run the tests
+# make check   ruff, mypy, import layers
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKDIR ?= runs/demo
+
+.PHONY: demo test check clean help
+help:
+	@grep '^# make' Makefile | cut -c3-
+
+# A stamp is written only after pip has succeeded, so that a broken set-up is repeated, not used.
+$(VENV)/installed: requirements.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing what mln_flax needs into $(VENV) (one to three minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	@echo "Installing what the tests need into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/installed
+	@$(BIN)/python -m mln_flax.main --config=configs/phantom.py --workdir=$(WORKDIR)
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check mln_flax configs tests
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+clean:
+	rm -rf $(VENV) runs

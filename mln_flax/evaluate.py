@@ -1,0 +1,238 @@
+"""Every image once, through every branch: one record per image, and what the report shows."""
+
+import io
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mln_flax import branches, checkpoint, metrics, parallel, records, source_bank
+from mln_flax.build import Run
+from mln_flax.data import phantom
+from mln_flax.data.core import DataSet, Example
+from mln_flax.input_pipeline import chunks
+from mln_flax.source_bank import Trained
+from mln_flax.train import MODEL, initial_state
+from mln_flax.types import Record, UserError
+from mln_flax.views import make_view
+
+
+class Answer(NamedTuple):
+    """What the network says of N images."""
+
+    probability: np.ndarray  # float32 [N, k, H, W]: of a calcification, in each branch
+    distances: dict[str, np.ndarray]  # rule -> [N, k], smaller is nearer
+
+
+def predictor(run: Run, trained: Trained, devices: Any = None) -> Any:
+    """`answer(image [N, H, W])`: all branches and the distances by every rule.
+
+    An image's answer depends on nothing but the image.
+    """
+
+    def network(variables, image):
+        prediction = run.method.predict(variables, image)
+        return jax.nn.softmax(prediction.logits)[..., 1], prediction.moments
+
+    call = parallel.parallel_map(network, devices)
+    rules = {
+        metric: jax.jit(partial(branches.distances, metric=metric)) for metric in branches.METRICS
+    }
+    bank, size = trained.bank, run.config.evaluate.batch_size
+
+    def answer(image: np.ndarray) -> Answer:
+        probabilities, measured = [], []
+        for rows, count in chunks(len(image), size):
+            # Always full batches: one shape, so one compilation, and the same sums for each image.
+            batch = parallel.pad_rows(image[rows, ..., None].astype(np.float32), size)
+            probability, moments = call({"params": trained.params}, batch)
+            found = {
+                metric: rule(bank.mean, moments, spread=bank.spread)
+                for metric, rule in rules.items()
+            }
+            features = branches.image_features(image[rows])
+            of_view = branches.image_distances(bank.image, features)
+            found = {name: np.asarray(value)[:count] for name, value in found.items()}
+            found["image"] = branches.nearest_view(of_view, run.branch_of_view)
+            probabilities.append(probability[:count])
+            measured.append(found)
+        joined = {name: np.concatenate([m[name] for m in measured]) for name in measured[0]}
+        return Answer(np.concatenate(probabilities), joined)
+
+    return answer
+
+
+def load_model(run: Run, workdir: Path) -> Trained:
+    """The trained model of a workdir.
+
+    Raises:
+      UserError: there is none yet.
+    """
+    if not (workdir / MODEL).exists():
+        raise UserError(f"--workdir={workdir}: holds no trained model; run --mode=train first")
+    state = jax.eval_shape(partial(initial_state, run))
+    layers, views, size = state.domain_stats, len(run.view_names), branches.FEATURES
+    like = {
+        "params": state.params,
+        "domain_stats": layers,
+        "mean": layers,
+        "spread": layers,
+        "image": {
+            "mean": jax.ShapeDtypeStruct((views, size), np.float64),
+            "precision": jax.ShapeDtypeStruct((views, size, size), np.float64),
+            "log_determinant": jax.ShapeDtypeStruct((views,), np.float64),
+        },
+    }
+    return source_bank.from_tree(checkpoint.load_tree(workdir / MODEL, like))
+
+
+def evaluate(run: Run, data: DataSet, workdir: Path) -> list[Record]:
+    """Measures source and targets, writes examples.npz and, last, records.jsonl."""
+    answer = predictor(run, load_model(run, workdir))
+    config, lines, shown = run.config.data, [], []
+    for domain in (config.source, *config.targets):
+        examples = data.part(domain, "test")
+        role = "source" if domain == config.source else "target"
+        of_domain = list(image_records(run, answer, examples, role))
+        lines += of_domain
+        shown += pictures(run, answer, examples, of_domain)
+        print(f"evaluation: {domain}, {len(examples)} images", flush=True)
+    lines += view_records(run, answer, data.part(config.source, "test"))
+    if parallel.is_main_process():
+        write_examples(workdir / "examples.npz", shown)
+        records.write(workdir / "records.jsonl", lines)
+    return lines
+
+
+def image_records(
+    run: Run, answer: Any, examples: Sequence[Example], role: str
+) -> Iterator[Record]:
+    """One record per image: distances, choices, and the scores of every branch and their union."""
+    for rows, _ in chunks(len(examples), run.config.evaluate.batch_size):
+        group = examples[rows]
+        said = answer(np.stack([example.image for example in group]))
+        for i, example in enumerate(group):
+            found = said.probability[i] > 0.5
+            union = branches.combine(said.probability[i][None])[0] > 0.5
+            score = partial(
+                metrics.image_scores, reference=example.mask, spacing_mm=example.spacing_mm
+            )
+            yield {
+                "kind": "image",
+                "image_id": example.image_id,
+                "patient_id": example.patient_id,
+                "domain": example.domain,
+                "part": "test",
+                "role": role,
+                "label_kind": example.label_kind,
+                "spacing_mm": example.spacing_mm,
+                "height": example.mask.shape[0],
+                "width": example.mask.shape[1],
+                "label_pixels": int(example.mask.sum()),
+                **_choice(run, said, i),
+                "scores": {"branch": [score(mask) for mask in found], "union": score(union)},
+            }
+
+
+def view_records(run: Run, answer: Any, examples: Sequence[Example]) -> Iterator[Record]:
+    """Source images passed through every view: which branch do they choose?"""
+    for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
+        images = make_view(name).numpy(np.stack([example.image for example in examples]))
+        said = answer(images)
+        for i, example in enumerate(examples):
+            yield {
+                "kind": "view",
+                "image_id": example.image_id,
+                "domain": example.domain,
+                "part": "test",
+                "view": name,
+                "branch": branch,
+                **_choice(run, said, i),
+            }
+
+
+def _choice(run: Run, said: Answer, i: int) -> Record:
+    """What is said of image i about branches: names, distances and choices by every rule."""
+    distances = {rule: values[i] for rule, values in said.distances.items()}
+    return {
+        "branches": list(run.branch_names),
+        "selection": run.config.method.selection,
+        "distances": {rule: [float(v) for v in values] for rule, values in distances.items()},
+        "chosen": {rule: int(np.argmin(values)) for rule, values in distances.items()},
+    }
+
+
+def pictures(run: Run, answer: Any, examples: Sequence[Example], lines: list[Record]) -> list[Any]:
+    """A few images for the report: spread evenly from the best to the worst DSC."""
+    rule = run.config.method.selection
+    labeled = [i for i, line in enumerate(lines) if line["label_pixels"]]
+    scores = {i: lines[i]["scores"]["branch"][lines[i]["chosen"][rule]]["dsc"] for i in labeled}
+    ranked = sorted(labeled, key=lambda i: -scores[i])
+    wanted = min(run.config.evaluate.examples, len(ranked))
+    places = np.linspace(0.1, 0.9, wanted) * (len(ranked) - 1) if wanted else []
+    shown = []
+    for i in (ranked[round(place)] for place in places):
+        branch = lines[i]["chosen"][rule]
+        said = answer(examples[i].image[None])
+        shown.append(
+            {
+                "image": np.round(examples[i].image * 255).astype(np.uint8),
+                "mask": examples[i].mask,
+                "prediction": (said.probability[0, branch] > 0.5).astype(np.uint8),
+                "domain": examples[i].domain,
+                "image_id": examples[i].image_id,
+                "branch": run.branch_names[branch],
+                "dsc": scores[i],
+            }
+        )
+    return shown
+
+
+def write_examples(path: Path, shown: list[dict[str, Any]]) -> None:
+    """The pictures' arrays as one .npz file."""
+    names = ("image", "mask", "prediction", "domain", "image_id", "branch", "dsc")
+    _write_npz(path, {name: np.array([one[name] for one in shown]) for name in names})
+
+
+def describe_data(run: Run, data: DataSet, workdir: Path) -> None:
+    """Writes data.json, what was read and left out, and sheet.npz, a look at the images."""
+    parts = [
+        {
+            "domain": part.domain,
+            "part": part.name,
+            "images": len(part.examples),
+            "patients": len({example.patient_id for example in part.examples}),
+            "label_pixels": int(sum(int(example.mask.sum()) for example in part.examples)),
+        }
+        for part in data.parts
+    ]
+    left_out = [{"item": one.item, "reason": one.reason} for one in data.left_out]
+    records.write_json(
+        workdir / "data.json", {"notes": data.notes, "left_out": left_out, "parts": parts}
+    )
+    shown = _sheet_examples(run, data)
+    _write_npz(
+        workdir / "sheet.npz",
+        {
+            "image": np.stack([np.round(e.image * 255).astype(np.uint8) for e in shown]),
+            "mask": np.stack([example.mask for example in shown]),
+            "title": np.array([f"{e.domain} {e.view_position}".strip() for e in shown]),
+        },
+    )
+
+
+def _sheet_examples(run: Run, data: DataSet) -> list[Example]:
+    """Whole phantoms in every domain, or the first labeled and unlabeled test tiles."""
+    if run.config.data.name == "phantom":
+        return [example for row in phantom.sheet(run.config.data.phantom.seed) for example in row]
+    tiles = data.part(run.config.data.source, "test")
+    return sorted(tiles, key=lambda tile: not tile.mask.any())[:8]
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    records.write_bytes(path, buffer.getvalue())

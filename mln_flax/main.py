@@ -1,0 +1,89 @@
+"""The one door: python -m mln_flax.main --config=configs/phantom.py --workdir=runs/demo."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mln_flax import config as configs
+from mln_flax.registry import nearest
+from mln_flax.types import UserError
+
+MODES = ("train", "prepare", "evaluate", "predict", "report", "summary")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0 done, 2 for what the user got wrong, 143 after SIGTERM (130: SIGINT)."""
+    try:
+        return run(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(argv: Sequence[str]) -> int:
+    """Reads the command line and hands over to the mode's own file."""
+    flags, overrides, paths = parse(argv)
+    if flags.mode not in MODES:
+        raise UserError(
+            f"--mode={flags.mode}: unknown mode{nearest(flags.mode, MODES)}; "
+            f"known: {', '.join(MODES)}"
+        )
+    if paths and flags.mode != "predict":
+        raise UserError(f"{paths[0]!r}: only --mode=predict takes paths")
+    if not flags.workdir and flags.mode != "summary":
+        raise UserError("--workdir is missing: the folder for checkpoints, records and the report")
+    from mln_flax import modes  # jax is slow to import: a mistyped flag should not wait for it
+
+    workdir = Path(flags.workdir) if flags.workdir else None
+    config = settings(flags.config, overrides, workdir)
+    return modes.run(flags.mode, config, workdir, [Path(p) for p in paths], flags.output)
+
+
+def settings(path: str, overrides: dict[str, str], workdir: Path | None) -> configs.Config:
+    """The settings of a config file, or those that a workdir was made with, and the overrides."""
+    if path:
+        config = configs.load_file(path)
+    elif workdir and (workdir / "config.json").exists():
+        config = configs.read_json(workdir / "config.json")
+    else:
+        raise UserError("--config is missing: a file such as configs/phantom.py")
+    for name, value in overrides.items():
+        config = configs.override(config, name, value)
+    configs.validate(config)
+    return config
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list[str]]:
+    """The flags, the settings among them, and the paths after them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mln_flax.main",
+        description="MLN-net: train on one kind of mammogram, measure on kinds never seen.",
+        epilog="Any setting: --config.optim.learning_rate=3e-4. Research use only.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", default="", help="a file with get_config()")
+    parser.add_argument("--workdir", default="", help="folder for all that a run writes")
+    parser.add_argument("--mode", default="train", help=", ".join(MODES))
+    parser.add_argument("--output", default="", help="predict: folder for the masks")
+    known, rest = parser.parse_known_args(list(argv))
+    overrides, paths = {}, []
+    for word in rest:
+        if not word.startswith("--"):
+            paths.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        if not name.startswith("--config."):
+            flags = ["--config", "--workdir", "--mode", "--output"]
+            raise UserError(f"unknown flag {name}{nearest(name, flags)}")
+        if not equals:
+            raise UserError(f"{name}: give its value as {name}=VALUE")
+        overrides[name.removeprefix("--config.")] = value
+    return known, overrides, paths
+
+
+if __name__ == "__main__":
+    # TensorFlow and XLA print start-up notes that hide our own lines.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""MLN-net: all views of a batch in one step, a Dice loss per branch, all branches at test time."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from mln_flax import losses
+from mln_flax.config import MethodConfig
+from mln_flax.methods.core import Method, TrainState
+from mln_flax.types import Batch, Prediction
+
+AXIS = "batch"
+
+
+def mln(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    config: MethodConfig,
+    num_branches: int,
+    seed: int = 0,
+) -> Method:
+    """The method of the paper for a model with `num_branches` branches.
+
+    Args:
+      model: takes (image, branch, train) and returns (logits, {"moments": ...}); built with
+        axis_name="batch" so that its running statistics are summed over devices.
+      optimizer: of the parameters.
+      config: the loss and its options.
+      num_branches: k.
+      seed: of stochastic depth.
+    """
+    return Method(
+        init=partial(_init, model, optimizer),
+        update=partial(_update, model, optimizer, config, num_branches, seed),
+        predict=partial(_predict, model, num_branches),
+    )
+
+
+def _init(model, optimizer, key, image) -> TrainState:
+    branch = jnp.zeros(image.shape[0], jnp.int32)
+    variables = model.init(key, image, branch, train=False)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        domain_stats=variables["domain_stats"],
+        opt_state=optimizer.init(variables["params"]),
+    )
+
+
+def _update(model, optimizer, config, num_branches, seed, state: TrainState, batch: Batch):
+    """One optimizer step on this device's rows; the sums run over all devices."""
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+    branch = jnp.where(batch.valid, batch.branch, -1)  # padding belongs to no branch
+
+    def loss_fn(params):
+        (logits, _), updated = model.apply(
+            {"params": params, "domain_stats": state.domain_stats},
+            batch.image,
+            branch,
+            train=True,
+            mutable=["domain_stats"],
+            rngs={"dropout": key},
+        )
+        dice = losses.branch_dice(jax.nn.softmax(logits), batch.mask, branch, num_branches, AXIS)
+        loss = losses.dice_loss(dice, config.foreground_only)
+        if config.cross_entropy:
+            loss += config.cross_entropy * losses.cross_entropy(
+                logits,
+                batch.mask,
+                batch.valid,
+                config.class_weights,
+                config.hard_negatives,
+                AXIS,
+            )
+        return loss, (dice, updated["domain_stats"])
+
+    (loss, (dice, domain_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+        state.params
+    )
+    # The loss holds a psum, whose transpose sums the devices' cotangents: the mean undoes that
+    # and adds the devices' shares at the same time.
+    gradients = jax.lax.pmean(gradients, AXIS)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {"loss": 1 + loss / num_branches, "dice": dice[:, 1:].mean()}
+    return TrainState(state.step + 1, params, domain_stats, opt_state), metrics
+
+
+def _predict(model, num_branches, variables: Any, image) -> Prediction:
+    """All branches of all images in one batch of B * k rows."""
+    batch = image.shape[0]
+    rows = jnp.repeat(image, num_branches, axis=0)
+    branch = jnp.tile(jnp.arange(num_branches, dtype=jnp.int32), batch)
+    logits, out = model.apply({"params": variables["params"]}, rows, branch, train=False)
+
+    def by_image(x):
+        return x.reshape(batch, num_branches, *x.shape[1:])
+
+    return Prediction(by_image(logits), jax.tree.map(by_image, out["moments"]))

@@ -1,0 +1,168 @@
+"""Layer normalization with a scale, a shift and statistics for each branch (Eq. 10-13)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mln_flax.types import Moments
+
+STATISTICS = ("channel", "layer")
+
+
+class DomainLayerNorm(nn.Module):
+    """Layer norm whose scale, bias and running statistics are chosen per sample by its branch.
+
+    Each token is normalized over its own channels, as in every layer norm; only the scale and the
+    bias depend on the branch (Eq. 13). The moments of the layer's *input* over the positions of
+    an image are what branch selection compares (Eq. 16-17).
+
+    Attributes:
+      num_branches: k, the rows of scale, bias and statistics.
+      epsilon: added to the variance.
+      momentum: share of the old running statistics that stays at each update.
+      statistics: "channel" keeps moments per channel, "layer" of all channels together.
+      axis_name: the device axis over which running statistics are summed, or None.
+    """
+
+    num_branches: int = 1
+    epsilon: float = 1e-5
+    momentum: float = 0.95
+    statistics: str = "channel"
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        branch: jax.Array,
+        expand: jax.Array | None = None,
+        head: jax.Array | None = None,
+    ) -> tuple[jax.Array, Moments]:
+        """The normalized x and its moments.
+
+        Args:
+          x: [B, ..., C].
+          branch: int32 [B] in [0, num_branches); a negative one marks padding, which is
+            normalized with some branch and counted in no statistics.
+          expand: [C, new, D], with `head`: the layer's input is then x @ expand, of which only
+            norm(x @ expand) @ head is asked for (see `normalized_projection`).
+          head: [D, classes].
+
+        Returns:
+          y [B, ..., C] in the type of x (with a head float32 [B, ..., new, classes]), and
+          {path of this layer: (mean [B, C], std [B, C])}; C is 1 with statistics="layer".
+        """
+        channels = x.shape[-1] if expand is None else expand.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (self.num_branches, channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.num_branches, channels))
+        own = jnp.maximum(branch, 0)
+        if expand is not None and head is not None:
+            y = normalized_projection(x, expand, head, scale[own], bias[own], self.epsilon)
+            moments = expanded_moments(x, expand, self.statistics)
+        else:
+            y = normalize(x, scale[own], bias[own], self.epsilon)
+            moments = input_moments(x, self.statistics)
+        self._update_statistics(moments, branch)
+        return y, {"/".join(self.path): moments}
+
+    def _update_statistics(self, moments, branch) -> None:
+        """Move the running statistics of the branches in the batch, where they may be touched."""
+        if not (self.is_mutable_collection("domain_stats") or self.is_initializing()):
+            return
+        mean, std = moments
+        shape = (self.num_branches, mean.shape[-1])
+        running_mean = self.variable("domain_stats", "mean", jnp.zeros, shape)
+        running_std = self.variable("domain_stats", "std", jnp.ones, shape)
+        if self.is_initializing():
+            return
+        # A sum over samples and devices before any ratio: devices may hold unequal numbers.
+        members = jax.nn.one_hot(branch, self.num_branches)
+        sums = (
+            members.sum(axis=0)[:, None],
+            _per_branch(members, mean),
+            _per_branch(members, jnp.square(std) + jnp.square(mean)),
+        )
+        count, total, squares = jax.lax.psum(sums, self.axis_name) if self.axis_name else sums
+        batch_mean = total / jnp.maximum(count, 1)
+        batch_variance = jnp.maximum(squares / jnp.maximum(count, 1) - jnp.square(batch_mean), 0)
+        step = jnp.where(count > 0, 1 - self.momentum, 0)
+        running_mean.value += step * (batch_mean - running_mean.value)
+        variance = jnp.square(running_std.value)
+        running_std.value = jnp.sqrt(variance + step * (batch_variance - variance))
+
+
+def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """Layer norm of x [B, ..., C] with scale and bias [B, C] per sample, in the type of x."""
+    x32 = x.astype(jnp.float32)
+    centered = x32 - x32.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centered).mean(axis=-1, keepdims=True)
+    y = centered * jax.lax.rsqrt(variance + epsilon)
+    aligned = (x.shape[0],) + (1,) * (x.ndim - 2) + (x.shape[-1],)
+    return (y * scale.reshape(aligned) + bias.reshape(aligned)).astype(x.dtype)
+
+
+def normalized_projection(x, expand, head, scale, bias, epsilon: float) -> jax.Array:
+    """normalize(x @ expand) @ head, without normalizing the wide array in the middle.
+
+    Centering, scale and head are linear and fold into one narrow kernel per sample; only the
+    variance of each expanded token needs the wide product, and of that its squared length alone.
+
+    Args:
+      x: [B, H, W, C].
+      expand: [C, new, D].
+      head: [D, classes].
+      scale: [B, D], per sample.
+      bias: [B, D].
+      epsilon: added to the variance.
+
+    Returns:
+      float32 [B, H, W, new, classes].
+    """
+    c, new, d = expand.shape
+    centered = expand - expand.mean(axis=-1, keepdims=True)
+    wide = jnp.dot(x, centered.reshape(c, new * d).astype(x.dtype)).astype(jnp.float32)
+    variance = jnp.square(wide).reshape(*x.shape[:-1], new, d).mean(axis=-1)
+    kernel = jnp.einsum("cnd,bd,dk->bcnk", centered, scale, head)
+    kernel = kernel.reshape(x.shape[0], c, -1).astype(x.dtype)
+    narrow = jnp.einsum("bhwc,bcm->bhwm", x, kernel).astype(jnp.float32)
+    narrow = narrow.reshape(*x.shape[:-1], new, -1)
+    return narrow * jax.lax.rsqrt(variance + epsilon)[..., None] + (bias @ head)[:, None, None, None]
+
+
+def input_moments(x: jax.Array, statistics: str) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of x [B, ..., C] over positions: [B, C] each, or [B, 1].
+
+    The gradient does not pass: moments describe the input, they are not trained.
+    """
+    x = jax.lax.stop_gradient(x).astype(jnp.float32)
+    axes = tuple(range(1, x.ndim if statistics == "layer" else x.ndim - 1))
+    mean = x.mean(axis=axes)
+    # The two-pass form: E[x^2] - E[x]^2 loses all digits where the mean is large.
+    aligned = mean.reshape(mean.shape[:1] + (1,) * len(axes) + mean.shape[1:])
+    std = jnp.sqrt(jnp.square(x - aligned).mean(axis=axes))
+    return (mean[:, None], std[:, None]) if statistics == "layer" else (mean, std)
+
+
+def expanded_moments(x: jax.Array, expand: jax.Array, statistics: str):
+    """`input_moments` of x @ expand, from the mean and covariance of x: no wide array.
+
+    x is [B, H, W, C], expand [C, new, D]; positions are H, W and new.
+    """
+    x, expand = jax.lax.stop_gradient((x.astype(jnp.float32), expand))
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    center = x.mean(axis=1)
+    deviation = x - center[:, None]
+    covariance = jnp.einsum("bpc,bpe->bce", deviation, deviation) / x.shape[1]
+    of_token = jnp.einsum("bc,cnd->bnd", center, expand)
+    within = jnp.einsum("cnd,bce,end->bd", expand, covariance, expand) / expand.shape[1]
+    mean, variance = of_token.mean(axis=1), within + of_token.var(axis=1)
+    if statistics == "layer":
+        between = mean.var(axis=-1, keepdims=True)
+        mean, variance = (v.mean(axis=-1, keepdims=True) for v in (mean, variance))
+        variance += between
+    return mean, jnp.sqrt(jnp.maximum(variance, 0))
+
+
+def _per_branch(members, values):
+    """Sums of values [B, C] over the members [B, k] of each branch: [k, C]."""
+    return jnp.einsum("bk,bc->kc", members, values, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,278 @@
+"""The parts of a Swin transformer (Liu et al., 2021): windows, attention, blocks, scale changes."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mln_flax.models.norms import DomainLayerNorm
+from mln_flax.types import Moments
+
+MASKED = -100.0  # added to the logits of pairs that must not attend, as the public weights expect
+kernel_init = nn.initializers.truncated_normal(0.02)
+
+
+class Windows(NamedTuple):
+    """How a [H, W] map is cut into windows: their size, the shift, and the padded map."""
+
+    size: tuple[int, int]
+    shift: tuple[int, int]
+    padded: tuple[int, int]
+
+
+def plan_windows(height: int, width: int, window_size: int, shifted: bool) -> Windows:
+    """The windows of a map; along an axis no longer than the window it is one window, unshifted."""
+    size = (min(window_size, height), min(window_size, width))
+    shift = tuple(
+        window_size // 2 if shifted and length > window_size else 0 for length in (height, width)
+    )
+    padded = (-(-height // size[0]) * size[0], -(-width // size[1]) * size[1])
+    return Windows(size, shift, padded)  # type: ignore[arg-type]
+
+
+def partition(x: Any, size: tuple[int, int]) -> Any:
+    """[B, H, W, C] -> [B, windows, tokens, C], for numpy and jax alike."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // size[0], size[0], w // size[1], size[1], c)
+    return x.swapaxes(2, 3).reshape(b, -1, size[0] * size[1], c)
+
+
+def unpartition(x: jax.Array, size: tuple[int, int], height: int, width: int) -> jax.Array:
+    """[B, windows, tokens, C] -> [B, H, W, C]."""
+    b, c = x.shape[0], x.shape[-1]
+    x = x.reshape(b, height // size[0], width // size[1], size[0], size[1], c)
+    return x.swapaxes(2, 3).reshape(b, height, width, c)
+
+
+def relative_position_index(size: tuple[int, int], window_size: int) -> np.ndarray:
+    """Rows of the bias table for each pair of a window's tokens: int [tokens, tokens].
+
+    The table is that of the full window, (2 * window_size - 1)^2 rows; a smaller window uses
+    the rows around its middle.
+    """
+    grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij")).reshape(2, -1)
+    difference = grid[:, :, None] - grid[:, None, :] + window_size - 1
+    return difference[0] * (2 * window_size - 1) + difference[1]
+
+
+def attention_mask(windows: Windows, height: int, width: int) -> np.ndarray | None:
+    """What to add to attention logits: float32 [windows, tokens, tokens], or None for nothing.
+
+    After the cyclic shift a window may hold parts of the map that are not neighbors, and padding:
+    tokens of different parts do not see each other.
+    """
+    if windows.shift == (0, 0) and windows.padded == (height, width):
+        return None
+    parts = np.zeros(windows.padded, np.int32)
+    parts[height:], parts[:, width:] = 1, 1
+    parts = np.roll(parts, [-s for s in windows.shift], axis=(0, 1))
+    for axis, (length, size, shift) in enumerate(
+        zip(windows.padded, windows.size, windows.shift, strict=True)
+    ):
+        if shift:
+            position = np.arange(length)
+            part = (position >= length - size).astype(np.int32) + (position >= length - shift)
+            parts = 3 * parts + (part[:, None] if axis == 0 else part[None, :])
+    cut = partition(parts[None, :, :, None], windows.size)[0, :, :, 0]
+    return np.where(cut[:, :, None] != cut[:, None, :], MASKED, 0.0).astype(np.float32)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention within windows, with a learned bias per relative position."""
+
+    num_heads: int
+    window_size: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, size: tuple[int, int], mask: np.ndarray | None) -> jax.Array:
+        """[B, windows, tokens, C] -> the same shape; mask as `attention_mask` gives it."""
+        b, n, t, c = x.shape
+        qkv = nn.Dense(3 * c, kernel_init=kernel_init, dtype=self.dtype, name="qkv")(x)
+        qkv = qkv.reshape(b, n, t, 3, self.num_heads, c // self.num_heads)
+        query, key, value = (qkv[:, :, :, i] for i in range(3))
+        table = self.param(
+            "relative_position_bias_table",
+            kernel_init,
+            ((2 * self.window_size - 1) ** 2, self.num_heads),
+        )
+        bias = table[relative_position_index(size, self.window_size).ravel()]
+        bias = bias.reshape(t, t, self.num_heads).transpose(2, 0, 1)[None]
+        if mask is not None:
+            bias = bias + mask[:, None]
+        scale = (c // self.num_heads) ** -0.5
+        logits = jnp.einsum("bnqhd,bnkhd->bnhqk", query * scale, key)
+        weights = jax.nn.softmax(logits.astype(jnp.float32) + bias[None])
+        out = jnp.einsum("bnhqk,bnkhd->bnqhd", weights.astype(self.dtype), value)
+        out = out.reshape(b, n, t, c)
+        return nn.Dense(c, kernel_init=kernel_init, dtype=self.dtype, name="proj")(out)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: a sample's residual branch is left out with probability `rate`."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """X [B, ...], scaled by 1 / (1 - rate) where it is kept."""
+        if not train or self.rate == 0:
+            return x
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+        return x * keep.astype(x.dtype) / (1 - self.rate)
+
+
+class SwinBlock(nn.Module):
+    """Window attention and an MLP, each behind a layer norm and with a residual (Eq. 6-9)."""
+
+    num_heads: int
+    window_size: int
+    shifted: bool
+    norm: Any  # makes a DomainLayerNorm, given its name
+    mlp_ratio: float = 4.0
+    drop_path_rate: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, branch: jax.Array, train: bool
+    ) -> tuple[jax.Array, Moments]:
+        """[B, H, W, C] -> the same shape, and the moments of both norms."""
+        _, h, w, c = x.shape
+        windows = plan_windows(h, w, self.window_size, self.shifted)
+        drop_path = DropPath(self.drop_path_rate)
+
+        y, moments1 = self.norm(name="norm1")(x, branch)
+        pad_h, pad_w = windows.padded[0] - h, windows.padded[1] - w
+        if pad_h or pad_w:
+            y = jnp.pad(y, ((0, 0), (0, pad_h), (0, pad_w), (0, 0)))
+        if any(windows.shift):
+            y = jnp.roll(y, [-s for s in windows.shift], axis=(1, 2))
+        y = WindowAttention(self.num_heads, self.window_size, self.dtype, name="attn")(
+            partition(y, windows.size), windows.size, attention_mask(windows, h, w)
+        )
+        y = unpartition(y, windows.size, *windows.padded)
+        if any(windows.shift):
+            y = jnp.roll(y, windows.shift, axis=(1, 2))
+        x = x + drop_path(y[:, :h, :w], train)
+
+        y, moments2 = self.norm(name="norm2")(x, branch)
+        y = Mlp(int(c * self.mlp_ratio), self.dtype, name="mlp")(y)
+        return x + drop_path(y, train), moments1 | moments2
+
+
+class Mlp(nn.Module):
+    """Two dense layers with an exact GELU between them."""
+
+    hidden: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] -> [..., C]."""
+        y = nn.Dense(self.hidden, kernel_init=kernel_init, dtype=self.dtype, name="fc1")(x)
+        y = nn.gelu(y, approximate=False)
+        return nn.Dense(x.shape[-1], kernel_init=kernel_init, dtype=self.dtype, name="fc2")(y)
+
+
+class PatchEmbed(nn.Module):
+    """Each patch of pixels becomes one token."""
+
+    dim: int
+    patch_size: int
+    norm: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: jax.Array, branch: jax.Array) -> tuple[jax.Array, Moments]:
+        """[B, H, W, channels] -> [B, H / patch, W / patch, dim] and moments."""
+        x = space_to_depth(image, self.patch_size)
+        x = nn.Dense(self.dim, kernel_init=kernel_init, dtype=self.dtype, name="proj")(x)
+        return self.norm(name="norm")(x, branch)
+
+
+class PatchMerging(nn.Module):
+    """Half the height and width, twice the channels."""
+
+    norm: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, branch: jax.Array) -> tuple[jax.Array, Moments]:
+        """[B, H, W, C] -> [B, H / 2, W / 2, 2 C] and moments; H and W must be even."""
+        b, h, w, c = x.shape
+        # The public weights order the four neighbors column by column.
+        x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 4, 2, 5)
+        y, moments = self.norm(name="norm")(x.reshape(b, h // 2, w // 2, 4 * c), branch)
+        dense = nn.Dense(
+            2 * c, use_bias=False, kernel_init=kernel_init, dtype=self.dtype, name="reduction"
+        )
+        return dense(y), moments
+
+
+class PatchExpanding(nn.Module):
+    """Twice the height and width, half the channels."""
+
+    norm: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, branch: jax.Array) -> tuple[jax.Array, Moments]:
+        """[B, H, W, C] -> [B, 2 H, 2 W, C / 2] and moments."""
+        c = x.shape[-1]
+        dense = nn.Dense(
+            2 * c, use_bias=False, kernel_init=kernel_init, dtype=self.dtype, name="expand"
+        )
+        y = dense(x).reshape(*x.shape[:-1], 4, c // 2)
+        y, moments = self.norm(name="norm")(y, branch)
+        return depth_to_space(y), moments
+
+
+class FinalExpansion(nn.Module):
+    """Each token becomes the logits of its patch: expansion, norm and a 1x1 head in one.
+
+    Norm and head look at one pixel at a time, so the pixels are moved to their places behind
+    them: then it is num_classes channels, not C, that are moved at full resolution.
+    """
+
+    patch_size: int
+    num_classes: int
+    norm: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, branch: jax.Array) -> tuple[jax.Array, Moments]:
+        """[B, H, W, C] -> float32 [B, patch H, patch W, classes] and moments."""
+        c, new = x.shape[-1], self.patch_size**2
+        expand = Kernel((c, new * c), name="expand")().reshape(c, new, c)
+        head = Kernel((c, self.num_classes), name="output")()
+        y, moments = self.norm(name="norm")(x, branch, expand, head)
+        return depth_to_space(y), moments
+
+
+class Kernel(nn.Module):
+    """The kernel of a dense layer without bias, for those who multiply by it themselves."""
+
+    shape: tuple[int, int]
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """Float32 of `shape`, (in, out)."""
+        return self.param("kernel", kernel_init, self.shape)
+
+
+def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
+    """[B, H, W, C] -> [B, H / patch, W / patch, patch * patch * C]."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // patch, patch, w // patch, patch, c).swapaxes(2, 3)
+    return x.reshape(b, h // patch, w // patch, patch * patch * c)
+
+
+def depth_to_space(x: jax.Array) -> jax.Array:
+    """[B, H, W, scale * scale, C] -> [B, scale * H, scale * W, C]."""
+    b, h, w, new, c = x.shape
+    scale = int(new**0.5)
+    x = x.reshape(b, h, w, scale, scale, c).swapaxes(2, 3)
+    return x.reshape(b, scale * h, scale * w, c)

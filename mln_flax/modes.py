@@ -1,0 +1,153 @@
+"""What each --mode does with a workdir; what is done already is said, not done again."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from mln_flax import evaluate, parallel, predict, records, report, summary, tables, train
+from mln_flax.build import Run, build, load_data
+from mln_flax.config import Config, differences, read_json, to_dict
+from mln_flax.types import UserError
+
+STOPPED = {"SIGTERM": 143, "SIGINT": 130}  # exit codes, as shells count signals
+
+
+def run(mode: str, config: Config, workdir: Path | None, paths: list[Path], output: str) -> int:
+    """Does what the mode asks; returns the exit code."""
+    if mode == "summary":
+        print(summary.summary(build(config)))
+        return 0
+    assert workdir is not None
+    if mode == "report":
+        print_results(workdir, report.write(workdir))
+        return 0
+    parallel.initialize(config.train.distributed)
+    cache_compiled(config)
+    made = build(config)
+    if mode == "predict":
+        predict.predict(made, workdir, paths, output)
+        return 0
+    claim(workdir, config)
+    if mode == "prepare":
+        evaluate.describe_data(made, load(made), workdir)
+        return 0
+    if mode == "evaluate":
+        evaluate_again(made, workdir)
+    else:
+        stop = train.StopSignal()
+        try:
+            train_all(made, workdir, stop)
+        except train.Stopped as stopped:
+            print(stopped, flush=True)
+            return STOPPED[stop.name]
+    print_results(workdir, report.write(workdir))
+    return 0
+
+
+def train_all(made: Run, workdir: Path, stop: train.StopSignal) -> None:
+    """Trains and evaluates, or says that it is done."""
+    model, lines = workdir / train.MODEL, workdir / "records.jsonl"
+    if model.exists():
+        print(f"training: done already ({made.config.train.steps} steps, {model})")
+    if lines.exists():
+        print(f"evaluation: done already ({lines}); --mode=evaluate does it again")
+    if model.exists() and lines.exists():
+        return
+    data = load(made)
+    evaluate.describe_data(made, data, workdir)
+    if not model.exists():
+        write_environment(workdir)
+        train.train(made, data, workdir, stop)
+    evaluate.evaluate(made, data, workdir)
+
+
+def evaluate_again(made: Run, workdir: Path) -> None:
+    """Evaluates the trained model, over older records."""
+    data = load(made)
+    evaluate.load_model(made, workdir)  # before anything is written
+    evaluate.describe_data(made, data, workdir)
+    evaluate.evaluate(made, data, workdir)
+
+
+def load(made: Run):
+    """The data, with a line on each thing that the user should know."""
+    started = time.monotonic()
+    print(f"data: reading {made.config.data.name} ...", flush=True)
+    data = load_data(made.config)
+    for note in data.notes:
+        print(f"data: {note}")
+    reasons = [one.reason for one in data.left_out]
+    for reason in sorted(set(reasons)):
+        print(f"data: left out {reasons.count(reason)}: {reason}")
+    print(f"data: ready after {time.monotonic() - started:.0f} s", flush=True)
+    return data
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Makes the workdir and notes its settings; refuses the workdir of other settings.
+
+    Settings under `evaluate` may change: they touch nothing that is trained.
+    """
+    values = to_dict(config)
+    if (workdir / "config.json").exists():
+        old = to_dict(read_json(workdir / "config.json"))
+        changed = [d for d in differences(old, values) if not d.startswith("evaluate.")]
+        if changed:
+            raise UserError(
+                f"--workdir={workdir} belongs to other settings ({'; '.join(changed[:3])}"
+                + (f"; {len(changed) - 3} more" if len(changed) > 3 else "")
+                + "); take another workdir"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        records.write_json(workdir / "config.json", values)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: {error.strerror}") from None
+
+
+def write_environment(workdir: Path) -> None:
+    """Notes what the run runs on."""
+    device = jax.devices()[0]
+    records.write_json(
+        workdir / "environment.json",
+        {
+            "command": " ".join(["python -m mln_flax.main", *sys.argv[1:]]),
+            "commit": commit(),
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "devices": f"{jax.device_count()} x {device.device_kind}",
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        },
+    )
+
+
+def commit() -> str:
+    """The repository's commit, with a + where files were changed; or "unknown"."""
+    folder = Path(__file__).parent
+    words = ["git", "-C", str(folder), "describe", "--always", "--abbrev=10", "--dirty=+"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def cache_compiled(config: Config) -> None:
+    """Keeps compiled programs in the user's cache, so that the next start is quick."""
+    if config.train.cache_compiled:
+        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mln_flax"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def print_results(workdir: Path, page: Path) -> None:
+    """The headline table and where the report lies."""
+    lines = records.read(workdir / "records.jsonl")
+    print(f"\n{tables.results_table(lines).to_text()}\n")
+    print(tables.view_accuracy_table(lines).to_text())
+    print(f"\nreport: {page}")

@@ -1,0 +1,117 @@
+"""Masks for a user's own images: each in the branch that lies nearest."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mln_flax import evaluate, records
+from mln_flax.build import Run
+from mln_flax.data import tiles
+from mln_flax.data.core import Example
+from mln_flax.types import Record, UserError
+
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".pgm", ".jpg", ".jpeg")
+
+
+def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Record]:
+    """Writes a mask per image and predictions.jsonl into the output folder; returns its lines.
+
+    Raises:
+      UserError: no paths, no output folder, an image that cannot be read, or two of one name.
+    """
+    if not paths:
+        raise UserError("--mode=predict: give image files or folders after the flags")
+    if not output:
+        raise UserError("--output is missing: the folder for the masks")
+    files = find(paths)
+    answer = evaluate.predictor(run, evaluate.load_model(run, workdir))
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, file in enumerate(files, start=1):
+        mask, chosen = segment(run, answer, read_image(file))
+        target = folder / f"{file.stem}_mask.png"
+        _save_png(target, mask)
+        lines.append(
+            {
+                "image": file.name,
+                "mask": target.name,
+                "label_pixels": int(mask.sum()),
+                "selection": run.config.method.selection,
+                "branches": [run.branch_names[b] for b in chosen],
+            }
+        )
+        print(f"predict: {number}/{len(files)} {target}", flush=True)
+    records.write(folder / "predictions.jsonl", lines)
+    return lines
+
+
+def segment(run: Run, answer, image: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """The mask uint8 [H, W] of an image [H, W] in [0, 1], and the branch of each of its tiles.
+
+    The image is cut as the training images were; one that was trained on whole goes in whole.
+    """
+    config, rule = run.config.data, run.config.method.selection
+    if not config.tiles.rows:
+        said = answer(image[None])
+        branch = int(said.distances[rule][0].argmin())
+        return (said.probability[0, branch] > 0.5).astype(np.uint8), [branch]
+    whole = Example(image, np.zeros(image.shape, np.uint8), "image", "", "", "", "", None, "none")
+    cut = tiles.cut(whole, config.tiles.rows, config.tiles.columns, config.size)
+    said = answer(np.stack([tile.image for tile in cut]))
+    chosen = [int(branch) for branch in said.distances[rule].argmin(axis=1)]
+    found = [said.probability[i, branch] > 0.5 for i, branch in enumerate(chosen)]
+    affines = [tile.to_image for tile in cut]
+    stitched = tiles.put_back(np.stack(found).astype(np.float32), affines, image.shape)
+    return (stitched > 0.5).astype(np.uint8), chosen
+
+
+def find(paths: list[Path]) -> list[Path]:
+    """The image files among the paths and in the folders among them, each name once."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise UserError(f"{path}: no images in this folder ({', '.join(SUFFIXES)})")
+            files += inside
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UserError(f"{path}: no such file or folder")
+    stems = [file.stem for file in files]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise UserError(f"two images are named {twice[0]!r}: their masks would overwrite each other")
+    return files
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A gray image as float32 [H, W] in [0, 1], by the full range of its bits.
+
+    Raises:
+      UserError: it cannot be read, has colors, or is of one gray level.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            gray = opened.convert("L") if opened.mode in ("1", "P", "LA", "RGB", "RGBA") else opened
+            array = np.asarray(gray)
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise UserError(f"{path.name}: cannot be read as an image ({error})") from None
+    if array.ndim != 2 or array.min() == array.max():
+        raise UserError(f"{path.name}: must be a gray image with more than one gray level")
+    top = 255 if array.dtype == np.uint8 else 65535
+    return (array.astype(np.float32) / top).clip(0, 1)
+
+
+def _save_png(path: Path, mask: np.ndarray) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    buffer = BytesIO()
+    Image.fromarray(mask * 255).save(buffer, format="PNG")
+    records.write_bytes(path, buffer.getvalue())

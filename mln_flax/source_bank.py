@@ -1,0 +1,106 @@
+"""One exact pass over the source's training images: statistics and bank of every branch."""
+
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import numpy as np
+
+from mln_flax import branches, parallel, views
+from mln_flax.build import Run
+from mln_flax.input_pipeline import Arrays, chunks
+
+
+class Trained(NamedTuple):
+    """All that prediction needs."""
+
+    params: Any
+    domain_stats: Any  # exact: per branch and channel, over positions and images
+    bank: branches.Bank
+
+
+def forward(run: Run, devices: Any = None) -> Any:
+    """`call(variables, image [B, H, W, 1], branch [B])` -> (foreground bool [B, H, W], moments)."""
+
+    def rows(variables, image, branch):
+        logits, out = run.model.apply({"params": variables["params"]}, image, branch, train=False)
+        return logits.argmax(axis=-1) > 0, out["moments"]
+
+    return parallel.parallel_map(rows, devices)
+
+
+def collect(run: Run, params: Any, arrays: Arrays, call: Any) -> Trained:
+    """The trained model with its bank, from all views of all training images.
+
+    Args:
+      run: the run.
+      params: its trained parameters.
+      arrays: the source's training images, not augmented.
+      call: what `forward` made.
+    """
+    moments: list[list[Any]] = [[] for _ in range(run.num_branches)]
+    features = []
+    for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
+        images = views.make_view(name).numpy(arrays.image)
+        features.append(branches.image_features(images))
+        for rows, count in chunks(len(images), run.config.evaluate.batch_size):
+            indices = np.full(count, branch, np.int32)
+            _, new = call({"params": params}, images[rows, ..., None], indices)
+            moments[branch].append(new)
+    of_branch = [jax.tree.map(lambda *x: np.concatenate(x), *parts) for parts in moments]
+    return Trained(
+        params=params,
+        domain_stats=_pooled(of_branch),
+        bank=branches.Bank(
+            mean=_over_images(of_branch, np.mean),
+            spread=_over_images(of_branch, np.std),
+            image=branches.fit_gaussian(np.stack(features)),
+        ),
+    )
+
+
+def _over_images(of_branch: list[Any], reduce: Any) -> Any:
+    """{layer: (mean [N, C], std [N, C])} per branch -> one with [k, C] each."""
+    return jax.tree.map(lambda *x: np.stack([reduce(v, axis=0) for v in x]), *of_branch)
+
+
+def _pooled(of_branch: list[Any]) -> Any:
+    """Mean and deviation over positions and images together, as the collection domain_stats."""
+    stats = {}
+    for layer in of_branch[0]:
+        mean = np.stack([moments[layer][0].mean(axis=0) for moments in of_branch])
+        squares = [np.square(m[layer][0]) + np.square(m[layer][1]) for m in of_branch]
+        variance = np.stack([s.mean(axis=0) for s in squares]) - np.square(mean)
+        stats[layer] = {"mean": mean, "std": np.sqrt(np.maximum(variance, 0))}
+    return flax.traverse_util.unflatten_dict(stats, sep="/")
+
+
+def to_tree(trained: Trained) -> dict[str, Any]:
+    """Nested dicts of arrays, as a checkpoint can hold them."""
+    bank = trained.bank
+    return {
+        "params": trained.params,
+        "domain_stats": trained.domain_stats,
+        "mean": _nest(bank.mean),
+        "spread": _nest(bank.spread),
+        "image": bank.image._asdict(),
+    }
+
+
+def from_tree(tree: dict[str, Any]) -> Trained:
+    """What `to_tree` took apart."""
+    bank = branches.Bank(
+        _flatten(tree["mean"]), _flatten(tree["spread"]), branches.Gaussian(**tree["image"])
+    )
+    return Trained(tree["params"], tree["domain_stats"], bank)
+
+
+def _nest(moments: Any) -> Any:
+    pairs = {layer: {"mean": m, "std": s} for layer, (m, s) in moments.items()}
+    return flax.traverse_util.unflatten_dict(pairs, sep="/")
+
+
+def _flatten(nested: Any) -> Any:
+    flat = flax.traverse_util.flatten_dict(nested, sep="/")
+    layers = {name.rsplit("/", 1)[0] for name in flat}
+    return {layer: (flat[f"{layer}/mean"], flat[f"{layer}/std"]) for layer in sorted(layers)}

@@ -1,0 +1,258 @@
+"""Tables of results: pure functions of the recorded lines."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from mln_flax.table_layout import Table
+from mln_flax.types import Record, UserError
+
+RULES = ("cosine", "euclidean", "standardized", "literal", "image")
+
+
+class Matrix(NamedTuple):
+    """How often each branch (column) was chosen for each kind of image (row)."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    counts: np.ndarray  # int [rows, columns]
+    expected: tuple[int, ...] = ()  # per row: the branch that is right, where one is
+
+
+def results_table(records: Iterable[Record]) -> Table:
+    """The headline: for the source and every target, the means of the shipped selection.
+
+    Distances are in mm, or in pixels (the header says so) where any image's spacing is unknown.
+    Raises UserError where there is no image.
+    """
+    domains = _by_domain(records)
+    unit = _unit(domains)
+    rows = []
+    for domain, group in domains.items():
+        scores = [_score(record, record["selection"]) for record in group]
+        names = Counter(_chosen_name(record) for record in group).most_common()
+        rows.append(
+            (
+                _domain_name(domain, group),
+                str(len(group)),
+                *(_mean(scores, key) for key in ("dsc", "tpr", "precision")),
+                *(_mean(scores, f"{key}_{unit}", 2) for key in ("hausdorff", "average_distance")),
+                "/".join(_empty_counts(scores)),
+                ", ".join(f"{name} {count}" for name, count in names),
+            )
+        )
+    header = f"n,DSC,TPR,Pr,HD {unit},ASD {unit},empty b/p/r,chosen branch"
+    note = (
+        "Empty b/p/r: images where both masks, only the prediction, only the reference are empty. "
+        "They count in DSC (1, 0, 0) and in the distances (0, image diagonal, image diagonal). "
+        "TPR leaves out images with an empty reference, Pr those with an empty prediction."
+    )
+    shipped = {record["selection"] for group in domains.values() for record in group}
+    title = f"Results (selection: {', '.join(sorted(shipped))})"
+    return Table(title, ("domain", *header.split(",")), tuple(rows), note)
+
+
+def kinds_table(records: Iterable[Record]) -> Table:
+    """How many images of each kind the headline's means hold, and the means of the plain kind."""
+    domains = _by_domain(records)
+    unit = _unit(domains)
+    rows = []
+    for domain, group in domains.items():
+        scores = [_score(record, record["selection"]) for record in group]
+        lesions = [score for score in scores if score["empty"] in ("neither", "prediction")]
+        plain = [score for score in scores if score["empty"] == "neither"]
+        rows.append(
+            (
+                _domain_name(domain, group),
+                str(len(group)),
+                str(len(plain)),
+                *_empty_counts(scores),
+                _mean(lesions, "dsc"),
+                _mean(plain, "dsc"),
+                _mean(plain, f"hausdorff_{unit}", 2),
+                _mean(plain, f"average_distance_{unit}", 2),
+            )
+        )
+    header = (
+        "n,neither empty,both empty,prediction empty,reference empty,"
+        f"DSC with label,DSC neither,HD {unit} neither,ASD {unit} neither"
+    )
+    note = "With label: reference not empty. Neither: only images where neither mask is empty."
+    return Table("Empty masks", ("domain", *header.split(",")), tuple(rows), note)
+
+
+def distance_table(records: Iterable[Record]) -> Table:
+    """Every boundary distance of the shipped selection, in millimeters and in pixels."""
+    names = {
+        "HD": "hausdorff",
+        "HD95": "hausdorff95",
+        "ASD": "average_distance",
+        "one-way": "one_way_distance",
+    }
+    columns = [
+        (f"{name} {unit}", f"{key}_{unit}") for unit in ("mm", "px") for name, key in names.items()
+    ]
+    rows = []
+    for domain, group in _by_domain(records).items():
+        scores = [_score(record, record["selection"]) for record in group]
+        cells = (_mean(scores, key, 2) for _, key in columns)
+        rows.append((_domain_name(domain, group), str(len(group)), *cells))
+    header = ("domain", "n", *(name for name, _ in columns))
+    note = "One-way: from the prediction's boundary to the reference (Eq. 24 of the paper)."
+    return Table("Boundary distances", header, tuple(rows), note)
+
+
+def selection_table(records: Iterable[Record]) -> Table:
+    """Mean DSC of each way to answer: every rule, the union, each branch alone, the best branch.
+
+    Raises UserError where there is no image, or the images do not share their branches.
+    """
+    domains = _by_domain(records)
+    every = [record for group in domains.values() for record in group]
+    _branches(every)  # refuses records of different models
+    ways = ("domain", "n", *_dsc_of_ways(every[0], _rules(every)))
+    rows = []
+    for domain, group in domains.items():
+        answers = [_dsc_of_ways(record, _rules(every)) for record in group]
+        means = (_finite_mean(answer[way] for answer in answers) for way in ways[2:])
+        rows.append((_domain_name(domain, group), str(len(group)), *map(_format, means)))
+    note = (
+        "* the shipped selection. Union: a pixel that any branch marks. "
+        "Best branch: the best for each image, found with its reference; only reported."
+    )
+    return Table("Mean DSC of every selection", ways, tuple(rows), note)
+
+
+def view_accuracy_table(records: Iterable[Record]) -> Table:
+    """Per rule: the share of source images seen through a view that choose that view's branch.
+
+    The mean is over views. Raises UserError where there is no view.
+    """
+    views = _by_view(records)
+    every = [record for group in views.values() for record in group]
+    rows = []
+    for rule in _rules(every):
+        shares = [
+            float(np.mean([record["chosen"][rule] == record["branch"] for record in group]))
+            for group in views.values()
+        ]
+        rows.append((_marked(every[0], rule), *map(_format, (*shares, _finite_mean(shares)))))
+    counts = ", ".join(f"{view} {len(group)}" for view, group in views.items())
+    note = f"* the shipped selection. Images: {counts}."
+    return Table("View accuracy", ("rule", *views, "mean"), tuple(rows), note)
+
+
+def choice_matrix(records: Iterable[Record], rule: str) -> tuple[Matrix, Matrix]:
+    """How often `rule` chose each branch: per view of the source's test images, and per domain.
+
+    Raises UserError where there is no image, no view, or the rule was not recorded.
+    """
+    records = list(records)
+    views, domains = _by_view(records), _by_domain(records)
+    every = [record for group in (*views.values(), *domains.values()) for record in group]
+    if rule not in _rules(every):
+        raise UserError(f"no choices of {rule!r} were recorded; known: {', '.join(_rules(every))}")
+    branches = _branches(every)
+
+    def counts(groups: Iterable[list[Record]]) -> np.ndarray:
+        chosen = ([record["chosen"][rule] for record in group] for group in groups)
+        return np.array([np.bincount(row, minlength=len(branches)) for row in chosen])
+
+    expected = tuple(group[0]["branch"] for group in views.values())
+    names = tuple(_domain_name(domain, group) for domain, group in domains.items())
+    return (
+        Matrix(tuple(views), branches, counts(views.values()), expected),
+        Matrix(names, branches, counts(domains.values())),
+    )
+
+
+def _by_domain(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The image records per domain, the source first, targets in the order of the records."""
+    images = [record for record in records if record["kind"] == "image"]
+    groups = _grouped(images, "domain", "no image was recorded")
+    return dict(sorted(groups.items(), key=lambda item: item[1][0]["role"] != "source"))
+
+
+def _by_view(records: Iterable[Record]) -> dict[str, list[Record]]:
+    views = [record for record in records if record["kind"] == "view"]
+    return _grouped(views, "view", "no view of a source image was recorded")
+
+
+def _grouped(records: list[Record], key: str, complaint: str) -> dict[str, list[Record]]:
+    if not records:
+        raise UserError(f"{complaint}; --mode=evaluate records them")
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record[key], []).append(record)
+    return groups
+
+
+def _branches(records: list[Record]) -> tuple[str, ...]:
+    found = {tuple(record["branches"]) for record in records}
+    if len(found) > 1:
+        raise UserError(f"records of different models: branches {' and '.join(map(str, found))}")
+    return found.pop()
+
+
+def _rules(records: list[Record]) -> list[str]:
+    """The rules that every record has, in the order of RULES, others after them."""
+    shared = set.intersection(*(set(record["chosen"]) for record in records))
+    return [rule for rule in RULES if rule in shared] + sorted(shared - set(RULES))
+
+
+def _score(record: Record, rule: str) -> Record:
+    """The score entry of what a rule answers for one image."""
+    if rule == "union":
+        return record["scores"]["union"]
+    return record["scores"]["branch"][record["chosen"][rule]]
+
+
+def _dsc_of_ways(record: Record, rules: list[str]) -> dict[str, float]:
+    """The DSC of one image for every way to answer; `*` marks the shipped rule."""
+    alone = [score["dsc"] for score in record["scores"]["branch"]]
+    return {
+        **{_marked(record, rule): _score(record, rule)["dsc"] for rule in (*rules, "union")},
+        **{f"only {name}": dsc for name, dsc in zip(record["branches"], alone, strict=True)},
+        "best branch": max(alone),
+    }
+
+
+def _marked(record: Record, rule: str) -> str:
+    return f"{rule}*" if rule == record["selection"] else rule
+
+
+def _chosen_name(record: Record) -> str:
+    rule = record["selection"]
+    return rule if rule == "union" else record["branches"][record["chosen"][rule]]
+
+
+def _domain_name(domain: str, group: list[Record]) -> str:
+    return f"{domain} (source)" if group[0]["role"] == "source" else domain
+
+
+def _unit(domains: dict[str, list[Record]]) -> str:
+    """`mm`, or `px` where one image has no spacing: a mean of both would have no unit."""
+    records = [record for group in domains.values() for record in group]
+    return "px" if any(record["spacing_mm"] is None for record in records) else "mm"
+
+
+def _empty_counts(scores: list[Record]) -> list[str]:
+    kinds = Counter(score["empty"] for score in scores)
+    return [str(kinds[kind]) for kind in ("both", "prediction", "reference")]
+
+
+def _mean(scores: list[Record], key: str, digits: int = 3) -> str:
+    return _format(_finite_mean(score[key] for score in scores), digits)
+
+
+def _finite_mean(values: Iterable[float | None]) -> float:
+    """The mean over what is defined; nan where nothing is."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
+
+
+def _format(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"

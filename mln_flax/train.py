@@ -1,0 +1,214 @@
+"""The training loop: steps, validation on the source, checkpoints, and a clean stop."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mln_flax import checkpoint, input_pipeline, metrics, optim, parallel, records, source_bank
+from mln_flax.build import Run, plan
+from mln_flax.data.core import DataSet
+from mln_flax.input_pipeline import Arrays
+from mln_flax.methods.core import TrainState
+from mln_flax.models import convert
+from mln_flax.views import make_view
+
+MODEL = "model"  # the folder of a workdir that holds the trained model: there when training is done
+
+
+class Stopped(Exception):
+    """Training was asked to stop and has saved its state."""
+
+
+class StopSignal:
+    """Whether SIGTERM or SIGINT has come; the loop looks between two steps."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator["StopSignal"]:
+        """Catches the signals inside the block; a second one ends the program at once."""
+        old = {}
+
+        def note(number: int, _frame: Any) -> None:
+            self.name = signal.Signals(number).name
+            for caught, handler in old.items():
+                signal.signal(caught, handler)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # not in the main thread, as in a notebook's
+                old[number] = signal.signal(number, note)
+        try:
+            yield self
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+class Progress(NamedTuple):
+    """When this process began, and at which step."""
+
+    started: float
+    first_step: int
+
+    def line(self, step: int, steps: int) -> str:
+        """`step 200/1200   4.1 steps/s   4:04 left`."""
+        speed = (step - self.first_step) / max(time.monotonic() - self.started, 1e-9)
+        left = int((steps - step) / speed) if speed else 0
+        return f"step {step}/{steps}  {speed:.2f} steps/s  {left // 60}:{left % 60:02d} left"
+
+
+def initial_state(run: Run) -> TrainState:
+    """The state before the first step: random, or with a PyTorch checkpoint's parameters."""
+    side = run.config.views.crop or run.config.data.size
+    image = jnp.zeros((1, side, side, 1))
+    state = jax.jit(run.method.init)(jax.random.key(run.config.train.seed), image)
+    if run.config.model.pretrained:
+        weights = convert.read_state_dict(run.config.model.pretrained)
+        params, report = convert.swin_unet_params(weights, run.model, image.shape)
+        print(convert.describe(report))
+        state = state._replace(params=params)
+    return state
+
+
+def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None) -> Path:
+    """Trains to the last step and writes the model; returns its folder.
+
+    Goes on from the newest checkpoint of the workdir, exactly as if it had never stopped.
+
+    Raises:
+      Stopped: a signal came; the state is saved.
+    """
+    config, stop = run.config.train, stop or StopSignal()
+    source = run.config.data.source
+    arrays = input_pipeline.arrays_of(data.part(source, "train"))
+    validation = input_pipeline.arrays_of(data.part(source, "validation"))
+    log = workdir / "train.jsonl"
+    forward = source_bank.forward(run)
+
+    with checkpoint.manager(workdir) as checkpoints, stop.watched(), writers(workdir) as write:
+        state = initial_state(run)
+        restored = checkpoint.restore(checkpoints, state)
+        if restored is not None:
+            state = restored
+            print(f"training: going on from step {int(state.step)}")
+        state = parallel.replicate(state)
+        first = int(state.step)
+        if parallel.is_main_process():
+            records.write(log, (r for r in read_log(log) if r["step"] <= first))
+
+        update = parallel.parallel_update(run.method.update)
+        learning_rate = optim.schedule(run.config.optim, config.steps)
+        batches = input_pipeline.train_batches(
+            arrays, plan(run), first, config.steps, parallel.host_share()
+        )
+        progress, since, saved = Progress(time.monotonic(), first), time.monotonic(), first
+        for step, batch in enumerate(batches, start=first + 1):
+            state, measured = update(state, parallel.shard(batch))
+            if step == first + 1:  # compiled by now: time what follows
+                jax.block_until_ready(state.step)
+                progress, since = Progress(time.monotonic(), step), time.monotonic()
+            last = step == config.steps
+            if step % config.log_every_steps == 0 or last:
+                seconds, since = time.monotonic() - since, time.monotonic()
+                row = {
+                    "step": step,
+                    **{name: float(value) for name, value in measured.items()},
+                    "learning_rate": float(learning_rate(step - 1)),
+                    "seconds": seconds,
+                }
+                write(row)
+                print(
+                    f"{progress.line(step, config.steps)}  loss {row['loss']:.3f}  "
+                    f"soft Dice {row['dice']:.3f}",
+                    flush=True,
+                )
+                _check_finite(row)
+            if step % config.evaluate_every_steps == 0 or last:
+                scores = validate(run, forward, state.params, validation)
+                write({"step": step, **scores})
+                print(f"step {step}: source validation DSC {scores['validation_dsc']:.3f}")
+                checkpoint.save(checkpoints, step, state, scores["validation_dsc"])
+                since, saved = time.monotonic(), step
+            if stop.name:
+                if saved != step:
+                    checkpoint.save(checkpoints, step, state, None)
+                raise Stopped(
+                    f"stopped by {stop.name} after step {step}; the state is saved, "
+                    "the same command goes on from here"
+                )
+        return finish(run, checkpoints, state, arrays, forward, workdir)
+
+
+def finish(run, checkpoints, state, arrays: Arrays, forward, workdir: Path) -> Path:
+    """Takes the best checkpoint, makes its statistics exact, and writes the model."""
+    best = checkpoints.best_step()
+    params = checkpoint.restore(checkpoints, jax.eval_shape(lambda: state), best).params
+    print(f"training: done; best source validation at step {best}; exact statistics ...")
+    trained = source_bank.collect(run, params, arrays, forward)
+    if parallel.is_main_process():
+        checkpoint.save_tree(workdir / MODEL, source_bank.to_tree(trained))
+    return workdir / MODEL
+
+
+def validate(run: Run, forward: Any, params: Any, arrays: Arrays) -> dict[str, Any]:
+    """Mean DSC over the source's validation images, each view in its own branch."""
+    per_view = {}
+    for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
+        images = make_view(name).numpy(arrays.image)
+        scores = []
+        for rows, count in input_pipeline.chunks(len(images), run.config.evaluate.batch_size):
+            found, _ = forward(
+                {"params": params}, images[rows, ..., None], np.full(count, branch, np.int32)
+            )
+            pairs = zip(found, arrays.mask[rows], strict=True)
+            scores += [metrics.pixel_scores(a, b)[2] for a, b in pairs]
+        per_view[name] = float(np.mean(scores))
+    return {
+        "validation_dsc": float(np.mean(list(per_view.values()))),
+        "validation_dsc_per_view": per_view,
+    }
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of train.jsonl, without a last one that a kill cut short."""
+    return records.read(path, tolerant=True) if path.exists() else []
+
+
+@contextlib.contextmanager
+def writers(workdir: Path) -> Iterator[Any]:
+    """A function that adds one row to train.jsonl and, where TensorFlow is, to TensorBoard."""
+    board: Any = None
+    if parallel.is_main_process() and input_pipeline.have_tensorflow():
+        from clu import metric_writers
+
+        board = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+
+    def write(row: dict[str, Any]) -> None:
+        if not parallel.is_main_process():
+            return
+        records.append(workdir / "train.jsonl", row)
+        if board is not None:
+            scalars = {k: v for k, v in row.items() if k != "step" and isinstance(v, float)}
+            board.write_scalars(row["step"], scalars)
+
+    try:
+        yield write
+    finally:
+        if board is not None:
+            board.close()
+
+
+def _check_finite(row: dict[str, Any]) -> None:
+    if not np.isfinite(row["loss"]):
+        raise FloatingPointError(
+            f"the loss is {row['loss']} at step {row['step']}; a smaller "
+            "--config.optim.learning_rate may help"
+        )

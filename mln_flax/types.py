@@ -1,0 +1,36 @@
+"""The words that every room of the package shares: Batch, Moments, Prediction, Record."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Per layer norm (its path in the model): mean and standard deviation of its input over the
+# positions of one image, one value per channel. Shapes: ([B, C], [B, C]) from one branch,
+# ([B, k, C], [B, k, C]) where the same images went through all k branches.
+Moments = dict[str, tuple[Any, Any]]
+
+# One line of records.jsonl: plain strings, numbers, lists and dicts only.
+Record = dict[str, Any]
+
+
+class Batch(NamedTuple):
+    """Rows on their way to the device; a row is one view of one image.
+
+    A row with `valid` False is padding and counts nowhere.
+    """
+
+    image: np.ndarray  # float32 [B, H, W, 1]
+    mask: np.ndarray  # int32 [B, H, W]
+    branch: np.ndarray  # int32 [B]
+    valid: np.ndarray  # bool [B]
+
+
+class Prediction(NamedTuple):
+    """What the network says of B images in each of its k branches."""
+
+    logits: Any  # float32 [B, k, H, W, classes]
+    moments: Moments  # layer -> (mean [B, k, C], std [B, k, C])
+
+
+class UserError(ValueError):
+    """What the user got wrong, in one or two lines; the door prints it and leaves with code 2."""

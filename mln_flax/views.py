@@ -1,0 +1,242 @@
+"""Intensity versions of an image (paper, section 3.1): Bezier curves and inversion, by name.
+
+Each view exists twice, in numpy (for prediction) and as TensorFlow operations (for tf.data), from
+one table or one formula. TensorFlow is imported only when its half is called.
+"""
+
+import functools
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mln_flax.config import ViewsConfig
+from mln_flax.registry import Registry, nearest
+from mln_flax.types import UserError
+
+SAMPLES = 4096  # nodes of a curve's table; the chords are then within 3e-7 for a in [0.1, 0.9]
+BACKGROUND = 0.02  # share of T up to which `invert` may take a pixel for background
+GRID = 10_000  # drawn curves have a = n / GRID, so that names are short and exact
+STRATEGIES = ("listed", "mean", "random")
+BRANCH_MAPS = ("per_view", "grouped", "shared")
+
+
+class View(NamedTuple):
+    """An intensity version: its exact name, and the same map in numpy and in TensorFlow.
+
+    Both take float32 [..., H, W] in [0, 1] and return the same shape and type; what depends on
+    an image's own numbers is taken per image, over the last two axes.
+    """
+
+    name: str
+    numpy: Callable[[Any], Any]
+    tf: Callable[[Any], Any]
+
+
+def bezier_curve(a: float, samples: int = SAMPLES) -> tuple[np.ndarray, np.ndarray]:
+    """The nodes (x, y) of the cubic Bezier curve from (0, 0) to (1, 1), float64 [samples] each.
+
+    The control points are (a, 1-a) and (1-a, a); a = 0.5 is the straight line, and the curve of
+    1-a has the same nodes with x and y exchanged, so it is the exact inverse. Both x and y grow
+    strictly. (Eq. 3-4, whose exponent must read N-i.)
+
+    Raises:
+      UserError: a lies outside [0, 1].
+    """
+    if not 0 <= a <= 1:
+        raise UserError(f"bezier({a}): a must lie in [0, 1]")
+    # Near its ends the curve of a = 0 rises as the square root of x, and in its middle that of
+    # a = 1 as the cube root. Nodes spaced along the curve follow both, which nodes spaced over x
+    # cannot; those near the ends are closer together still.
+    t = np.sin(np.linspace(0, np.pi / 2, samples)) ** 2
+    outer, inner = 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t)
+    return a * outer + (1 - a) * inner + t**3, (1 - a) * outer + a * inner + t**3
+
+
+def bezier_numpy(a: float) -> Callable[[Any], np.ndarray]:
+    """The function that maps arrays of any shape through the curve of `a`.
+
+    Values are clipped to [0, 1]; float64 stays float64, everything else becomes float32.
+    Raises UserError where a lies outside [0, 1].
+    """
+    x, y = bezier_curve(a)
+
+    def apply(image: Any) -> np.ndarray:
+        image = np.asarray(image)
+        return np.interp(image, x, y).astype(np.result_type(image.dtype, np.float32))
+
+    return apply
+
+
+def bezier_tf(a: float) -> Callable[[Any], Any]:
+    """The function that maps float tensors of any shape through the curve of `a`.
+
+    The same table and the same float64 arithmetic as in `bezier_numpy`.
+    Raises UserError where a lies outside [0, 1].
+    """
+    x, y = bezier_curve(a)
+    chords = np.stack([x[:-1], y[:-1], np.diff(y) / np.diff(x)], axis=1)  # start and slope
+
+    def apply(image: Any) -> Any:
+        import tensorflow as tf
+
+        flat = tf.clip_by_value(tf.cast(tf.reshape(image, [-1]), tf.float64), 0.0, 1.0)
+        # Among the inner nodes alone, so that x = 1 still belongs to the last chord.
+        chord = tf.searchsorted(tf.constant(x[1:-1]), flat, side="right")
+        start_x, start_y, slope = tf.unstack(tf.gather(tf.constant(chords), chord), axis=1)
+        mapped = tf.cast(start_y + slope * (flat - start_x), image.dtype)
+        return tf.ensure_shape(tf.reshape(mapped, tf.shape(image)), image.shape)
+
+    return apply
+
+
+views = Registry("view")
+
+
+@views.register("identity")
+def identity() -> View:
+    """The image as it is."""
+    return View("identity", lambda image: image, lambda image: image)
+
+
+@views.register("bezier")
+def bezier(a: float) -> View:
+    """The image through a monotone curve: brighter grays below the middle for a < 0.5.
+
+    The paper uses a = 0.3 and 0.7; `bezier(1-a)` undoes `bezier(a)`.
+    Raises UserError where a lies outside [0, 1].
+    """
+    return View(f"bezier({float(a)})", bezier_numpy(a), bezier_tf(a))
+
+
+@views.register("invert")
+def invert(maximum: float | None = None, keep_background: bool = False) -> View:
+    """T minus the image (Eq. 5), where T is the image's own maximum, or `maximum`.
+
+    With `keep_background`, pixels of at most 0.02 T stay as they are: a black background stays
+    black, and so do equally black pixels inside the breast. Pixels above a fixed T become 0.
+
+    Raises:
+      UserError: `maximum` lies outside (0, 1], or `keep_background` is not True or False.
+    """
+    if maximum is not None and not 0 < maximum <= 1:
+        raise UserError(f"invert({maximum}): the fixed maximum must lie in (0, 1], or be None")
+    if not isinstance(keep_background, bool):
+        raise UserError(f"invert: keep_background must be True or False, not {keep_background!r}")
+    fixed = None if maximum is None else float(maximum)
+    shown = (fixed, True) if keep_background else (fixed,) if fixed is not None else ()
+    name = f"invert({', '.join(map(str, shown))})" if shown else "invert"
+
+    def in_numpy(image: Any) -> np.ndarray:
+        image = np.asarray(image)
+        top = image.max(axis=(-2, -1), keepdims=True) if fixed is None else image.dtype.type(fixed)
+        inverted = np.maximum(top - image, 0)
+        return np.where(image <= BACKGROUND * top, image, inverted) if keep_background else inverted
+
+    def in_tf(image: Any) -> Any:
+        import tensorflow as tf
+
+        own = fixed is None
+        top = tf.reduce_max(image, [-2, -1], keepdims=True) if own else tf.cast(fixed, image.dtype)
+        inverted = tf.maximum(top - image, 0)
+        return tf.where(image <= BACKGROUND * top, image, inverted) if keep_background else inverted
+
+    return View(name, in_numpy, in_tf)
+
+
+def _chain(functions: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    return lambda image: functools.reduce(lambda value, function: function(value), functions, image)
+
+
+def make_view(text: str) -> View:
+    """The view that a text names; names joined with `+` are applied from left to right.
+
+    Arguments are literals in order: `bezier(0.3)+invert`, `invert(None, True)`. The view's own
+    name is the canonical one: equal views that are spelled differently get one name.
+
+    Raises:
+      UserError: a name is unknown (with the nearest known one), or its arguments do not fit.
+    """
+    parts = [part.strip() for part in re.split(r"\+(?![^(]*\))", text)]
+    if not all(parts):
+        raise UserError(f"view {text!r}: a name is missing; known: {', '.join(views)}")
+    made = [view for view in map(views.make, parts) if view.name != "identity"]
+    if len(made) < 2:
+        return made[0] if made else identity()
+    name = "+".join(view.name for view in made)
+    return View(name, _chain([v.numpy for v in made]), _chain([v.tf for v in made]))
+
+
+def _listed(names: Iterable[str]) -> tuple[str, ...]:
+    made: dict[str, str] = {}
+    for text in names:
+        name = make_view(text).name
+        if name in made:
+            raise UserError(f"views.names: {text!r} is listed twice (first as {made[name]!r})")
+        made[name] = text
+    if not made:
+        raise UserError(f"views.names: empty; allowed are one or more of {', '.join(views)}")
+    return tuple(made)
+
+
+def view_names(config: ViewsConfig, seed: int) -> tuple[str, ...]:
+    """The canonical names of the views, in order and without repetition.
+
+    "listed" takes `config.names`. "mean" and "random" give the original, `config.pairs` curves
+    and the inversion of the original, or with `config.invert_all` of each of them. "mean" takes
+    a = 0.5 n / N for n = 1 ... N; its last curve is the straight line, so it warns. "random"
+    draws a in [0, 0.5) from `seed`, each value once. (Paper, Fig. 8.) Both keep four digits.
+
+    Raises:
+      UserError: the strategy or a name is unknown, a view is listed twice or none is,
+        or `pairs` is not from 1 to 5000.
+    """
+    if config.strategy not in STRATEGIES:
+        raise UserError(
+            f"unknown views.strategy {config.strategy!r}{nearest(config.strategy, STRATEGIES)}; "
+            f"known: {', '.join(STRATEGIES)}"
+        )
+    if config.strategy == "listed":
+        return _listed(config.names)
+    if not 1 <= config.pairs <= GRID // 2:
+        raise UserError(f"views.pairs={config.pairs}: allowed are 1 to {GRID // 2}")
+    if config.strategy == "mean":
+        steps = np.round(0.5 * GRID * np.arange(1, config.pairs + 1) / config.pairs)
+        warnings.warn(
+            "views.strategy='mean': its last curve, bezier(0.5), repeats the original",
+            stacklevel=2,
+        )
+    else:
+        steps = np.random.default_rng(seed).choice(GRID // 2, size=config.pairs, replace=False)
+    curves = tuple(f"bezier({float(step) / GRID})" for step in steps)
+    inverted = tuple(f"{curve}+invert" for curve in curves) if config.invert_all else ()
+    return ("identity", *curves, "invert", *inverted)
+
+
+def branch_map(names: Sequence[str], kind: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The branch of each view, and the branches' names.
+
+    "per_view": a branch for each view. "grouped": "similar" for views without an inversion and
+    "dissimilar" for those with one; a group without views has no branch. "shared": one branch.
+
+    Raises:
+      UserError: the kind is unknown.
+    """
+    if kind == "per_view":
+        groups = tuple(names)
+    elif kind == "grouped":
+        inverted = [re.search(r"(^|\+)\s*invert\b", name) is not None for name in names]
+        groups = tuple("dissimilar" if is_inverted else "similar" for is_inverted in inverted)
+    elif kind == "shared":
+        groups = ("shared",) * len(names)
+    else:
+        raise UserError(
+            f"unknown method.branch_map {kind!r}{nearest(kind, BRANCH_MAPS)}; "
+            f"known: {', '.join(BRANCH_MAPS)}"
+        )
+    # "similar" comes first in whatever order the views are listed.
+    branches = [g for g in ("similar", "dissimilar") if g in groups] if kind == "grouped" else None
+    ordered = tuple(branches or dict.fromkeys(groups))
+    return tuple(ordered.index(group) for group in groups), ordered

@@ -1,0 +1,205 @@
+import copy
+
+import numpy as np
+import pytest
+
+from mln_flax import metrics, tables
+from mln_flax.table_layout import Table
+from mln_flax.types import UserError
+
+BRANCHES = ["identity", "invert"]
+EMPTY = np.zeros((3, 4), np.uint8)
+LESION = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], np.uint8)  # diagonal of the image: 5
+HALF = np.array([[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], np.uint8)  # DSC 2/3, HD 1, ASD 1/3
+
+
+def image(domain, mask, predictions, chosen, spacing=(0.1, 0.1), **more):
+    union = np.maximum(*predictions)
+    return {
+        "kind": "image",
+        "domain": domain,
+        "role": "source" if domain == "ffdm" else "target",
+        "spacing_mm": spacing,
+        "branches": BRANCHES,
+        "selection": "image",
+        "chosen": {"image": chosen, "cosine": 0},
+        "scores": {
+            "branch": [metrics.image_scores(each, mask, spacing) for each in predictions],
+            "union": metrics.image_scores(union, mask, spacing),
+        },
+        **more,
+    }
+
+
+def view(name, branch, chosen, cosine=0):
+    return {
+        "kind": "view",
+        "domain": "ffdm",
+        "view": name,
+        "branch": branch,
+        "branches": BRANCHES,
+        "selection": "image",
+        "chosen": {"image": chosen, "cosine": cosine},
+    }
+
+
+RECORDS = [
+    image("film", LESION, (HALF, EMPTY), 1),
+    image("ffdm", LESION, (LESION, EMPTY), 0),
+    image("ffdm", LESION, (HALF, LESION), 0),
+    image("ffdm", EMPTY, (EMPTY, HALF), 1),
+    image("ffdm", EMPTY, (EMPTY, HALF), 0),
+    *(view("identity", 0, chosen) for chosen in (0, 0, 0, 1)),
+    *(view("invert", 1, chosen) for chosen in (1, 1)),
+]
+
+
+def rows(table):
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+def test_the_headline():
+    source, film = rows(tables.results_table(RECORDS))
+    # Shipped scores: 1, 2/3, 0 (marked an empty image), 1 (both empty).
+    assert source == {
+        "domain": "ffdm (source)",
+        "n": "4",
+        "DSC": "0.667",
+        "TPR": "0.750",  # 1 and 1/2; the empty references are left out
+        "Pr": "0.667",  # 1, 1 and 0; the empty prediction is left out
+        "HD mm": "0.15",  # 0, 0.1, 0.5, 0
+        "ASD mm": "0.13",  # 0, 1/30, 0.5, 0
+        "empty b/p/r": "1/0/1",
+        "chosen branch": "identity 3, invert 1",
+    }
+    assert film["DSC"] == "0.000" and film["Pr"] == "-" and film["HD mm"] == "0.50"
+    assert film["empty b/p/r"] == "0/1/0" and film["chosen branch"] == "invert 1"
+    assert "image" in tables.results_table(RECORDS).title
+
+
+def test_one_image_without_spacing_makes_the_unit_pixels():
+    records = [*RECORDS, image("film", LESION, (HALF, EMPTY), 0, spacing=None)]
+    source, film = rows(tables.results_table(records))
+    assert "HD mm" not in source
+    assert source["HD px"] == "1.50" and film["HD px"] == "3.00"
+    assert "HD px neither" in tables.kinds_table(records).columns
+    distances = rows(tables.distance_table(records))[1]
+    assert distances["HD px"] == "3.00" and distances["HD mm"] == "0.50"
+
+
+def test_images_of_each_kind_are_counted():
+    source, film = rows(tables.kinds_table(RECORDS))
+    assert [source[name] for name in ("n", "neither empty", "both empty")] == ["4", "2", "1"]
+    assert [source[name] for name in ("prediction empty", "reference empty")] == ["0", "1"]
+    assert source["DSC with label"] == source["DSC neither"] == "0.833"
+    assert source["HD mm neither"] == "0.05"
+    assert film["DSC with label"] == "0.000" and film["DSC neither"] == "-"
+
+
+def test_every_selection_beside_each_other():
+    table = tables.selection_table(RECORDS)
+    assert table.columns == (
+        *("domain", "n", "cosine", "image*", "union"),
+        *("only identity", "only invert", "best branch"),
+    )
+    source, film = rows(table)
+    assert source["image*"] == "0.667"
+    assert source["cosine"] == source["only identity"] == "0.917"  # 1, 2/3, 1, 1
+    assert source["only invert"] == "0.250"
+    assert source["union"] == "0.500"  # 1, 1, 0, 0
+    assert source["best branch"] == "1.000"
+    assert film["best branch"] == "0.667" and film["image*"] == "0.000"
+
+
+def test_the_union_can_be_the_shipped_answer():
+    records = [record | {"selection": "union"} for record in RECORDS]
+    source = rows(tables.results_table(records))[0]
+    assert source["DSC"] == "0.500" and source["chosen branch"] == "union 4"
+
+
+def test_view_accuracy():
+    cosine, shipped = rows(tables.view_accuracy_table(RECORDS))
+    assert shipped == {"rule": "image*", "identity": "0.750", "invert": "1.000", "mean": "0.875"}
+    assert cosine == {"rule": "cosine", "identity": "1.000", "invert": "0.000", "mean": "0.500"}
+
+
+def test_choices_are_counted():
+    views, domains = tables.choice_matrix(RECORDS, "image")
+    assert views.rows == ("identity", "invert") and views.columns == tuple(BRANCHES)
+    assert views.counts.tolist() == [[3, 1], [0, 2]] and views.expected == (0, 1)
+    assert domains.rows == ("ffdm (source)", "film")
+    assert domains.counts.tolist() == [[3, 1], [0, 1]]
+    with pytest.raises(UserError, match="'nearest'.*known: cosine, image"):
+        tables.choice_matrix(RECORDS, "nearest")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [tables.results_table, tables.kinds_table, tables.distance_table, tables.selection_table],
+)
+def test_without_images_there_is_no_table(make):
+    with pytest.raises(UserError, match="no image was recorded"):
+        make([])
+    with pytest.raises(UserError, match="no image was recorded"):
+        make(RECORDS[5:])
+
+
+def test_without_views_there_is_no_view_accuracy():
+    with pytest.raises(UserError, match="no view"):
+        tables.view_accuracy_table(RECORDS[:5])
+
+
+def test_records_of_two_models_are_refused():
+    records = copy.deepcopy(RECORDS)
+    records[0]["branches"] = ["upright", "inverted"]
+    with pytest.raises(UserError, match="different models"):
+        tables.selection_table(records)
+
+
+def test_tables_change_nothing():
+    before = copy.deepcopy(RECORDS)
+    tables.results_table(RECORDS)
+    tables.choice_matrix(RECORDS, "image")
+    assert before == RECORDS
+
+
+def test_text_is_aligned():
+    table = Table("Title", ("name", "n"), (("a", "5"), ("long name", "12.5")), "A note.")
+    assert table.to_text().splitlines() == [
+        "Title",
+        "name          n",
+        "---------  ----",
+        "a             5",
+        "long name  12.5",
+        "A note.",
+    ]
+
+
+def test_wide_text_is_wrapped_or_continued():
+    many = ", ".join(f"bezier(0.{number}) {number}" for number in range(30))
+    wrapped = Table("Title", ("domain", "n", "chosen"), (("ffdm", "3", many),))
+    lines = wrapped.to_text().splitlines()
+    assert max(map(len, lines)) <= 110 and len(lines) > 5
+    assert all(line.rstrip(",")[-1].isdigit() for line in lines[3:])  # no name without its count
+    columns = ("domain", *(f"column {number}" for number in range(20)))
+    continued = Table("Title", columns, (("ffdm", *["1.000"] * 20),)).to_text()
+    assert max(map(len, continued.splitlines())) <= 110
+    assert continued.count("ffdm") > 1
+    assert all(continued.count(f"{name} ") + continued.count(f"{name}\n") for name in columns)
+
+
+def test_markdown_and_html():
+    table = Table("A & B", ("name", "n"), (("a|b <i>", "5"),), "1 < 2")
+    assert table.to_markdown().splitlines() == [
+        "**A & B**",
+        "",
+        "| name | n |",
+        "| --- | ---: |",
+        "| a\\|b <i> | 5 |",
+        "",
+        "1 < 2",
+    ]
+    html = table.to_html()
+    assert "<caption>A &amp; B</caption>" in html
+    assert "<td>a|b &lt;i&gt;</td>" in html and '<td class="number">5</td>' in html
+    assert "1 &lt; 2" in html
