@@ -1,6 +1,6 @@
 """Phantoms: source `ffdm`, targets `dbt`, `film` and `processing`.
 
-    python -m mln_flax.main --config=configs/phantom.py --workdir=runs/demo
+python -m mln_flax.main --config=configs/phantom.py --workdir=runs/demo
 """
 
 from mln_flax.config import (
@@ -21,7 +21,7 @@ def get_config() -> Config:
         data=DataConfig(tiles=TilesConfig(rows=0, columns=0)),
         views=ViewsConfig(crop=96),
         model=ModelConfig(preset="demo", drop_path_rate=0.0),
-        method=MethodConfig(),
+        method=MethodConfig(foreground_only=True),
         optim=OptimConfig(learning_rate=2e-3),
         train=TrainConfig(steps=1200),
     )

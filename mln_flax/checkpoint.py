@@ -17,7 +17,10 @@ def manager(workdir: Path) -> ocp.CheckpointManager:
         return float(metrics[METRIC])
 
     keep = policies.AnyPreservationPolicy(
-        [policies.LatestN(1), policies.BestN(get_metric_fn=best, n=1, keep_checkpoints_without_metrics=False)]
+        [
+            policies.LatestN(1),
+            policies.BestN(get_metric_fn=best, n=1, keep_checkpoints_without_metrics=False),
+        ]
     )
     options = ocp.CheckpointManagerOptions(preservation_policy=keep, best_fn=best)
     return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)

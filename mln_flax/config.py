@@ -1,11 +1,6 @@
-"""Typed settings: what can be set, how a command line overrides it, and what is refused."""
+"""Typed settings: all that can be set, with what is refused."""
 
-import ast
-import dataclasses
-import importlib.util
-import json
-import os
-import typing
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +80,7 @@ class ModelConfig:
     dtype: str = "float32"
     remat: bool = False
     statistics: str = "channel"  # moments per channel, or of the whole layer (Eq. 10-11)
-    pretrained: str = ""  # a PyTorch Swin-Unet checkpoint, .npz or .pth
+    pretrained: str = ""  # a PyTorch Swin-Unet checkpoint as .npz
 
 
 @dataclass(frozen=True)
@@ -149,152 +144,6 @@ class Config:
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
-def load_file(path: str) -> Config:
-    """What `get_config()` of a Python file returns.
-
-    Raises:
-      UserError: there is no such file, or it does not give a Config.
-    """
-    if not os.path.isfile(path):
-        folder = os.path.dirname(path) or "."
-        found = sorted(f for f in os.listdir(folder) if f.endswith(".py")) if os.path.isdir(
-            folder
-        ) else []
-        raise UserError(
-            f"--config={path}: no such file{nearest(os.path.basename(path), found)}"
-            + (f"; in {folder}: {', '.join(found)}" if found else "")
-        )
-    spec = importlib.util.spec_from_file_location("mln_flax_config", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config={path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config()
-    except Exception as error:  # whatever a user's file may do
-        raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, Config):
-        raise UserError(f"--config={path}: get_config() must return a mln_flax.config.Config")
-    return config
-
-
-def override(config: Any, path: str, text: str) -> Any:
-    """The settings with one of them changed: override(config, "optim.learning_rate", "3e-4").
-
-    Raises:
-      UserError: no such field (the nearest known name is given), or a value of another type.
-    """
-    return _replace(config, path.split("."), text, flag=f"--config.{path}")
-
-
-def _replace(node: Any, parts: list[str], text: str, flag: str) -> Any:
-    name, rest = parts[0], parts[1:]
-    known = [f.name for f in dataclasses.fields(node)]
-    if name not in known:
-        raise UserError(
-            f"{flag}: unknown setting {name!r}{nearest(name, known)}; known here: "
-            + ", ".join(known)
-        )
-    value = getattr(node, name)
-    if dataclasses.is_dataclass(value):
-        if not rest:
-            inner = ", ".join(f.name for f in dataclasses.fields(value))
-            raise UserError(f"{flag}: {name!r} is a group of settings; set one of {inner}")
-        return dataclasses.replace(node, **{name: _replace(value, rest, text, flag)})
-    if rest:
-        raise UserError(f"{flag}: {name!r} is a value, it has no {'.'.join(rest)!r}")
-    hint = typing.get_type_hints(type(node))[name]
-    return dataclasses.replace(node, **{name: _parse(text, hint, flag)})
-
-
-def _parse(text: str, hint: Any, flag: str) -> Any:
-    """The value that a text stands for, of the field's type."""
-    if hint is str:
-        return text
-    if hint is bool:
-        words = {"true": True, "1": True, "false": False, "0": False}
-        if text.lower() in words:
-            return words[text.lower()]
-        raise UserError(f"{flag}={text}: allowed are true and false")
-    if typing.get_origin(hint) is tuple:
-        return _parse_tuple(text, hint, flag)
-    try:
-        return hint(text)
-    except ValueError:
-        kind = {int: "a whole number", float: "a number"}[hint]
-        raise UserError(f"{flag}={text}: must be {kind}") from None
-
-
-def _parse_tuple(text: str, hint: Any, flag: str) -> tuple[Any, ...]:
-    """`2,2,2`, `(2, 2, 2)` or `identity,bezier(0.3)`; nothing is the empty tuple."""
-    kinds = typing.get_args(hint)
-    if kinds[0] is str:
-        return tuple(part.strip() for part in split_outside_brackets(text) if part.strip())
-    try:
-        value = ast.literal_eval(f"({text.strip('()[] ')},)") if text.strip("()[] ") else ()
-        items = tuple(kinds[0](item) for item in value)
-    except (ValueError, SyntaxError, TypeError):
-        raise UserError(f"{flag}={text}: must be numbers with commas between them") from None
-    if len(kinds) == 2 and kinds[1] is not Ellipsis and len(items) != 2:
-        raise UserError(f"{flag}={text}: must be two numbers")
-    return items
-
-
-def split_outside_brackets(text: str) -> list[str]:
-    """The parts of a text between commas that stand in no brackets."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Plain nested values, as config.json holds them."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config.json") -> Any:
-    """The settings that `to_dict` made plain; what is absent keeps its default.
-
-    Raises:
-      UserError: a field that is not known.
-    """
-    hints = typing.get_type_hints(kind)
-    fields = {}
-    for name, value in values.items():
-        if name not in hints:
-            raise UserError(f"{where}: unknown setting {name!r}{nearest(name, hints)}")
-        if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(value, typing.cast(type, hints[name]), f"{where}: {name}")
-        fields[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**fields)
-
-
-def read_json(path: Any) -> Config:
-    """The settings in a workdir's config.json."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return from_dict(json.load(file), where=str(path))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: not the settings of a run ({error})") from None
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Lines such as `optim.learning_rate: 0.001 -> 0.01` for what differs."""
-    lines = []
-    for name in sorted(set(old) | set(new)):
-        a, b = old.get(name), new.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            lines += differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            lines.append(f"{prefix}{name}: {a} -> {b}")
-    return lines
-
-
 def validate(config: Config) -> None:
     """Raises UserError for numbers and names that cannot work, each with what is allowed."""
     _positive(
@@ -313,15 +162,39 @@ def validate(config: Config) -> None:
         "train.evaluate_every_steps",
         "evaluate.batch_size",
     )
-    _between(config, 0, 1, "optim.b1", "optim.b2", "model.drop_path_rate", "method.momentum")
-    _between(config, 0, 1, "data.split.validation", "data.split.test", "method.hard_negatives")
-    _between(config, 0, 1, "data.tiles.min_breast")
+    _not_negative(
+        config,
+        "data.phantom.seed",
+        "data.split.seed",
+        "data.tiles.rows",
+        "data.tiles.columns",
+        "model.patch_size",
+        "model.embed_dim",
+        "model.window_size",
+        "method.cross_entropy",
+        "optim.weight_decay",
+        "optim.warmup_steps",
+        "optim.clip_norm",
+        "train.seed",
+        "evaluate.examples",
+    )
+    _between(config, 0, 1, "method.momentum", "method.hard_negatives", "data.tiles.min_breast")
+    _between(config, 0, 1, "data.split.validation", "data.split.test")
+    _below_one(config, "optim.b1", "optim.b2", "model.drop_path_rate")
     _one_of(config, "model.dtype", ("float32", "bfloat16"))
     _one_of(config, "model.statistics", ("channel", "layer"))
     _one_of(config, "method.branch_map", ("per_view", "grouped", "shared"))
     _one_of(config, "optim.name", ("adam", "adamw"))
     if config.model.num_classes != 2:
         raise UserError("--config.model.num_classes: the masks know 2 classes")
+    if any(depth < 1 for depth in config.model.depths):
+        raise UserError(f"--config.model.depths={config.model.depths}: each must be above 0")
+    weights = config.method.class_weights
+    if weights and (len(weights) != config.model.num_classes or not all(w > 0 for w in weights)):
+        raise UserError(
+            f"--config.method.class_weights={weights}: allowed are none, or one above 0 for each "
+            f"of {config.model.num_classes} classes"
+        )
     if config.data.split.validation + config.data.split.test >= 1:
         raise UserError("--config.data.split: validation and test leave nothing to train on")
     if not 0 <= config.views.crop <= config.data.size:
@@ -343,8 +216,20 @@ def _value(config: Config, path: str) -> Any:
 
 def _positive(config: Config, *paths: str) -> None:
     for path in paths:
-        if not _value(config, path) > 0:
+        if not 0 < _value(config, path) < math.inf:
             raise UserError(f"--config.{path}={_value(config, path)}: must be above 0")
+
+
+def _not_negative(config: Config, *paths: str) -> None:
+    for path in paths:
+        if not 0 <= _value(config, path) < math.inf:
+            raise UserError(f"--config.{path}={_value(config, path)}: must be 0 or more")
+
+
+def _below_one(config: Config, *paths: str) -> None:
+    for path in paths:
+        if not 0 <= _value(config, path) < 1:
+            raise UserError(f"--config.{path}={_value(config, path)}: must be 0 or more, below 1")
 
 
 def _between(config: Config, low: float, high: float, *paths: str) -> None:

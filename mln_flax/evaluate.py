@@ -172,7 +172,7 @@ def pictures(run: Run, answer: Any, examples: Sequence[Example], lines: list[Rec
     scores = {i: lines[i]["scores"]["branch"][lines[i]["chosen"][rule]]["dsc"] for i in labeled}
     ranked = sorted(labeled, key=lambda i: -scores[i])
     wanted = min(run.config.evaluate.examples, len(ranked))
-    places = np.linspace(0.1, 0.9, wanted) * (len(ranked) - 1) if wanted else []
+    places = np.linspace(0.1, 0.9, wanted) * max(len(ranked) - 1, 0)
     shown = []
     for i in (ranked[round(place)] for place in places):
         branch = lines[i]["chosen"][rule]
@@ -234,5 +234,5 @@ def _sheet_examples(run: Run, data: DataSet) -> list[Example]:
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     records.write_bytes(path, buffer.getvalue())

@@ -78,11 +78,12 @@ def _window(height: int | None, width: int | None, crop: int) -> None:
 def warp_numpy(image: Any, mask: Any, drawn: Draw, crop: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Image (bilinear) and mask (nearest) under the map of `drawn`; see `augment_numpy`."""
     image, mask = np.asarray(image), np.asarray(mask)
-    _window(*image.shape, crop)
-    window = (crop or image.shape[0], crop or image.shape[1])
-    ((xx, xy, x0), (yx, yy, y0)) = affine(
-        drawn, np.array(image.shape, np.float32), np.array(window, np.float32)
-    )
+    height, width = image.shape
+    _window(height, width, crop)
+    window = (crop or height, crop or width)
+    # float32 as in TensorFlow, so that rounding to whole pixels never differs.
+    sizes = [list(map(np.float32, size)) for size in (image.shape, window)]
+    ((xx, xy, x0), (yx, yy, y0)) = affine(drawn, *sizes)
     matrix, offset = np.array([[yy, yx], [xy, xx]], float), np.array([y0, x0], float)
 
     def apply(array: np.ndarray, order: int) -> np.ndarray:
@@ -102,7 +103,7 @@ def warp_tf(image: Any, mask: Any, drawn: Draw, crop: int = 0) -> tuple[Any, Any
     shape = tf.shape(image)
     window = tf.constant([crop, crop]) if crop else shape
     sizes = tf.unstack(tf.cast(shape, tf.float32)), tf.unstack(tf.cast(window, tf.float32))
-    (across, down) = affine(drawn, *sizes)
+    across, down = affine(drawn, *sizes)
     transform = tf.stack([*across, *down, 0.0, 0.0])[tf.newaxis]
 
     def apply(tensor: Any, interpolation: str) -> Any:
@@ -141,7 +142,7 @@ def augment_numpy(
     Raises:
       UserError: `scale` is not 0 < low <= high, or `crop` does not fit into the image.
     """
-    drawn = draw(rng.random(4, np.float32), flip=flip, scale=scale)
+    drawn = draw(list(rng.random(4, np.float32)), flip=flip, scale=scale)
     return warp_numpy(image, mask, drawn, crop)
 
 

@@ -53,7 +53,7 @@ def train_batches(
     host: tuple[int, int] = (0, 1),
     backend: str = "",
 ) -> Iterator[Batch]:
-    """This host's rows of steps start_step, ..., steps - 1.
+    """The rows of one host for steps start_step, ..., steps - 1.
 
     Example number c of the run (c = step * batch_size + place) is the image at place c mod N of
     a shuffle that the seed and the epoch (c div N) decide, with geometry drawn from (seed, c):

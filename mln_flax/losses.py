@@ -63,10 +63,11 @@ def cross_entropy(
     weight = (truth * jnp.asarray(class_weights)).sum(axis=-1) if class_weights else 1.0
     weight = weight * jnp.broadcast_to(valid[:, None, None], loss.shape)
     if hard_negatives < 1:
-        flat = jnp.where(mask == 0, loss, -jnp.inf).reshape(loss.shape[0], -1)
-        kept = max(1, round(hard_negatives * flat.shape[1]))
-        worst = jax.lax.stop_gradient(jax.lax.top_k(flat, kept)[0][:, -1])
-        weight = weight * ((mask > 0) | (loss >= worst[:, None, None]))
+        of_background = jnp.where(mask == 0, jax.lax.stop_gradient(loss), -jnp.inf)
+        ordered = jnp.sort(of_background.reshape(loss.shape[0], -1), axis=-1, descending=True)
+        kept = jnp.round(hard_negatives * (mask == 0).sum(axis=(1, 2))).astype(jnp.int32)
+        worst = jnp.take_along_axis(ordered, jnp.maximum(kept - 1, 0)[:, None], axis=-1)
+        weight = weight * ((mask > 0) | (loss >= worst[:, :, None]))
     sums = ((loss * weight).sum(), weight.sum())
     total, count = jax.lax.psum(sums, axis_name) if axis_name else sums
     return total / jnp.maximum(count, SMOOTH)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mln_flax import config as configs
+from mln_flax import settings
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
@@ -37,20 +38,20 @@ def run(argv: Sequence[str]) -> int:
     from mln_flax import modes  # jax is slow to import: a mistyped flag should not wait for it
 
     workdir = Path(flags.workdir) if flags.workdir else None
-    config = settings(flags.config, overrides, workdir)
+    config = choose(flags.config, overrides, workdir)
     return modes.run(flags.mode, config, workdir, [Path(p) for p in paths], flags.output)
 
 
-def settings(path: str, overrides: dict[str, str], workdir: Path | None) -> configs.Config:
+def choose(path: str, overrides: dict[str, str], workdir: Path | None) -> configs.Config:
     """The settings of a config file, or those that a workdir was made with, and the overrides."""
     if path:
-        config = configs.load_file(path)
+        config = settings.load_file(path)
     elif workdir and (workdir / "config.json").exists():
-        config = configs.read_json(workdir / "config.json")
+        config = settings.read_json(workdir / "config.json")
     else:
         raise UserError("--config is missing: a file such as configs/phantom.py")
     for name, value in overrides.items():
-        config = configs.override(config, name, value)
+        config = settings.override(config, name, value)
     configs.validate(config)
     return config
 

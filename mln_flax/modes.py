@@ -11,7 +11,8 @@ import jax
 
 from mln_flax import evaluate, parallel, predict, records, report, summary, tables, train
 from mln_flax.build import Run, build, load_data
-from mln_flax.config import Config, differences, read_json, to_dict
+from mln_flax.config import Config
+from mln_flax.settings import differences, read_json, to_dict
 from mln_flax.types import UserError
 
 STOPPED = {"SIGTERM": 143, "SIGINT": 130}  # exit codes, as shells count signals

@@ -23,7 +23,7 @@ def is_main_process() -> bool:
 
 
 def host_share() -> tuple[int, int]:
-    """This host's number and how many hosts there are."""
+    """The number of this host and how many hosts there are."""
     return jax.process_index(), jax.process_count()
 
 

@@ -61,8 +61,8 @@ def segment(run: Run, answer, image: np.ndarray) -> tuple[np.ndarray, list[int]]
     said = answer(np.stack([tile.image for tile in cut]))
     chosen = [int(branch) for branch in said.distances[rule].argmin(axis=1)]
     found = [said.probability[i, branch] > 0.5 for i, branch in enumerate(chosen)]
-    affines = [tile.to_image for tile in cut]
-    stitched = tiles.put_back(np.stack(found).astype(np.float32), affines, image.shape)
+    affines = [tile.to_image for tile in cut if tile.to_image is not None]
+    stitched = tiles.put_back([mask.astype(np.float32) for mask in found], affines, image.shape)
     return (stitched > 0.5).astype(np.uint8), chosen
 
 
@@ -82,7 +82,9 @@ def find(paths: list[Path]) -> list[Path]:
     stems = [file.stem for file in files]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
-        raise UserError(f"two images are named {twice[0]!r}: their masks would overwrite each other")
+        raise UserError(
+            f"two images are named {twice[0]!r}: their masks would overwrite each other"
+        )
     return files
 
 

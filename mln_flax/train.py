@@ -35,16 +35,16 @@ class StopSignal:
     @contextlib.contextmanager
     def watched(self) -> Iterator["StopSignal"]:
         """Catches the signals inside the block; a second one ends the program at once."""
-        old = {}
+        old: dict[int, Any] = {}
 
         def note(number: int, _frame: Any) -> None:
             self.name = signal.Signals(number).name
             for caught, handler in old.items():
                 signal.signal(caught, handler)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for wanted in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError):  # not in the main thread, as in a notebook's
-                old[number] = signal.signal(number, note)
+                old[wanted] = signal.signal(wanted, note)
         try:
             yield self
         finally:

@@ -2,8 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 # Per layer norm (its path in the model): mean and standard deviation of its input over the
 # positions of one image, one value per channel. Shapes: ([B, C], [B, C]) from one branch,
 # ([B, k, C], [B, k, C]) where the same images went through all k branches.
@@ -19,10 +17,10 @@ class Batch(NamedTuple):
     A row with `valid` False is padding and counts nowhere.
     """
 
-    image: np.ndarray  # float32 [B, H, W, 1]
-    mask: np.ndarray  # int32 [B, H, W]
-    branch: np.ndarray  # int32 [B]
-    valid: np.ndarray  # bool [B]
+    image: Any  # float32 [B, H, W, 1]
+    mask: Any  # int32 [B, H, W]
+    branch: Any  # int32 [B]
+    valid: Any  # bool [B]
 
 
 class Prediction(NamedTuple):

@@ -16,7 +16,7 @@ from mln_flax.config import ViewsConfig
 from mln_flax.registry import Registry, nearest
 from mln_flax.types import UserError
 
-SAMPLES = 4096  # nodes of a curve's table; the chords are then within 3e-7 for a in [0.1, 0.9]
+SAMPLES = 4096  # nodes of a curve's table; the chords are then within 3e-7 of it for a <= 0.9
 BACKGROUND = 0.02  # share of T up to which `invert` may take a pixel for background
 GRID = 10_000  # drawn curves have a = n / GRID, so that names are short and exact
 STRATEGIES = ("listed", "mean", "random")
@@ -108,7 +108,8 @@ def bezier(a: float) -> View:
     The paper uses a = 0.3 and 0.7; `bezier(1-a)` undoes `bezier(a)`.
     Raises UserError where a lies outside [0, 1].
     """
-    return View(f"bezier({float(a)})", bezier_numpy(a), bezier_tf(a))
+    in_numpy, in_tf = bezier_numpy(a), bezier_tf(a)
+    return View(f"bezier({float(a)})", in_numpy, in_tf)
 
 
 @views.register("invert")
@@ -203,7 +204,7 @@ def view_names(config: ViewsConfig, seed: int) -> tuple[str, ...]:
     if not 1 <= config.pairs <= GRID // 2:
         raise UserError(f"views.pairs={config.pairs}: allowed are 1 to {GRID // 2}")
     if config.strategy == "mean":
-        steps = np.round(0.5 * GRID * np.arange(1, config.pairs + 1) / config.pairs)
+        steps = np.rint(np.arange(1, config.pairs + 1) / config.pairs * GRID / 2).astype(int)
         warnings.warn(
             "views.strategy='mean': its last curve, bezier(0.5), repeats the original",
             stacklevel=2,
@@ -225,18 +226,17 @@ def branch_map(names: Sequence[str], kind: str) -> tuple[tuple[int, ...], tuple[
       UserError: the kind is unknown.
     """
     if kind == "per_view":
-        groups = tuple(names)
+        groups, order = tuple(names), tuple(names)
     elif kind == "grouped":
         inverted = [re.search(r"(^|\+)\s*invert\b", name) is not None for name in names]
         groups = tuple("dissimilar" if is_inverted else "similar" for is_inverted in inverted)
+        order = ("similar", "dissimilar")
     elif kind == "shared":
-        groups = ("shared",) * len(names)
+        groups, order = ("shared",) * len(names), ("shared",)
     else:
         raise UserError(
             f"unknown method.branch_map {kind!r}{nearest(kind, BRANCH_MAPS)}; "
             f"known: {', '.join(BRANCH_MAPS)}"
         )
-    # "similar" comes first in whatever order the views are listed.
-    branches = [g for g in ("similar", "dissimilar") if g in groups] if kind == "grouped" else None
-    ordered = tuple(branches or dict.fromkeys(groups))
-    return tuple(ordered.index(group) for group in groups), ordered
+    branches = tuple(branch for branch in order if branch in groups)
+    return tuple(branches.index(group) for group in groups), branches

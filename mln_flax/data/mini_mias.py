@@ -210,7 +210,7 @@ def _read_film(name: str, info: Info, paths: dict[str, Path]) -> tuple[Example, 
         laterality=laterality_of(name),
         view_position="MLO",
         spacing_mm=SPACING_MM,
-        label_kind="cluster",  # of normal films too: their empty mask is known
+        label_kind="cluster" if circles else "none",
     )
     return example, breast
 

@@ -17,7 +17,7 @@ _SEARCH_SIDE = 256
 def breast_mask(image: np.ndarray) -> np.ndarray:
     """Where the breast is: bool [H, W]; all False where the image has a single gray level.
 
-    The air may be black or white: it is what holds most of the image's border. Otsu's threshold
+    The air may be black or white: it is what fills most of the image's margin. Otsu's threshold
     finds the tissue, Otsu's threshold of what is left the edge of the skin line, and halfway from
     there to the air's median lies the outline. After an opening that cuts thin bridges the largest
     piece counts, so that label markers in the air are left out; one that overlaps the skin stays.
@@ -32,8 +32,11 @@ def breast_mask(image: np.ndarray) -> np.ndarray:
     if not high > low:
         return np.zeros(image.shape, bool)
     level = np.clip((search - low) / (high - low), 0, 1)
-    border = np.concatenate([level[0], level[-1], level[:, 0], level[:, -1]])
-    if np.mean(border > _otsu(level)) > 0.5:
+    margin = np.ones(level.shape, bool)
+    # Wide enough to outweigh the bright or dark frame that a digitized film may have.
+    depth = max(1, min(level.shape) // 10)
+    margin[depth:-depth, depth:-depth] = False
+    if np.mean(level[margin] > _otsu(level)) > 0.5:
         level = 1 - level
     breast = _main_piece(level > _outline_level(level))
     return _resize(breast.astype(np.float32), image.shape, "bilinear") >= 0.5

@@ -1,0 +1,1 @@
+"""Methods: what is trained and how it answers, one file each."""

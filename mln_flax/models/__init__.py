@@ -1,0 +1,1 @@
+"""Networks: each takes (image, branch, train) and returns logits and moments."""

@@ -1,6 +1,7 @@
 """PyTorch Swin-Unet checkpoints -> parameters of our SwinUnet, with a report."""
 
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -43,26 +44,34 @@ def swin_unet_params(
     """
     image = jnp.zeros((1, *image_shape[-3:]), jnp.float32)
     rng = jax.random.PRNGKey(0) if rng is None else rng
-    variables = model.init(rng, image, jnp.zeros(1, jnp.int32))
-    params = dict(flax.traverse_util.flatten_dict(variables["params"], sep="/"))
+    arguments = (rng, image, jnp.zeros(1, jnp.int32))
+    shapes = _flat_params(jax.eval_shape(model.init, *arguments))
+    params: dict[str, jax.Array] = {}
     converted, unused = {}, []
     for name, value in state_dict.items():
         path = our_path(name)
-        if path is None or path not in params:
+        if path is None or path not in shapes:
             if name.rsplit(".", 1)[-1] not in DERIVED:
                 unused.append(name)
             continue
-        array = fit(np.asarray(value, np.float32), path, params[path].shape)
+        array = fit(np.asarray(value, np.float32), path, shapes[path].shape)
         if array is None:
             raise UserError(
                 f"checkpoint: {name} of shape {tuple(np.shape(value))} does not fit {path} "
-                f"of shape {params[path].shape}"
+                f"of shape {shapes[path].shape}"
             )
         params[path] = jnp.asarray(array)
         converted[name] = path
-    missing = tuple(sorted(set(params) - set(converted.values())))
-    nested = flax.traverse_util.unflatten_dict(params, sep="/")
+    missing = tuple(sorted(set(shapes) - set(params)))
+    if missing:
+        params = _flat_params(jax.jit(model.init)(*arguments)) | params
+    ordered = {path: params[path] for path in shapes}
+    nested = flax.traverse_util.unflatten_dict(ordered, sep="/")
     return nested, Report(converted, tuple(unused), missing)
+
+
+def _flat_params(variables: Any) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(variables["params"], sep="/")
 
 
 def describe(report: Report) -> str:
@@ -82,9 +91,12 @@ def read_state_dict(path: str) -> dict[str, np.ndarray]:
       UserError: the file is not there or holds no arrays.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here: np.load leaves its own file open where the zip is broken.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, AttributeError) as error:
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("it holds other things than arrays")
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"--config.model.pretrained={path}: cannot be read ({error}); allowed is an .npz "
             "file whose keys are the PyTorch names"
@@ -95,7 +107,7 @@ def read_state_dict(path: str) -> dict[str, np.ndarray]:
 
 def our_path(name: str) -> str | None:
     """`layers.0.blocks.1.attn.qkv.weight` -> `layers_0_blocks_1/attn/qkv/kernel`."""
-    name = name.removeprefix("swin_unet.").removeprefix("module.")
+    name = name.removeprefix("module.").removeprefix("swin_unet.")
     *parts, leaf = re.sub(r"\.(\d+)", r"_\1", name).split(".")
     if not parts:
         return None
@@ -124,7 +136,7 @@ def fit(value: np.ndarray, path: str, shape: tuple[int, ...]) -> np.ndarray | No
 def middle_of_table(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A smaller window's bias table in the middle of a larger one; rows outside stay zero."""
     stored, ours = (round(rows**0.5) for rows in (value.shape[0], shape[0]))
-    if stored >= ours:
+    if stored >= ours or stored**2 != value.shape[0]:
         return value
     edge = (ours - stored) // 2
     grid = value.reshape(stored, stored, -1)

@@ -126,7 +126,9 @@ def normalized_projection(x, expand, head, scale, bias, epsilon: float) -> jax.A
     kernel = kernel.reshape(x.shape[0], c, -1).astype(x.dtype)
     narrow = jnp.einsum("bhwc,bcm->bhwm", x, kernel).astype(jnp.float32)
     narrow = narrow.reshape(*x.shape[:-1], new, -1)
-    return narrow * jax.lax.rsqrt(variance + epsilon)[..., None] + (bias @ head)[:, None, None, None]
+    return (
+        narrow * jax.lax.rsqrt(variance + epsilon)[..., None] + (bias @ head)[:, None, None, None]
+    )
 
 
 def input_moments(x: jax.Array, statistics: str) -> tuple[jax.Array, jax.Array]:

@@ -119,7 +119,9 @@ class SwinUnet(nn.Module):
 
     def _blocks(self, x, branch, train, level, name, norm) -> tuple[jax.Array, Moments]:
         """The blocks of one stage, every second one with shifted windows."""
-        block_class = nn.remat(swin.SwinBlock, static_argnums=(3,)) if self.remat else swin.SwinBlock
+        block_class = (
+            nn.remat(swin.SwinBlock, static_argnums=(3,)) if self.remat else swin.SwinBlock
+        )
         before, total = sum(self.depths[:level]), max(sum(self.depths) - 1, 1)
         moments: Moments = {}
         for j in range(self.depths[level]):

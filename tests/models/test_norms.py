@@ -1,0 +1,240 @@
+"""Domain layer norm: its formula, its branches, its statistics and its moments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mln_flax.models import norms
+from mln_flax.models.norms import DomainLayerNorm
+
+B, H, W, C, K = 5, 3, 4, 6, 3
+BRANCH = np.array([0, 2, 2, 0, -1], np.int32)  # branch 1 is absent, the last row is padding
+REAL = BRANCH >= 0
+
+
+@pytest.fixture
+def x():
+    rng = np.random.default_rng(0)
+    return rng.normal(rng.normal(size=C), rng.uniform(0.5, 2, C), (B, H, W, C)).astype(np.float32)
+
+
+@pytest.fixture
+def variables():
+    rng = np.random.default_rng(1)
+    draw = {name: rng.uniform(0.5, 2, (K, C)).astype(np.float32) for name in ("scale", "bias")}
+    stats = {name: rng.uniform(0.5, 2, (K, C)).astype(np.float32) for name in ("mean", "std")}
+    return jax.tree.map(jnp.asarray, {"params": draw, "domain_stats": stats})
+
+
+def layer_norm(x, scale, bias):
+    centered = x - x.mean(axis=-1, keepdims=True)
+    return centered / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5) * scale + bias
+
+
+def test_each_sample_is_normalized_per_token_and_scaled_by_its_branch(x, variables):
+    y, moments = DomainLayerNorm(K).apply(variables, x, BRANCH)
+    params = variables["params"]
+    for i in np.flatnonzero(REAL):
+        b = BRANCH[i]
+        expected = layer_norm(x[i], params["scale"][b], params["bias"][b])
+        np.testing.assert_allclose(y[i], expected, rtol=1e-5, atol=1e-5)
+    (mean, std) = moments[""]
+    np.testing.assert_allclose(mean, x.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(std, x.std(axis=(1, 2)), rtol=1e-5)
+
+
+def test_padding_gives_finite_rows(x, variables):
+    y, _ = DomainLayerNorm(K).apply(variables, x, np.full(B, -1, np.int32))
+    assert np.isfinite(y).all()
+
+
+def test_initial_values():
+    x = jnp.zeros((2, 4, C))
+    variables = DomainLayerNorm(K).init(jax.random.key(0), x, jnp.zeros(2, jnp.int32))
+    expected = {
+        "params": {"scale": np.ones((K, C)), "bias": np.zeros((K, C))},
+        "domain_stats": {"mean": np.zeros((K, C)), "std": np.ones((K, C))},
+    }
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
+def test_statistics_are_touched_only_where_they_are_mutable(x, variables):
+    norm = DomainLayerNorm(K)
+    y, moments = norm.apply({"params": variables["params"]}, x, BRANCH)  # parameters alone
+    (also, again), state = norm.apply(variables, x, BRANCH, mutable=["domain_stats"])
+    assert set(state) == {"domain_stats"}
+    np.testing.assert_array_equal(y, also)
+    jax.tree.map(np.testing.assert_array_equal, moments, again)
+    before = variables["domain_stats"]["mean"]
+    assert np.abs(state["domain_stats"]["mean"] - before).max() > 0.01
+
+
+def running_by_hand(x, stats, momentum, layer=False):
+    mean, std = np.array(stats["mean"]), np.array(stats["std"])
+    for b in set(BRANCH[REAL].tolist()):
+        values = x[b == BRANCH]
+        axes = None if layer else (0, 1, 2)
+        mean[b] = momentum * mean[b] + (1 - momentum) * values.mean(axis=axes)
+        variance = momentum * std[b] ** 2 + (1 - momentum) * values.var(axis=axes)
+        std[b] = np.sqrt(variance)
+    return {"mean": mean, "std": std}
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_running_statistics_of_mixed_branches_by_hand(x, variables, momentum):
+    """Over positions and images; absent branches stay, padding counts nowhere."""
+    norm = DomainLayerNorm(K, momentum=momentum)
+    _, state = norm.apply(variables, x, BRANCH, mutable=["domain_stats"])
+    expected = running_by_hand(x, variables["domain_stats"], momentum)
+    for name, value in expected.items():
+        np.testing.assert_allclose(state["domain_stats"][name], value, rtol=1e-5)
+        np.testing.assert_array_equal(
+            state["domain_stats"][name][1], variables["domain_stats"][name][1]
+        )
+    x[~REAL] = 1e3
+    _, other = norm.apply(variables, x, BRANCH, mutable=["domain_stats"])
+    jax.tree.map(np.testing.assert_array_equal, state, other)
+
+
+def test_statistics_of_the_whole_layer(x):
+    """Eq. 10-11: one mean and deviation over positions and channels."""
+    norm = DomainLayerNorm(K, statistics="layer", momentum=0.5)
+    variables = norm.init(jax.random.key(0), x, BRANCH)
+    assert variables["domain_stats"]["mean"].shape == (K, 1)
+    (_, moments), state = norm.apply(variables, x, BRANCH, mutable=["domain_stats"])
+    mean, std = moments[""]
+    assert mean.shape == std.shape == (B, 1)
+    np.testing.assert_allclose(mean[:, 0], x.mean(axis=(1, 2, 3)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(std[:, 0], x.std(axis=(1, 2, 3)), rtol=1e-5)
+    start = {"mean": np.zeros((K, 1)), "std": np.ones((K, 1))}
+    expected = running_by_hand(x, start, 0.5, layer=True)
+    for name, value in expected.items():
+        np.testing.assert_allclose(state["domain_stats"][name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mapped", ["vmap", "pmap"])
+def test_statistics_are_summed_over_devices(x, variables, mapped):
+    """Two unequal shards (4 rows, and 1 row with 3 of padding) give what one batch gives."""
+    x, branch = np.concatenate([x, x[:3]]), np.array([0, 2, 2, 0, 2, -1, -1, -1], np.int32)
+    whole = DomainLayerNorm(K).apply(variables, x, branch, mutable=["domain_stats"])[1]
+    norm = DomainLayerNorm(K, axis_name="batch")
+    shards = 2 if mapped == "vmap" else 1  # pmap with as many devices as every machine has
+
+    def update(x, branch):
+        return norm.apply(variables, x, branch, mutable=["domain_stats"])[1]
+
+    parts = (a.reshape(shards, len(a) // shards, *a.shape[1:]) for a in (x, branch))
+    state = getattr(jax, mapped)(update, axis_name="batch")(*parts)
+    for device in range(shards):
+        jax.tree.map(
+            lambda a, b, d=device: np.testing.assert_allclose(a[d], b, rtol=1e-6), state, whole
+        )
+
+
+def test_bfloat16_stays_bfloat16_and_is_normalized_in_float32(x, variables):
+    exact, _ = DomainLayerNorm(K).apply(variables, x, BRANCH)
+    y, moments = DomainLayerNorm(K).apply(variables, jnp.asarray(x, jnp.bfloat16), BRANCH)
+    assert y.dtype == jnp.bfloat16
+    assert {m.dtype for m in moments[""]} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=0.1)
+
+
+def test_moments_keep_their_digits_where_the_mean_is_large(x):
+    mean, std = norms.input_moments(x + 1e4, "channel")
+    np.testing.assert_allclose(mean, x.mean(axis=(1, 2)) + 1e4, rtol=1e-6)
+    np.testing.assert_allclose(std, x.std(axis=(1, 2)), rtol=2e-3)
+
+
+def test_moments_have_no_gradient_and_parameters_only_that_of_their_branch(x, variables):
+    def of_moments(x):
+        _, moments = DomainLayerNorm(K).apply(variables, x, BRANCH)
+        return sum(m.sum() for m in moments[""])
+
+    np.testing.assert_array_equal(jax.grad(of_moments)(x), 0)
+
+    def of_output(params):
+        y, _ = DomainLayerNorm(K).apply({"params": params}, x, BRANCH)
+        return jnp.square(y[REAL]).sum()
+
+    gradient = jax.grad(of_output)(variables["params"])
+    for name in ("scale", "bias"):
+        np.testing.assert_array_equal(gradient[name][1], 0)
+        assert (np.abs(gradient[name][np.array([0, 2])]) > 0).all()
+
+
+NEW, D, CLASSES = 4, 5, 2
+
+
+@pytest.fixture
+def projection(x):
+    rng = np.random.default_rng(2)
+    draw = {
+        "expand": rng.normal(size=(C, NEW, D)),
+        "head": rng.normal(size=(D, CLASSES)),
+        "scale": rng.uniform(0.5, 2, (B, D)),
+        "bias": rng.normal(size=(B, D)),
+    }
+    return {"x": x} | {name: value.astype(np.float32) for name, value in draw.items()}
+
+
+def straightforward(x, expand, head, scale, bias):
+    wide = jnp.einsum("bhwc,cnd->bhwnd", x, expand, precision="highest")
+    return norms.normalize(wide, scale, bias, 1e-5) @ head
+
+
+def folded(x, expand, head, scale, bias):
+    return norms.normalized_projection(x, expand, head, scale, bias, 1e-5)
+
+
+def test_normalized_projection_is_norm_of_the_product_times_head(projection):
+    y = folded(**projection)
+    assert y.shape == (B, H, W, NEW, CLASSES)
+    np.testing.assert_allclose(y, straightforward(**projection), rtol=1e-4, atol=1e-5)
+
+
+def test_normalized_projection_has_the_same_gradients(projection):
+    weights = np.random.default_rng(3).normal(size=(B, H, W, NEW, CLASSES))
+
+    def gradient(function):
+        return jax.grad(lambda p: (function(**p) * weights).sum())(projection)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max()),
+        gradient(folded),
+        gradient(straightforward),
+    )
+
+
+@pytest.mark.parametrize("statistics", norms.STATISTICS)
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_expanded_moments_are_those_of_the_product(projection, statistics, offset):
+    x = projection["x"] + np.float32(offset)
+    wide = np.einsum("bhwc,cnd->bhwnd", x.astype(np.float64), projection["expand"])
+    wide = wide.reshape(B, -1, D)
+    axes = (1, 2) if statistics == "layer" else 1
+    shape = (B, 1) if statistics == "layer" else (B, D)
+    mean, std = norms.expanded_moments(x, projection["expand"], statistics)
+    np.testing.assert_allclose(mean, wide.mean(axis=axes).reshape(shape), rtol=2e-4, atol=1e-3)
+    np.testing.assert_allclose(std, wide.std(axis=axes).reshape(shape), rtol=2e-4)
+    if not offset:
+        direct = norms.input_moments(wide.astype(np.float32), statistics)
+        np.testing.assert_allclose(std, direct[1], rtol=1e-4)
+
+
+def test_a_norm_with_a_head_uses_the_branch_of_each_sample(projection, x):
+    norm = DomainLayerNorm(K, momentum=0.0)
+    expand, head = projection["expand"], projection["head"]
+    variables = norm.init(jax.random.key(0), x, BRANCH, expand, head)
+    rng = np.random.default_rng(4)
+    params = jax.tree.map(lambda p: rng.uniform(0.5, 2, p.shape), variables["params"])
+    variables = {"params": params, "domain_stats": variables["domain_stats"]}
+    (y, moments), state = norm.apply(variables, x, BRANCH, expand, head, mutable=["domain_stats"])
+    own = np.maximum(BRANCH, 0)
+    expected = straightforward(x, expand, head, params["scale"][own], params["bias"][own])
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    wide = np.einsum("bhwc,cnd->bhwnd", x, expand)
+    pooled = wide[BRANCH == 2].reshape(-1, D)
+    np.testing.assert_allclose(state["domain_stats"]["mean"][2], pooled.mean(0), rtol=1e-3)
+    np.testing.assert_allclose(state["domain_stats"]["std"][2], pooled.std(0), rtol=1e-3)
+    assert moments[""][0].shape == (B, D)

@@ -1,0 +1,132 @@
+"""The exact pass over the source's training images, against numpy on the same numbers."""
+
+import dataclasses
+
+import flax
+import jax
+import numpy as np
+import pytest
+
+from mln_flax import branches, source_bank, views
+from mln_flax.build import build
+from mln_flax.config import Config, ModelConfig
+from mln_flax.input_pipeline import Arrays
+from mln_flax.models.swin import space_to_depth
+
+VIEWS = ("identity", "bezier(0.3)", "invert")
+
+
+def a_run(branch_map):
+    config = Config()
+    return build(
+        dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, size=16),
+            views=dataclasses.replace(config.views, names=VIEWS),
+            model=ModelConfig("demo", embed_dim=4, depths=(1,), num_heads=(1,)),
+            method=dataclasses.replace(config.method, branch_map=branch_map),
+            evaluate=dataclasses.replace(config.evaluate, batch_size=4),
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def run():
+    return a_run("grouped")  # identity and the curve share a branch
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    rng = np.random.default_rng(0)
+    image = rng.random((5, 16, 16)).astype(np.float32) ** rng.uniform(1, 3, (5, 1, 1))
+    return Arrays(image.astype(np.float32), np.zeros((5, 16, 16), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def params(run):
+    image, branch = np.zeros((1, 16, 16, 1), np.float32), np.zeros(1, np.int32)
+    drawn = jax.jit(run.model.init)(jax.random.key(0), image, branch)["params"]
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda p: p + rng.normal(scale=0.1, size=p.shape).astype(p.dtype), drawn)
+
+
+@pytest.fixture(scope="module")
+def call(run):
+    return source_bank.forward(run)
+
+
+@pytest.fixture(scope="module")
+def trained(run, params, arrays, call):
+    return source_bank.collect(run, params, arrays, call)
+
+
+def by_branch(arrays):
+    """The images that each branch of the grouped map sees."""
+    seen = [views.make_view(name).numpy(arrays.image) for name in VIEWS]
+    return np.concatenate(seen[:2]), seen[2]
+
+
+def test_forward_gives_foreground_and_moments_of_every_row_in_order(run, params, arrays, call):
+    image, branch = arrays.image[..., None], np.array([0, 1, 0, 1, 1], np.int32)
+    foreground, moments = call({"params": params}, image, branch)
+    assert foreground.shape == (5, 16, 16) and foreground.dtype == bool
+    logits, out = jax.device_get(jax.jit(run.model.apply)({"params": params}, image, branch))
+    np.testing.assert_array_equal(foreground, logits[..., 1] > logits[..., 0])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        moments,
+        out["moments"],
+    )
+
+
+def test_the_bank_averages_the_images_own_moments(run, params, arrays, trained, call):
+    assert run.branch_of_view == (0, 0, 1)
+    for b, images in enumerate(by_branch(arrays)):
+        _, moments = call({"params": params}, images[..., None], np.full(len(images), b, np.int32))
+        assert set(trained.bank.mean) == set(trained.bank.spread) == set(moments)
+        for layer, own in moments.items():
+            for part in range(2):
+                values = own[part].astype(np.float64)
+                np.testing.assert_allclose(
+                    trained.bank.mean[layer][part][b], values.mean(0), rtol=1e-4, atol=1e-6
+                )
+                np.testing.assert_allclose(
+                    trained.bank.spread[layer][part][b], values.std(0), rtol=1e-3, atol=1e-5
+                )
+
+
+def test_statistics_are_exact_over_positions_and_images(params, arrays, trained):
+    """Of the first norm, whose input is known without the network: the embedded patches."""
+    proj = jax.device_get(params["patch_embed"]["proj"])
+    for b, images in enumerate(by_branch(arrays)):
+        tokens = space_to_depth(images[..., None], 4).astype(np.float64) @ proj["kernel"]
+        values = (tokens + proj["bias"]).reshape(-1, 4)
+        stats = trained.domain_stats["patch_embed"]["norm"]
+        np.testing.assert_allclose(stats["mean"][b], values.mean(0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(stats["std"][b], values.std(0), rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_have_the_form_of_the_models_collection(run, params, trained):
+    image, branch = np.zeros((1, 16, 16, 1), np.float32), np.zeros(1, np.int32)
+    expected = jax.eval_shape(run.model.init, jax.random.key(0), image, branch)["domain_stats"]
+    assert jax.tree.map(lambda a: a.shape, trained.domain_stats) == jax.tree.map(
+        lambda a: a.shape, expected
+    )
+    assert trained.params is params
+
+
+def test_the_gaussians_are_those_of_the_views(arrays, trained):
+    seen = [branches.image_features(views.make_view(name).numpy(arrays.image)) for name in VIEWS]
+    expected = branches.fit_gaussian(np.stack(seen))
+    jax.tree.map(np.testing.assert_allclose, trained.bank.image, expected)
+    assert trained.bank.image.mean.shape == (3, branches.FEATURES)
+
+
+def test_the_tree_holds_nested_arrays_and_gives_all_back(trained):
+    tree = source_bank.to_tree(trained)
+    for path, leaf in flax.traverse_util.flatten_dict(tree).items():
+        assert all(isinstance(name, str) and "/" not in name for name in path)
+        assert isinstance(leaf, np.ndarray | jax.Array)
+    again = source_bank.from_tree(tree)
+    assert type(again) is source_bank.Trained and type(again.bank) is branches.Bank
+    jax.tree.map(np.testing.assert_array_equal, again, trained)
