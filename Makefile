@@ -12,6 +12,8 @@ help:
 
 # A stamp is written only after pip has succeeded, so that a broken set-up is repeated, not used.
 $(VENV)/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit( \
+		"mln_flax needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d: make demo PYTHON=python3.12" % v)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing what mln_flax needs into $(VENV) (one to three minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt

@@ -9,6 +9,7 @@ from mln_flax.config import (
     MethodConfig,
     ModelConfig,
     OptimConfig,
+    PhantomConfig,
     TilesConfig,
     TrainConfig,
     ViewsConfig,
@@ -18,10 +19,18 @@ from mln_flax.config import (
 def get_config() -> Config:
     """Settings that train in minutes on two cores."""
     return Config(
-        data=DataConfig(tiles=TilesConfig(rows=0, columns=0)),
+        data=DataConfig(
+            phantom=PhantomConfig(train=800, validation=48, test=48),
+            tiles=TilesConfig(rows=0, columns=0),  # phantoms are as small as tiles already
+        ),
         views=ViewsConfig(crop=96),
         model=ModelConfig(preset="demo", drop_path_rate=0.0),
-        method=MethodConfig(foreground_only=True),
-        optim=OptimConfig(learning_rate=2e-3),
-        train=TrainConfig(steps=1200),
+        method=MethodConfig(
+            foreground_only=True,
+            cross_entropy=1.0,
+            cross_entropy_from_step=400,
+            hard_negatives=0.03,
+        ),
+        optim=OptimConfig(learning_rate=4e-3),
+        train=TrainConfig(steps=1500, evaluate_every_steps=250, log_every_steps=50),
     )

@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from mln_flax.registry import nearest
 from mln_flax.types import Moments, UserError
 
 METRICS = ("cosine", "euclidean", "standardized", "literal")
 SELECTIONS = (*METRICS, "image")
-FEATURES = 13  # numbers of `image_features`
+FEATURES = 19  # numbers of `image_features`
+NOISE_FLOOR = 1e-4  # gray levels; where an image is constant
 TINY = 1e-12
 
 
@@ -76,14 +78,15 @@ def distances(
     total, channels = jnp.zeros(()), 0
     for layer in sorted(bank):
         for i, (center, value) in enumerate(zip(bank[layer], moments[layer], strict=True)):
+            center = jnp.asarray(center)[None]
             if metric == "standardized":
-                deviation = jnp.maximum(spread[layer][i], TINY)  # type: ignore[index]
+                deviation = jnp.maximum(jnp.asarray(spread[layer][i]), TINY)[None]  # type: ignore[index]
                 total = total + jnp.square((value - center) / deviation).sum(axis=-1)
                 channels += value.shape[-1]
             elif metric == "euclidean":
                 total = total + jnp.linalg.norm(value - center, axis=-1)
             else:
-                similarity = _cosine(jnp.asarray(center), jnp.asarray(value))
+                similarity = _cosine(center, jnp.asarray(value))
                 total = total + (similarity if metric == "literal" else 1 - similarity)
     return total / channels if metric == "standardized" else total
 
@@ -111,10 +114,14 @@ def combine(probabilities: Any, distances: Any = None, *, temperature: float = 1
 
 
 def image_features(image: np.ndarray) -> np.ndarray:
-    """Thirteen numbers of each image that know its intensity view: [B, H, W] -> float64 [B, 13].
+    """Nineteen numbers of each image that know its view: [B, H, W] -> float64 [B, 19].
 
     Seven quantiles (2, 10, 25, 50, 75, 90, 98%), the mean along each of the four borders, sorted,
-    the mean absolute gradient, and the skewness.
+    the log of the mean absolute gradient, and the skewness; the log of the fine noise in each
+    quarter of the pixels by gray, since a curve that stretches or presses a gray level does the
+    same to the noise that it finds there; and at two scales the log ratio of the bright to the
+    dark tail, since vessels, fibers and calcifications are bright lines and dots until somebody
+    inverts the image.
     """
     image = np.asarray(image, np.float64)
     flat = image.reshape(len(image), -1)
@@ -128,7 +135,40 @@ def image_features(image: np.ndarray) -> np.ndarray:
     centered = flat - flat.mean(axis=1, keepdims=True)
     deviation = np.maximum(np.sqrt(np.square(centered).mean(axis=1)), 1e-6)
     skewness = (centered**3).mean(axis=1) / deviation**3
-    return np.concatenate([quantiles, border_means, gradient[:, None], skewness[:, None]], axis=1)
+    return np.column_stack(
+        [
+            quantiles,
+            border_means,
+            np.log(gradient + NOISE_FLOOR),
+            skewness,
+            _noise(image),
+            _polarity(image, 1, 3),
+            _polarity(image, 2, 6),
+        ]
+    )
+
+
+def _noise(image: np.ndarray) -> np.ndarray:
+    """The log of the mean absolute Laplacian in each quarter of the pixels by gray: [B, 4]."""
+    center = image[:, 1:-1, 1:-1]
+    neighbors = image[:, :-2, 1:-1] + image[:, 2:, 1:-1] + image[:, 1:-1, :-2] + image[:, 1:-1, 2:]
+    center, laplacian = (
+        x.reshape(len(image), -1) for x in (center, np.abs(4 * center - neighbors))
+    )
+    edges = np.quantile(center, [0, 0.25, 0.5, 0.75, 1], axis=1)[:, :, None]
+    quarters = []
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        inside = (center >= low) & (center <= high)
+        quarters.append((laplacian * inside).sum(axis=1) / inside.sum(axis=1))
+    return np.log(np.stack(quarters, axis=1) + NOISE_FLOOR)
+
+
+def _polarity(image: np.ndarray, fine_px: float, coarse_px: float) -> np.ndarray:
+    """The log ratio of the bright to the dark tail (1%) of a difference of Gaussians: [B]."""
+    band = gaussian_filter(image, (0, fine_px, fine_px))
+    band -= gaussian_filter(image, (0, coarse_px, coarse_px))
+    dark, middle, bright = np.quantile(band.reshape(len(image), -1), [0.01, 0.5, 0.99], axis=1)
+    return np.log((bright - middle + NOISE_FLOOR) / (middle - dark + NOISE_FLOOR))
 
 
 def fit_gaussian(features: np.ndarray, ridge: float = 1e-3) -> Gaussian:

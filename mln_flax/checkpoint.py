@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
+
+from mln_flax import parallel
 
 METRIC = "validation_dsc"
 
@@ -31,7 +34,7 @@ def save(
 ) -> None:
     """Writes a state, with its source validation where measured; returns when it is on the disk."""
     metrics = None if validation_dsc is None else {METRIC: validation_dsc}
-    checkpoints.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+    checkpoints.save(step, args=ocp.args.StandardSave(parallel.as_global(state)), metrics=metrics)
     checkpoints.wait_until_finished()
 
 
@@ -43,8 +46,9 @@ def restore(checkpoints: ocp.CheckpointManager, like: Any, step: int | None = No
     step = checkpoints.latest_step() if step is None else step
     if step is None:
         return None
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
-    return checkpoints.restore(step, args=ocp.args.StandardRestore(shapes))
+    # Restored as numpy: every process gets its own copy, whatever devices it has.
+    arrays = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+    return checkpoints.restore(step, args=ocp.args.StandardRestore(arrays))
 
 
 def save_tree(path: Path, tree: Any) -> None:

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mln_flax import branches, checkpoint, metrics, parallel, records, source_bank
+from mln_flax import branches, checkpoint, decision, metrics, parallel, records, source_bank
 from mln_flax.build import Run
 from mln_flax.data import phantom
 from mln_flax.data.core import DataSet, Example
 from mln_flax.input_pipeline import chunks
 from mln_flax.source_bank import Trained
-from mln_flax.train import MODEL, initial_state
+from mln_flax.train import MODEL, random_state
 from mln_flax.types import Record, UserError
 from mln_flax.views import make_view
 
@@ -25,6 +25,15 @@ class Answer(NamedTuple):
 
     probability: np.ndarray  # float32 [N, k, H, W]: of a calcification, in each branch
     distances: dict[str, np.ndarray]  # rule -> [N, k], smaller is nearer
+    point: decision.OperatingPoint
+
+    def mask(self, i: int, branch: int) -> np.ndarray:
+        """The mask bool [H, W] of image i in one branch."""
+        return decision.decide(self.probability[i, branch], self.point)
+
+    def union(self, i: int) -> np.ndarray:
+        """The mask bool [H, W] of image i in all branches together."""
+        return decision.decide(branches.combine(self.probability[i][None])[0], self.point)
 
 
 def predictor(run: Run, trained: Trained, devices: Any = None) -> Any:
@@ -60,7 +69,7 @@ def predictor(run: Run, trained: Trained, devices: Any = None) -> Any:
             probabilities.append(probability[:count])
             measured.append(found)
         joined = {name: np.concatenate([m[name] for m in measured]) for name in measured[0]}
-        return Answer(np.concatenate(probabilities), joined)
+        return Answer(np.concatenate(probabilities), joined, trained.point)
 
     return answer
 
@@ -73,18 +82,20 @@ def load_model(run: Run, workdir: Path) -> Trained:
     """
     if not (workdir / MODEL).exists():
         raise UserError(f"--workdir={workdir}: holds no trained model; run --mode=train first")
-    state = jax.eval_shape(partial(initial_state, run))
+    state = jax.eval_shape(partial(random_state, run))
     layers, views, size = state.domain_stats, len(run.view_names), branches.FEATURES
+    # What is numpy here comes back as numpy: jax would make float32 of float64.
     like = {
         "params": state.params,
         "domain_stats": layers,
         "mean": layers,
         "spread": layers,
         "image": {
-            "mean": jax.ShapeDtypeStruct((views, size), np.float64),
-            "precision": jax.ShapeDtypeStruct((views, size, size), np.float64),
-            "log_determinant": jax.ShapeDtypeStruct((views,), np.float64),
+            "mean": np.zeros((views, size)),
+            "precision": np.zeros((views, size, size)),
+            "log_determinant": np.zeros(views),
         },
+        "point": {name: np.zeros(()) for name in decision.OperatingPoint._fields},
     }
     return source_bank.from_tree(checkpoint.load_tree(workdir / MODEL, like))
 
@@ -115,8 +126,6 @@ def image_records(
         group = examples[rows]
         said = answer(np.stack([example.image for example in group]))
         for i, example in enumerate(group):
-            found = said.probability[i] > 0.5
-            union = branches.combine(said.probability[i][None])[0] > 0.5
             score = partial(
                 metrics.image_scores, reference=example.mask, spacing_mm=example.spacing_mm
             )
@@ -133,7 +142,10 @@ def image_records(
                 "width": example.mask.shape[1],
                 "label_pixels": int(example.mask.sum()),
                 **_choice(run, said, i),
-                "scores": {"branch": [score(mask) for mask in found], "union": score(union)},
+                "scores": {
+                    "branch": [score(said.mask(i, branch)) for branch in range(run.num_branches)],
+                    "union": score(said.union(i)),
+                },
             }
 
 
@@ -181,7 +193,7 @@ def pictures(run: Run, answer: Any, examples: Sequence[Example], lines: list[Rec
             {
                 "image": np.round(examples[i].image * 255).astype(np.uint8),
                 "mask": examples[i].mask,
-                "prediction": (said.probability[0, branch] > 0.5).astype(np.uint8),
+                "prediction": said.mask(0, branch).astype(np.uint8),
                 "domain": examples[i].domain,
                 "image_id": examples[i].image_id,
                 "branch": run.branch_names[branch],

@@ -7,7 +7,7 @@ import numpy as np
 
 from mln_flax import geometry
 from mln_flax.config import ViewsConfig
-from mln_flax.types import Batch
+from mln_flax.types import Batch, UserError
 from mln_flax.views import View
 
 
@@ -74,8 +74,16 @@ def train_batches(
 
 
 def host_rows(batch_size: int, host: tuple[int, int]) -> range:
-    """The places of a batch that belong to one host."""
+    """The places of a batch that belong to one host.
+
+    Raises:
+      UserError: the hosts cannot have equally many, as the devices' common step needs.
+    """
     index, count = host
+    if batch_size % count:
+        raise UserError(
+            f"--config.train.batch_size={batch_size}: must be a multiple of the {count} processes"
+        )
     return range(batch_size * index // count, batch_size * (index + 1) // count)
 
 

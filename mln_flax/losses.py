@@ -60,7 +60,7 @@ def cross_entropy(
     """
     truth = jax.nn.one_hot(mask, logits.shape[-1])
     loss = -(truth * jax.nn.log_softmax(logits)).sum(axis=-1)
-    weight = (truth * jnp.asarray(class_weights)).sum(axis=-1) if class_weights else 1.0
+    weight = jnp.asarray(class_weights)[mask] if class_weights else 1.0
     weight = weight * jnp.broadcast_to(valid[:, None, None], loss.shape)
     if hard_negatives < 1:
         of_background = jnp.where(mask == 0, jax.lax.stop_gradient(loss), -jnp.inf)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from mln_flax import config as configs
 from mln_flax import settings
@@ -39,7 +40,16 @@ def run(argv: Sequence[str]) -> int:
 
     workdir = Path(flags.workdir) if flags.workdir else None
     config = choose(flags.config, overrides, workdir)
-    return modes.run(flags.mode, config, workdir, [Path(p) for p in paths], flags.output)
+    command = " ".join(["python -m mln_flax.main", *argv])
+    return modes.run(flags.mode, config, workdir, [Path(p) for p in paths], flags.output, command)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are UserErrors, as everybody else's are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(message)
 
 
 def choose(path: str, overrides: dict[str, str], workdir: Path | None) -> configs.Config:
@@ -48,6 +58,11 @@ def choose(path: str, overrides: dict[str, str], workdir: Path | None) -> config
         config = settings.load_file(path)
     elif workdir and (workdir / "config.json").exists():
         config = settings.read_json(workdir / "config.json")
+    elif workdir:
+        raise UserError(
+            f"--workdir={workdir} holds no run yet, and --config is missing: a file such as "
+            "configs/phantom.py"
+        )
     else:
         raise UserError("--config is missing: a file such as configs/phantom.py")
     for name, value in overrides.items():
@@ -58,7 +73,7 @@ def choose(path: str, overrides: dict[str, str], workdir: Path | None) -> config
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list[str]]:
     """The flags, the settings among them, and the paths after them."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m mln_flax.main",
         description="MLN-net: train on one kind of mammogram, measure on kinds never seen.",
         epilog="Any setting: --config.optim.learning_rate=3e-4. Research use only.",

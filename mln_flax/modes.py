@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,14 +11,22 @@ import jax
 from mln_flax import evaluate, parallel, predict, records, report, summary, tables, train
 from mln_flax.build import Run, build, load_data
 from mln_flax.config import Config
+from mln_flax.data.core import DataSet
 from mln_flax.settings import differences, read_json, to_dict
 from mln_flax.types import UserError
 
 STOPPED = {"SIGTERM": 143, "SIGINT": 130}  # exit codes, as shells count signals
 
 
-def run(mode: str, config: Config, workdir: Path | None, paths: list[Path], output: str) -> int:
-    """Does what the mode asks; returns the exit code."""
+def run(
+    mode: str,
+    config: Config,
+    workdir: Path | None,
+    paths: list[Path],
+    output: str,
+    command: str = "",
+) -> int:
+    """Does what the mode asks; returns the exit code. `command` is noted with what is trained."""
     if mode == "summary":
         print(summary.summary(build(config)))
         return 0
@@ -30,27 +37,29 @@ def run(mode: str, config: Config, workdir: Path | None, paths: list[Path], outp
     parallel.initialize(config.train.distributed)
     cache_compiled(config)
     made = build(config)
+    refuse_other_settings(workdir, config)
     if mode == "predict":
         predict.predict(made, workdir, paths, output)
         return 0
-    claim(workdir, config)
     if mode == "prepare":
-        evaluate.describe_data(made, load(made), workdir)
+        read_data(made, workdir)
         return 0
     if mode == "evaluate":
         evaluate_again(made, workdir)
     else:
         stop = train.StopSignal()
         try:
-            train_all(made, workdir, stop)
+            train_all(made, workdir, stop, command)
         except train.Stopped as stopped:
             print(stopped, flush=True)
             return STOPPED[stop.name]
+    if not parallel.is_main_process():
+        return 0
     print_results(workdir, report.write(workdir))
     return 0
 
 
-def train_all(made: Run, workdir: Path, stop: train.StopSignal) -> None:
+def train_all(made: Run, workdir: Path, stop: train.StopSignal, command: str) -> None:
     """Trains and evaluates, or says that it is done."""
     model, lines = workdir / train.MODEL, workdir / "records.jsonl"
     if model.exists():
@@ -59,23 +68,33 @@ def train_all(made: Run, workdir: Path, stop: train.StopSignal) -> None:
         print(f"evaluation: done already ({lines}); --mode=evaluate does it again")
     if model.exists() and lines.exists():
         return
-    data = load(made)
-    evaluate.describe_data(made, data, workdir)
+    if made.config.model.pretrained and not model.exists():
+        train.pretrained(made)  # what is wrong with it is said before anything is written
+    data = read_data(made, workdir)
     if not model.exists():
-        write_environment(workdir)
+        write_environment(workdir, command)
         train.train(made, data, workdir, stop)
     evaluate.evaluate(made, data, workdir)
 
 
 def evaluate_again(made: Run, workdir: Path) -> None:
     """Evaluates the trained model, over older records."""
-    data = load(made)
     evaluate.load_model(made, workdir)  # before anything is written
+    evaluate.evaluate(made, read_data(made, workdir), workdir)
+
+
+def read_data(made: Run, workdir: Path) -> DataSet:
+    """The data, described in the workdir, which belongs to these settings from here on.
+
+    Not sooner: after a mistyped data folder, the right one is no other setting.
+    """
+    data = load(made)
+    claim(workdir, made.config)
     evaluate.describe_data(made, data, workdir)
-    evaluate.evaluate(made, data, workdir)
+    return data
 
 
-def load(made: Run):
+def load(made: Run) -> DataSet:
     """The data, with a line on each thing that the user should know."""
     started = time.monotonic()
     print(f"data: reading {made.config.data.name} ...", flush=True)
@@ -89,35 +108,40 @@ def load(made: Run):
     return data
 
 
-def claim(workdir: Path, config: Config) -> None:
-    """Makes the workdir and notes its settings; refuses the workdir of other settings.
+def refuse_other_settings(workdir: Path, config: Config) -> None:
+    """Raises UserError for a workdir that was made with other settings, or is no folder.
 
     Settings under `evaluate` may change: they touch nothing that is trained.
     """
-    values = to_dict(config)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir}: is a file; give a folder, or a name not yet taken")
     if (workdir / "config.json").exists():
         old = to_dict(read_json(workdir / "config.json"))
-        changed = [d for d in differences(old, values) if not d.startswith("evaluate.")]
+        changed = [d for d in differences(old, to_dict(config)) if not d.startswith("evaluate.")]
         if changed:
             raise UserError(
                 f"--workdir={workdir} belongs to other settings ({'; '.join(changed[:3])}"
                 + (f"; {len(changed) - 3} more" if len(changed) > 3 else "")
                 + "); take another workdir"
             )
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Makes the workdir and notes its settings."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        records.write_json(workdir / "config.json", values)
+        records.write_json(workdir / "config.json", to_dict(config))
     except OSError as error:
         raise UserError(f"--workdir={workdir}: {error.strerror}") from None
 
 
-def write_environment(workdir: Path) -> None:
+def write_environment(workdir: Path, command: str) -> None:
     """Notes what the run runs on."""
     device = jax.devices()[0]
     records.write_json(
         workdir / "environment.json",
         {
-            "command": " ".join(["python -m mln_flax.main", *sys.argv[1:]]),
+            "command": command,
             "commit": commit(),
             "python": platform.python_version(),
             "jax": jax.__version__,

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from mln_flax.types import Batch
 
@@ -50,6 +51,16 @@ def replicate(state: Any, devices: list[Any] | None = None) -> Any:
     mesh = jax.sharding.Mesh(np.asarray(devices or jax.local_devices()), (AXIS,))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return jax.device_put(state, whole, may_alias=False)
+
+
+def as_global(tree: Any) -> Any:
+    """The same arrays as all processes hold together: what a checkpoint of several can store."""
+    if jax.process_count() == 1:
+        return tree
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), (AXIS,))
+    return multihost_utils.host_local_array_to_global_array(
+        tree, mesh, jax.sharding.PartitionSpec()
+    )
 
 
 def parallel_map(function: Callable[..., Any], devices: list[Any] | None = None) -> Any:

@@ -17,16 +17,23 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
     """Writes a mask per image and predictions.jsonl into the output folder; returns its lines.
 
     Raises:
-      UserError: no paths, no output folder, an image that cannot be read, or two of one name.
+      UserError: no paths, no output folder, an image that cannot be read, or two of one name;
+        nothing is written then.
     """
     if not paths:
         raise UserError("--mode=predict: give image files or folders after the flags")
     if not output:
         raise UserError("--output is missing: the folder for the masks")
     files = find(paths)
-    answer = evaluate.predictor(run, evaluate.load_model(run, workdir))
+    trained = evaluate.load_model(run, workdir)
+    for file in files:
+        read_image(file)  # all of them, before anything is written
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={output}: {error.strerror}") from None
+    answer = evaluate.predictor(run, trained)
     lines = []
     for number, file in enumerate(files, start=1):
         mask, chosen = segment(run, answer, read_image(file))
@@ -55,12 +62,12 @@ def segment(run: Run, answer, image: np.ndarray) -> tuple[np.ndarray, list[int]]
     if not config.tiles.rows:
         said = answer(image[None])
         branch = int(said.distances[rule][0].argmin())
-        return (said.probability[0, branch] > 0.5).astype(np.uint8), [branch]
+        return said.mask(0, branch).astype(np.uint8), [branch]
     whole = Example(image, np.zeros(image.shape, np.uint8), "image", "", "", "", "", None, "none")
     cut = tiles.cut(whole, config.tiles.rows, config.tiles.columns, config.size)
     said = answer(np.stack([tile.image for tile in cut]))
     chosen = [int(branch) for branch in said.distances[rule].argmin(axis=1)]
-    found = [said.probability[i, branch] > 0.5 for i, branch in enumerate(chosen)]
+    found = [said.mask(i, branch) for i, branch in enumerate(chosen)]
     affines = [tile.to_image for tile in cut if tile.to_image is not None]
     stitched = tiles.put_back([mask.astype(np.float32) for mask in found], affines, image.shape)
     return (stitched > 0.5).astype(np.uint8), chosen
@@ -94,17 +101,25 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
       UserError: it cannot be read, has colors, or is of one gray level.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as opened:
             opened.load()
-            gray = opened.convert("L") if opened.mode in ("1", "P", "LA", "RGB", "RGBA") else opened
-            array = np.asarray(gray)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise UserError(f"{path.name}: cannot be read as an image ({error})") from None
-    if array.ndim != 2 or array.min() == array.max():
-        raise UserError(f"{path.name}: must be a gray image with more than one gray level")
+            if opened.mode in ("1", "LA"):
+                array = np.asarray(opened.convert("L"))
+            elif opened.mode in ("P", "PA", "RGB", "RGBA"):
+                array = np.asarray(opened.convert("RGB"))
+            else:
+                array = np.asarray(opened)
+    except Exception as error:  # a damaged file makes the decoders raise all sorts of things
+        raise UserError(f"{path}: cannot be read as an image ({error})") from None
+    if array.ndim == 3 and (array == array[..., :1]).all():
+        array = array[..., 0]  # gray, stored as three equal colors
+    if array.ndim != 2 or array.dtype.kind not in "ui" or min(array.shape) < 2:
+        raise UserError(f"{path}: must be a gray image of 8 or 16 bits, 2 x 2 pixels or more")
+    if array.min() == array.max():
+        raise UserError(f"{path}: must have more than one gray level")
     top = 255 if array.dtype == np.uint8 else 65535
     return (array.astype(np.float32) / top).clip(0, 1)
 

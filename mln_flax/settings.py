@@ -129,17 +129,33 @@ def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config.
     """The settings that `to_dict` made plain; what is absent keeps its default.
 
     Raises:
-      UserError: a field that is not known.
+      UserError: a field that is not known, or a value of another type.
     """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: must be a group of settings, not {values!r}")
     hints = typing.get_type_hints(kind)
     fields = {}
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"{where}: unknown setting {name!r}{nearest(name, hints)}")
         if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(value, typing.cast(type, hints[name]), f"{where}: {name}")
-        fields[name] = tuple(value) if isinstance(value, list) else value
+            fields[name] = from_dict(value, typing.cast(type, hints[name]), f"{where}: {name}")
+        else:
+            fields[name] = _typed(value, hints[name], f"{where}: {name}")
     return kind(**fields)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """A plain value in its field's type: a list as a tuple, a whole number also for a float."""
+    kinds = typing.get_args(hint)
+    if kinds and isinstance(value, list) and (kinds[1] is Ellipsis or len(value) == len(kinds)):
+        return tuple(_typed(item, kinds[0], where) for item in value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if kinds or type(value) is not hint:  # a bool is an int, but not here
+        kind = str(hint) if kinds else hint.__name__
+        raise UserError(f"{where}: must be of type {kind}, not {value!r}")
+    return value
 
 
 def read_json(path: Any) -> Config:

@@ -8,6 +8,7 @@ import numpy as np
 
 from mln_flax import branches, parallel, views
 from mln_flax.build import Run
+from mln_flax.decision import OperatingPoint
 from mln_flax.input_pipeline import Arrays, chunks
 
 
@@ -17,19 +18,20 @@ class Trained(NamedTuple):
     params: Any
     domain_stats: Any  # exact: per branch and channel, over positions and images
     bank: branches.Bank
+    point: OperatingPoint
 
 
 def forward(run: Run, devices: Any = None) -> Any:
-    """`call(variables, image [B, H, W, 1], branch [B])` -> (foreground bool [B, H, W], moments)."""
+    """`call(variables, image [B, H, W, 1], branch [B])` -> (probability [B, H, W], moments)."""
 
     def rows(variables, image, branch):
         logits, out = run.model.apply({"params": variables["params"]}, image, branch, train=False)
-        return logits.argmax(axis=-1) > 0, out["moments"]
+        return jax.nn.softmax(logits)[..., 1], out["moments"]
 
     return parallel.parallel_map(rows, devices)
 
 
-def collect(run: Run, params: Any, arrays: Arrays, call: Any) -> Trained:
+def collect(run: Run, params: Any, arrays: Arrays, call: Any, point: OperatingPoint) -> Trained:
     """The trained model with its bank, from all views of all training images.
 
     Args:
@@ -37,6 +39,7 @@ def collect(run: Run, params: Any, arrays: Arrays, call: Any) -> Trained:
       params: its trained parameters.
       arrays: the source's training images, not augmented.
       call: what `forward` made.
+      point: what counts as a calcification, chosen on source validation.
     """
     moments: list[list[Any]] = [[] for _ in range(run.num_branches)]
     features = []
@@ -56,6 +59,7 @@ def collect(run: Run, params: Any, arrays: Arrays, call: Any) -> Trained:
             spread=_over_images(of_branch, np.std),
             image=branches.fit_gaussian(np.stack(features)),
         ),
+        point=point,
     )
 
 
@@ -84,6 +88,7 @@ def to_tree(trained: Trained) -> dict[str, Any]:
         "mean": _nest(bank.mean),
         "spread": _nest(bank.spread),
         "image": bank.image._asdict(),
+        "point": {name: np.float64(v) for name, v in trained.point._asdict().items()},
     }
 
 
@@ -92,7 +97,7 @@ def from_tree(tree: dict[str, Any]) -> Trained:
     bank = branches.Bank(
         _flatten(tree["mean"]), _flatten(tree["spread"]), branches.Gaussian(**tree["image"])
     )
-    return Trained(tree["params"], tree["domain_stats"], bank)
+    return Trained(tree["params"], tree["domain_stats"], bank, OperatingPoint(**tree["point"]))
 
 
 def _nest(moments: Any) -> Any:

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mln_flax import checkpoint, input_pipeline, metrics, optim, parallel, records, source_bank
+from mln_flax import checkpoint, decision, input_pipeline, optim, parallel, records, source_bank
 from mln_flax.build import Run, plan
 from mln_flax.data.core import DataSet
+from mln_flax.decision import OperatingPoint
 from mln_flax.input_pipeline import Arrays
 from mln_flax.methods.core import TrainState
 from mln_flax.models import convert
+from mln_flax.types import UserError
 from mln_flax.views import make_view
 
 MODEL = "model"  # the folder of a workdir that holds the trained model: there when training is done
@@ -65,17 +67,35 @@ class Progress(NamedTuple):
         return f"step {step}/{steps}  {speed:.2f} steps/s  {left // 60}:{left % 60:02d} left"
 
 
+def random_state(run: Run) -> TrainState:
+    """A state of the run's form with parameters drawn from the run's seed."""
+    image = jnp.zeros(_image_shape(run))
+    return jax.jit(run.method.init)(jax.random.key(run.config.train.seed), image)
+
+
 def initial_state(run: Run) -> TrainState:
     """The state before the first step: random, or with a PyTorch checkpoint's parameters."""
-    side = run.config.views.crop or run.config.data.size
-    image = jnp.zeros((1, side, side, 1))
-    state = jax.jit(run.method.init)(jax.random.key(run.config.train.seed), image)
+    state = random_state(run)
     if run.config.model.pretrained:
-        weights = convert.read_state_dict(run.config.model.pretrained)
-        params, report = convert.swin_unet_params(weights, run.model, image.shape)
+        params, report = pretrained(run)
         print(convert.describe(report))
         state = state._replace(params=params)
     return state
+
+
+def pretrained(run: Run) -> tuple[Any, convert.Report]:
+    """A PyTorch checkpoint's parameters, and what became of each of them.
+
+    Raises:
+      UserError: the file cannot be read, or does not fit the network.
+    """
+    weights = convert.read_state_dict(run.config.model.pretrained)
+    return convert.swin_unet_params(weights, run.model, _image_shape(run))
+
+
+def _image_shape(run: Run) -> tuple[int, int, int, int]:
+    side = run.config.views.crop or run.config.data.size
+    return 1, side, side, 1
 
 
 def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None) -> Path:
@@ -85,11 +105,13 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
 
     Raises:
       Stopped: a signal came; the state is saved.
+      UserError: the loss is not finite, or the hosts cannot share a batch equally.
     """
     config, stop = run.config.train, stop or StopSignal()
     source = run.config.data.source
-    arrays = input_pipeline.arrays_of(data.part(source, "train"))
-    validation = input_pipeline.arrays_of(data.part(source, "validation"))
+    parts = {
+        name: input_pipeline.arrays_of(data.part(source, name)) for name in ("train", "validation")
+    }
     log = workdir / "train.jsonl"
     forward = source_bank.forward(run)
 
@@ -107,7 +129,7 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
         update = parallel.parallel_update(run.method.update)
         learning_rate = optim.schedule(run.config.optim, config.steps)
         batches = input_pipeline.train_batches(
-            arrays, plan(run), first, config.steps, parallel.host_share()
+            parts["train"], plan(run), first, config.steps, parallel.host_share()
         )
         progress, since, saved = Progress(time.monotonic(), first), time.monotonic(), first
         for step, batch in enumerate(batches, start=first + 1):
@@ -132,7 +154,7 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
                 )
                 _check_finite(row)
             if step % config.evaluate_every_steps == 0 or last:
-                scores = validate(run, forward, state.params, validation)
+                scores, _ = validate(run, forward, state.params, parts["validation"])
                 write({"step": step, **scores})
                 print(f"step {step}: source validation DSC {scores['validation_dsc']:.3f}")
                 checkpoint.save(checkpoints, step, state, scores["validation_dsc"])
@@ -144,37 +166,43 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
                     f"stopped by {stop.name} after step {step}; the state is saved, "
                     "the same command goes on from here"
                 )
-        return finish(run, checkpoints, state, arrays, forward, workdir)
+        return finish(run, checkpoints, state, parts, forward, workdir)
 
 
-def finish(run, checkpoints, state, arrays: Arrays, forward, workdir: Path) -> Path:
+def finish(run, checkpoints, state, parts: dict[str, Arrays], forward, workdir: Path) -> Path:
     """Takes the best checkpoint, makes its statistics exact, and writes the model."""
     best = checkpoints.best_step()
     params = checkpoint.restore(checkpoints, jax.eval_shape(lambda: state), best).params
     print(f"training: done; best source validation at step {best}; exact statistics ...")
-    trained = source_bank.collect(run, params, arrays, forward)
-    if parallel.is_main_process():
-        checkpoint.save_tree(workdir / MODEL, source_bank.to_tree(trained))
+    point = validate(run, forward, params, parts["validation"])[1]
+    trained = source_bank.collect(run, params, parts["train"], forward, point)
+    checkpoint.save_tree(workdir / MODEL, source_bank.to_tree(trained))
     return workdir / MODEL
 
 
-def validate(run: Run, forward: Any, params: Any, arrays: Arrays) -> dict[str, Any]:
-    """Mean DSC over the source's validation images, each view in its own branch."""
-    per_view = {}
+def validate(
+    run: Run, forward: Any, params: Any, arrays: Arrays
+) -> tuple[dict[str, Any], OperatingPoint]:
+    """Mean DSC over the source's validation images, each view in its own branch.
+
+    It is measured at the operating point that suits these images best, which comes with it.
+    """
+    probabilities = []
     for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
         images = make_view(name).numpy(arrays.image)
-        scores = []
         for rows, count in input_pipeline.chunks(len(images), run.config.evaluate.batch_size):
-            found, _ = forward(
-                {"params": params}, images[rows, ..., None], np.full(count, branch, np.int32)
-            )
-            pairs = zip(found, arrays.mask[rows], strict=True)
-            scores += [metrics.pixel_scores(a, b)[2] for a, b in pairs]
-        per_view[name] = float(np.mean(scores))
-    return {
-        "validation_dsc": float(np.mean(list(per_view.values()))),
-        "validation_dsc_per_view": per_view,
+            indices = np.full(count, branch, np.int32)
+            probabilities.append(forward({"params": params}, images[rows, ..., None], indices)[0])
+    masks = np.tile(arrays.mask, (len(run.view_names), 1, 1))
+    point, dsc = decision.choose(np.concatenate(probabilities), masks)
+    per_view = dsc.reshape(len(run.view_names), -1).mean(axis=1)
+    scores = {
+        "validation_dsc": float(dsc.mean()),
+        "validation_dsc_per_view": dict(zip(run.view_names, per_view.tolist(), strict=True)),
+        "threshold": point.threshold,
+        "min_pixels": point.min_pixels,
     }
+    return scores, point
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -187,9 +215,10 @@ def writers(workdir: Path) -> Iterator[Any]:
     """A function that adds one row to train.jsonl and, where TensorFlow is, to TensorBoard."""
     board: Any = None
     if parallel.is_main_process() and input_pipeline.have_tensorflow():
-        from clu import metric_writers
+        with contextlib.suppress(ImportError):
+            from clu import metric_writers
 
-        board = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+            board = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
 
     def write(row: dict[str, Any]) -> None:
         if not parallel.is_main_process():
@@ -208,7 +237,7 @@ def writers(workdir: Path) -> Iterator[Any]:
 
 def _check_finite(row: dict[str, Any]) -> None:
     if not np.isfinite(row["loss"]):
-        raise FloatingPointError(
+        raise UserError(
             f"the loss is {row['loss']} at step {row['step']}; a smaller "
             "--config.optim.learning_rate may help"
         )

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import ndimage, stats
 from scipy.special import softmax
 
 from mln_flax import branches
@@ -170,9 +170,27 @@ def test_image_features_of_one_image_by_hand():
     borders = sorted(edge.mean() for edge in (image[0], image[-1], image[:, 0], image[:, -1]))
     down = np.mean([abs(image[i + 1, j] - image[i, j]) for i in range(6) for j in range(9)])
     across = np.mean([abs(image[i, j + 1] - image[i, j]) for i in range(7) for j in range(8)])
-    expected = [*quantiles, *borders, (down + across) / 2, stats.skew(image, axis=None)]
-    features = branches.image_features(image[None].astype(np.float32))
-    assert features.shape == (1, 13) == (1, branches.FEATURES)
+    gradient = np.log((down + across) / 2 + branches.NOISE_FLOOR)
+    center = image[1:-1, 1:-1].ravel()
+    kernel = [[0, -1, 0], [-1, 4, -1], [0, -1, 0]]
+    laplacian = np.abs(ndimage.convolve(image, kernel)[1:-1, 1:-1]).ravel()
+    edges = np.quantile(center, [0, 0.25, 0.5, 0.75, 1])
+    noise = [
+        np.log(laplacian[(center >= low) & (center <= high)].mean() + branches.NOISE_FLOOR)
+        for low, high in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    polarity = []
+    for fine, coarse in ((1, 3), (2, 6)):
+        band = ndimage.gaussian_filter(image, fine) - ndimage.gaussian_filter(image, coarse)
+        dark, middle, bright = np.quantile(band, [0.01, 0.5, 0.99]) + [
+            -branches.NOISE_FLOOR,
+            0,
+            branches.NOISE_FLOOR,
+        ]
+        polarity.append(np.log((bright - middle) / (middle - dark)))
+    expected = [*quantiles, *borders, gradient, stats.skew(image, axis=None), *noise, *polarity]
+    features = branches.image_features(image[None])
+    assert features.shape == (1, 19) == (1, branches.FEATURES)
     assert features.dtype == np.float64
     np.testing.assert_allclose(features[0], expected, rtol=1e-5, atol=1e-7)
 
@@ -188,11 +206,15 @@ def test_image_features_know_no_orientation_but_the_intensity():
     np.testing.assert_allclose(inverted[:, 7:11], 1 - features[:, 10:6:-1])
     np.testing.assert_allclose(inverted[:, 11], features[:, 11])
     np.testing.assert_allclose(inverted[:, 12], -features[:, 12])
+    np.testing.assert_allclose(inverted[:, 13:17], features[:, 16:12:-1])  # noise by gray
+    np.testing.assert_allclose(inverted[:, 17:], -features[:, 17:], atol=1e-9)
 
 
 def test_image_features_of_a_constant_image_are_finite():
     np.testing.assert_allclose(
-        branches.image_features(np.full((1, 5, 5), 0.25)), [[0.25] * 11 + [0, 0]], atol=1e-9
+        branches.image_features(np.full((1, 5, 5), 0.25)),
+        [[0.25] * 11 + [np.log(1e-4), 0] + [np.log(1e-4)] * 4 + [0, 0]],
+        atol=1e-9,
     )
 
 
@@ -225,7 +247,7 @@ def test_the_ridge_is_a_share_of_the_pooled_variance():
 
 
 def test_few_or_equal_images_still_give_a_proper_distribution():
-    for features in (np.ones((2, 1, 13)), np.random.default_rng(6).normal(size=(2, 4, 13))):
+    for features in (np.ones((2, 1, 19)), np.random.default_rng(6).normal(size=(2, 4, 19))):
         gaussian = branches.fit_gaussian(features)
         assert all(np.isfinite(part).all() for part in gaussian)
         own = branches.image_distances(gaussian, gaussian.mean)

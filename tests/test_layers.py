@@ -16,7 +16,7 @@ modes
 train evaluate predict report summary
 build source_bank
 methods input_pipeline checkpoint optim parallel metrics records tables table_layout plots page
-models data views branches losses
+models data views branches losses decision
 settings
 config
 types registry
@@ -32,6 +32,7 @@ BESIDE = {  # the only imports within one line: who -> whom
     "plots": ("tables",),
     "tables": ("table_layout",),
     "registry": ("types",),
+    "checkpoint": ("parallel",),
 }
 LAZY = "tensorflow tensorflow_datasets clu pydicom highdicom matplotlib PIL".split()
 NOT_IN_DATA = "jax jaxlib flax optax orbax".split()  # nor in what data imports

@@ -10,6 +10,7 @@ import pytest
 from mln_flax import branches, source_bank, views
 from mln_flax.build import build
 from mln_flax.config import Config, ModelConfig
+from mln_flax.decision import OperatingPoint
 from mln_flax.input_pipeline import Arrays
 from mln_flax.models.swin import space_to_depth
 
@@ -57,7 +58,7 @@ def call(run):
 
 @pytest.fixture(scope="module")
 def trained(run, params, arrays, call):
-    return source_bank.collect(run, params, arrays, call)
+    return source_bank.collect(run, params, arrays, call, OperatingPoint(0.7, 3))
 
 
 def by_branch(arrays):

@@ -69,13 +69,17 @@ def _update(model, optimizer, config, num_branches, seed, state: TrainState, bat
         dice = losses.branch_dice(jax.nn.softmax(logits), batch.mask, branch, num_branches, AXIS)
         loss = losses.dice_loss(dice, config.foreground_only)
         if config.cross_entropy:
-            loss += config.cross_entropy * losses.cross_entropy(
-                logits,
-                batch.mask,
-                batch.valid,
-                config.class_weights,
-                config.hard_negatives,
-                AXIS,
+            loss += (
+                config.cross_entropy
+                * ramp(state.step, config)
+                * losses.cross_entropy(
+                    logits,
+                    batch.mask,
+                    batch.valid,
+                    config.class_weights,
+                    config.hard_negatives,
+                    AXIS,
+                )
             )
         return loss, (dice, updated["domain_stats"])
 
@@ -89,6 +93,15 @@ def _update(model, optimizer, config, num_branches, seed, state: TrainState, bat
     params = optax.apply_updates(state.params, updates)
     metrics = {"loss": 1 + loss / num_branches, "dice": dice[:, 1:].mean()}
     return TrainState(state.step + 1, params, domain_stats, opt_state), metrics
+
+
+def ramp(step, config: MethodConfig):
+    """The share of the cross-entropy that counts at a step: 0 at first, then linearly up to 1.
+
+    Hard negatives before the first lesions are found teach the network to find nothing.
+    """
+    start = config.cross_entropy_from_step
+    return jnp.clip((step - start) / start, 0, 1) if start else 1.0
 
 
 def _predict(model, num_branches, variables: Any, image) -> Prediction:

@@ -1,0 +1,30 @@
+"""Digitized screen film: mini-MIAS, whose circles around clusters become regions.
+
+    python -m mln_flax.main --config=configs/mini_mias.py --config.data.dir=FOLDER --workdir=W
+
+FOLDER holds Info.txt and the mdbNNN.pgm files of the public archive. There is no target: nothing
+else in the package has cluster outlines. The report shows how the branches answer on the films'
+own views.
+"""
+
+from mln_flax.config import (
+    Config,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    ViewsConfig,
+)
+
+
+def get_config() -> Config:
+    """Tiles of 256 pixels (0.4 mm), the demo's network."""
+    return Config(
+        data=DataConfig(name="mini_mias", source="mini_mias", targets=(), size=256),
+        views=ViewsConfig(crop=192),
+        model=ModelConfig(preset="demo", drop_path_rate=0.0),
+        method=MethodConfig(foreground_only=True),
+        optim=OptimConfig(learning_rate=2e-3),
+        train=TrainConfig(steps=600),
+    )

@@ -1,0 +1,142 @@
+"""The door: what the user got wrong is said in a line or two with code 2; nothing is written."""
+
+import json
+
+import pytest
+import tiny
+
+from mln_flax.main import main
+
+MINI_MIAS = str(tiny.ROOT / "configs" / "mini_mias.py")
+
+
+def refused(capsys, argv):
+    """What stands on stderr when a command line is refused."""
+    capsys.readouterr()
+    assert main([str(word) for word in argv]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and 1 <= len(err.splitlines()) <= 2, err
+    return err
+
+
+def config(*words):
+    """A command line that is right but for some words."""
+    return lambda workdir: [*tiny.flags(workdir), *(f"--config.{word}" for word in words)]
+
+
+def mode(*words):
+    return lambda workdir: [f"--workdir={workdir}", *words]
+
+
+WRONG = {
+    "flag": (mode("--mod=train"), "unknown flag --mod (did you mean '--mode'?)"),
+    "flag without a value": (mode("--mode"), "--mode: expected one argument"),
+    "mode": (mode("--mode=trian"), "--mode=trian: unknown mode (did you mean 'train'?); known: "),
+    "setting": (config("train.stps=3"), "unknown setting 'stps' (did you mean 'steps'?)"),
+    "group": (config("trian.steps=3"), "unknown setting 'trian' (did you mean 'train'?)"),
+    "setting without =": (config("train.steps"), "give its value as --config.train.steps=VALUE"),
+    "whole number": (config("train.steps=3.5"), "--config.train.steps=3.5: must be a whole number"),
+    "number": (config("optim.b1=much"), "--config.optim.b1=much: must be a number"),
+    "range": (config("train.batch_size=0"), "--config.train.batch_size=0: must be above 0"),
+    "size": (config("data.size=4", "views.crop=0"), "--config.data.size=4: this network needs 8 "),
+    "crop": (config("views.crop=33"), "--config.views.crop=33: allowed are 0 (whole image) to"),
+    "heads": (config("model.num_heads=3,2"), "3 heads do not divide the 8 channels of stage 0"),
+    "view": (config("views.names=identity,bezir(0.3)"), "unknown view 'bezir' (did you mean 'bez"),
+    "view's number": (config("views.names=bezier(3)"), "bezier(3): a must lie in [0, 1]"),
+    "preset": (config("model.preset=demmo"), "unknown preset 'demmo' (did you mean 'demo'?)"),
+    "method": (config("method.name=mlm"), "unknown method 'mlm' (did you mean 'mln'?)"),
+    "selection": (config("method.selection=cosin"), "'cosin' (did you mean 'cosine'?)"),
+    "data set": (config("data.name=phantoms"), "'phantoms' (did you mean 'phantom'?)"),
+    "domain": (config("data.targets=flim"), "unknown phantom domain 'flim' (did you mean 'film'?)"),
+    "checkpoint": (config("model.pretrained=/nowhere/swin.npz"), "/nowhere/swin.npz"),
+    "config": (mode("--config=configs/phantm.py"), "no such file (did you mean 'phantom.py'?)"),
+    "no config": (mode(), "holds no run yet, and --config is missing: a file such as"),
+    "paths": (mode("--mode=report", "a.png"), "'a.png': only --mode=predict takes paths"),
+    "no workdir": (lambda _: [f"--config={tiny.PHANTOM}"], "--workdir is missing: the folder"),
+    "data folder": (
+        lambda workdir: [f"--config={MINI_MIAS}", f"--workdir={workdir}", "--config.data.dir=/no"],
+        "data.dir='/no' is not a folder; expected a folder with Info.txt",
+    ),
+    "no data folder": (
+        lambda workdir: [f"--config={MINI_MIAS}", f"--workdir={workdir}", "--mode=prepare"],
+        "data.dir is empty; expected a folder with Info.txt",
+    ),
+    "evaluate nothing": (
+        lambda workdir: [*tiny.flags(workdir), "--mode=evaluate"],
+        "holds no trained model; run --mode=train first",
+    ),
+    "predict with nothing": (
+        lambda workdir: [*tiny.flags(workdir), "--mode=predict", "--output=/nowhere", tiny.PHANTOM],
+        "holds no trained model; run --mode=train first",
+    ),
+    "report on nothing": (
+        lambda workdir: [*tiny.flags(workdir), "--mode=report"],
+        "config.json is missing: --mode=train makes it",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_and_nothing_is_written(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tiny.ROOT)
+    words, message = WRONG[name]
+    assert message in refused(capsys, words(tmp_path / "run"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["train", "evaluate", "prepare", "predict", "report"])
+def test_a_workdir_that_is_a_file(what, tmp_path, capsys):
+    workdir = tmp_path / "file"
+    workdir.write_text("mine")
+    more = ["--output=x", tiny.PHANTOM] if what == "predict" else []
+    err = refused(capsys, [*tiny.flags(workdir), f"--mode={what}", *more])
+    assert "is a file" in err or "missing" in err
+    assert workdir.read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("what", ["train", "evaluate", "prepare", "predict"])
+def test_a_workdir_of_other_settings(what, tiny_workdir, tmp_path, capsys):
+    before = tiny.snapshot(tiny_workdir)
+    more = [f"--output={tmp_path / 'out'}", tiny.PHANTOM] if what == "predict" else []
+    words = tiny.flags(tiny_workdir, train__steps="5", optim__b1="0.8")
+    err = refused(capsys, [*words, f"--mode={what}", *more])
+    assert "belongs to other settings (optim.b1: 0.9 -> 0.8; train.steps: 4 -> 5); take" in err
+    assert tiny.snapshot(tiny_workdir) == before and not list(tmp_path.iterdir())
+
+
+def test_a_config_json_edited_by_hand(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"train": {"steps": "many"}}))
+    err = refused(capsys, [f"--workdir={tmp_path}", "--mode=evaluate"])
+    assert "train: steps: must be of type int, not 'many'" in err
+
+
+def test_after_a_mistyped_data_folder_the_right_one_is_no_other_setting(tmp_path, capsys):
+    words = [f"--config={MINI_MIAS}", f"--workdir={tmp_path / 'run'}", "--mode=prepare"]
+    refused(capsys, [*words, "--config.data.dir=/mistyped"])
+    assert "/right" in refused(capsys, [*words, "--config.data.dir=/right"])
+
+
+def test_predict_without_output_or_paths(tiny_workdir, tmp_path, capsys):
+    before = tiny.snapshot(tiny_workdir)
+    words = [f"--workdir={tiny_workdir}", "--mode=predict"]
+    assert "--output is missing" in refused(capsys, [*words, tiny.PHANTOM])
+    out = tmp_path / "out"
+    assert "give image files or folders" in refused(capsys, [*words, f"--output={out}"])
+    err = refused(capsys, [*words, f"--output={out}", "nowhere.png"])
+    assert "nowhere.png: no such file or folder" in err
+    assert not out.exists() and tiny.snapshot(tiny_workdir) == before
+
+
+def test_help_and_a_wrong_flag_in_a_fresh_process(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    for word in ("--config", "--workdir", "--mode", "predict", "--output", "learning_rate"):
+        assert word in shown
+    process = tiny.python("-m", "mln_flax.main", "--wordir=x")
+    assert process.communicate() == (
+        "",
+        "error: unknown flag --wordir (did you mean '--workdir'?)\n",
+    )
+    assert process.returncode == 2

@@ -1,0 +1,126 @@
+"""A whole run through the door with the shipped demo's settings, made tiny."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+
+from mln_flax import branches, modes, records
+from mln_flax.main import main
+
+DOMAINS = ("ffdm", "dbt", "film", "processing")
+FINAL = ("config.json", "records.jsonl", "data.json", "report/index.html")
+
+
+@pytest.fixture(scope="module")
+def lines(tiny_workdir):
+    return records.read(tiny_workdir / "records.jsonl")
+
+
+@pytest.fixture
+def copy(tiny_workdir, tmp_path):
+    """A workdir that a test may write to."""
+    return shutil.copytree(tiny_workdir, tmp_path / "run")
+
+
+def test_every_image_of_source_and_targets_has_one_record(lines):
+    images = [line for line in lines if line["kind"] == "image"]
+    assert len({line["image_id"] for line in images}) == len(images)
+    for domain in DOMAINS:
+        own = [line for line in images if line["domain"] == domain]
+        assert len(own) == tiny.TEST_IMAGES
+        assert {line["role"] for line in own} == {"source" if domain == "ffdm" else "target"}
+    assert {line["domain"] for line in images} == set(DOMAINS)
+    for line in images:
+        assert set(line["chosen"]) == set(line["distances"]) == set(branches.SELECTIONS)
+        for rule, distances in line["distances"].items():
+            assert len(distances) == 3 and line["chosen"][rule] == int(np.argmin(distances))
+        assert line["branches"] == list(tiny.VIEWS) and line["selection"] == "image"
+        assert len(line["scores"]["branch"]) == 3 and 0 <= line["scores"]["union"]["dsc"] <= 1
+
+
+def test_every_view_of_every_source_image_has_one_record(lines):
+    views = [line for line in lines if line["kind"] == "view"]
+    pairs = [(line["image_id"], line["view"], line["branch"]) for line in views]
+    ids = {line["image_id"] for line in lines if line["domain"] == "ffdm"}
+    wanted = [(one, view, branch) for one in ids for branch, view in enumerate(tiny.VIEWS)]
+    assert sorted(pairs) == sorted(wanted) and len(wanted) == 3 * tiny.TEST_IMAGES
+    assert len(lines) == len(views) + 4 * tiny.TEST_IMAGES
+
+
+def test_the_workdir_holds_what_the_design_says(tiny_workdir):
+    for name in (*FINAL, "environment.json", "train.jsonl", "checkpoints", "model"):
+        assert (tiny_workdir / name).exists(), name
+    page = (tiny_workdir / "report" / "index.html").read_text(encoding="utf-8")
+    assert all(domain in page for domain in DOMAINS)
+    assert not list(tiny_workdir.glob(".*"))  # no half-written files
+
+
+def test_the_same_command_again_says_done_and_changes_nothing(copy, capsys):
+    before = tiny.snapshot(copy)
+    capsys.readouterr()
+    assert main(tiny.flags(copy)) == 0
+    out = capsys.readouterr().out
+    assert "training: done already (4 steps" in out and "evaluation: done already" in out
+    after = tiny.snapshot(copy)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert all(name.startswith(str(copy / "report")) for name in changed)
+    assert set(after) == set(before)
+
+
+def test_evaluate_again_gives_identical_records(copy, tiny_workdir):
+    (copy / "records.jsonl").unlink()
+    # Settings under evaluate may change; without pictures the report is still a page.
+    more = ["--mode=evaluate", "--config.evaluate.examples=0"]
+    assert main([f"--workdir={copy}", *more]) == 0
+    found, wanted = ((folder / "records.jsonl").read_bytes() for folder in (copy, tiny_workdir))
+    assert found == wanted
+    assert not list((copy / "report").glob("example*"))
+
+
+def test_the_report_is_a_function_of_the_other_files(copy, tiny_workdir):
+    shutil.rmtree(copy / "report")
+    assert main([f"--workdir={copy}", "--mode=report"]) == 0
+    names = {path.name for path in (tiny_workdir / "report").iterdir()}
+    assert {path.name for path in (copy / "report").iterdir()} == names
+    for name in names:
+        found, wanted = ((folder / "report" / name).read_bytes() for folder in (copy, tiny_workdir))
+        assert found == wanted, name
+
+
+def test_prepare_describes_the_data_and_trains_nothing(tmp_path, tiny_workdir, capsys):
+    workdir = tmp_path / "run"
+    assert main([*tiny.flags(workdir), "--mode=prepare"]) == 0
+    assert sorted(path.name for path in workdir.iterdir()) == [
+        "config.json",
+        "data.json",
+        "sheet.npz",
+    ]
+    assert (workdir / "data.json").read_bytes() == (tiny_workdir / "data.json").read_bytes()
+    assert "data: ffdm train: 6 phantoms" in capsys.readouterr().out
+
+
+def test_summary_needs_no_workdir(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in tiny.flags("") if not word.startswith("--workdir")]
+    assert main([*words, "--mode=summary"]) == 0
+    out = capsys.readouterr().out
+    assert "shared + 3 x" in out and "per branch" in out and "GiB" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
+    changed = {}
+    monkeypatch.setattr(modes.jax.config, "update", changed.__setitem__)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    modes.cache_compiled(tiny.config())
+    assert not changed
+    modes.cache_compiled(tiny.config(train__cache_compiled="true"))
+    assert changed["jax_compilation_cache_dir"] == str(tmp_path / "mln_flax")
+
+
+def test_the_commit_is_known_or_said_to_be_unknown(monkeypatch, tmp_path):
+    assert modes.commit()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert modes.commit() == "unknown"

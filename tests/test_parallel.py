@@ -1,0 +1,120 @@
+"""One device against four, padding that counts nowhere, and a step that compiles once."""
+
+import os
+
+import jax
+import numpy as np
+import tiny
+
+from mln_flax import input_pipeline, parallel
+from mln_flax.build import build, plan
+from mln_flax.input_pipeline import Arrays
+from mln_flax.train import initial_state
+from mln_flax.types import Batch
+
+# Two images in three views are six rows: on four devices two rows are padding.
+COMPARE = """
+import sys
+sys.path.insert(0, "tests")
+import jax
+import numpy as np
+import tiny
+from mln_flax import parallel
+from test_parallel import after_steps, that_matter
+
+assert jax.device_count() == 4
+one = after_steps(jax.devices()[:1], keep=5)
+four = after_steps(jax.devices(), keep=5)
+for name in ("params", "domain_stats"):
+    a, b = (that_matter(jax.device_get(getattr(s, name))) for s in (one[0], four[0]))
+    difference = max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
+    assert difference < 1e-5, (name, difference)
+for a, b in zip(one[1], four[1], strict=True):
+    assert abs(a["loss"] - b["loss"]) < 1e-5 and abs(a["dice"] - b["dice"]) < 1e-5
+assert len({round(row["loss"], 4) for row in one[1]}) == 4  # it did move
+rows = np.arange(14.0).reshape(7, 2)
+double = parallel.parallel_map(lambda scale, x: {"y": scale * x})
+np.testing.assert_array_equal(double(np.float32(2), rows)["y"], 2 * rows)
+print("equal")
+"""
+
+
+def some_arrays(side=32, count=6):
+    rng = np.random.default_rng(0)
+    image = rng.random((count, side, side)).astype(np.float32)
+    return Arrays(image, (image > 0.8).astype(np.uint8))
+
+
+def that_matter(tree):
+    """The leaves, without the bias of the attention's keys.
+
+    It moves all scores of a query alike, so its gradient is zero but for rounding, and Adam makes
+    whole steps of the rounding.
+    """
+    leaves = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jax.tree_util.keystr(path).endswith("['qkv']['bias']"):
+            query, _, value = np.split(leaf, 3)
+            leaf = np.stack([query, value])
+        leaves.append(leaf)
+    return leaves
+
+
+def after_steps(devices, keep, steps=4, update=None, **changes):
+    """The state and what was measured; of the last batch only `keep` rows are valid."""
+    run = build(tiny.config(optim__warmup_steps="0", **changes))
+    update = parallel.parallel_update(update or run.method.update, devices)
+    state, rows = parallel.replicate(initial_state(run), devices), []
+    batches = input_pipeline.train_batches(some_arrays(), plan(run), 0, steps, backend="numpy")
+    for step, batch in enumerate(batches, start=1):
+        if step == steps:
+            batch = Batch(*(x[:keep] for x in batch))
+        state, measured = update(state, parallel.shard(batch, len(devices)))
+        rows.append({name: float(value) for name, value in measured.items()})
+    return state, rows
+
+
+def test_four_devices_train_as_one_does_with_an_uneven_last_batch():
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=4"
+    process = tiny.python("-c", COMPARE, XLA_FLAGS=flags)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out.strip()) == (0, "equal"), err
+
+
+def test_the_step_is_traced_once():
+    traces = []
+    run = build(tiny.config())
+
+    def counted(state, batch):
+        traces.append(1)
+        return run.method.update(state, batch)
+
+    before = initial_state(run)
+    kept = jax.device_get(before)
+    after_steps(jax.devices()[:1], keep=6, update=counted)
+    assert len(traces) == 1
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(before), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_replicated_state_is_a_copy_that_may_be_donated():
+    state = {"a": jax.numpy.arange(4.0)}
+    copy = parallel.replicate(state)
+    jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)(copy)
+    np.testing.assert_array_equal(state["a"], np.arange(4.0))
+
+
+def test_shard_pads_with_rows_that_are_not_valid():
+    image, mask = np.ones((5, 2, 2, 1), np.float32), np.ones((5, 2, 2), np.int32)
+    batch = Batch(image, mask, np.arange(5, dtype=np.int32), np.ones(5, bool))
+    cut = parallel.shard(batch, 4)
+    assert cut.image.shape == (4, 2, 2, 2, 1) and cut.valid.shape == (4, 2)
+    np.testing.assert_array_equal(cut.valid.ravel(), [True] * 5 + [False] * 3)
+    np.testing.assert_array_equal(cut.branch.ravel()[:5], np.arange(5))
+    assert not cut.image.reshape(8, -1)[5:].any()
+
+
+def test_parallel_map_keeps_order_and_length():
+    rows = np.arange(6.0).reshape(3, 2)
+    out = parallel.parallel_map(lambda scale, x, y: scale * x + y)(np.float32(2), rows, rows)
+    np.testing.assert_array_equal(out, 3 * rows)

@@ -1,0 +1,116 @@
+"""A user's own images: what is read, what is refused, and that each mask is its branch's."""
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from mln_flax import evaluate, predict, records
+from mln_flax.build import build, load_data
+from mln_flax.main import main
+from mln_flax.types import UserError
+
+
+def save(path, array):
+    Image.fromarray(array).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def image():
+    return load_data(tiny.config()).part("film", "test")[0].image
+
+
+def levels(image, bits):
+    return np.round(image * (2**bits - 1)).astype(f"uint{bits}")
+
+
+def test_masks_and_lines_for_8_and_16_bits(image, tiny_workdir, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    save(folder / "a.png", levels(image, 8))
+    save(folder / "b.png", levels(image, 16))
+    (folder / "notes.txt").write_text("no image")
+    single = save(tmp_path / "c.tif", levels(image[:, :20], 16))
+    before = tiny.snapshot(tiny_workdir)
+    words = [f"--workdir={tiny_workdir}", "--mode=predict", f"--output={out}"]
+    assert main([*words, str(folder), str(single)]) == 0
+    assert tiny.snapshot(tiny_workdir) == before
+    lines = records.read(out / "predictions.jsonl")
+    assert [line["image"] for line in lines] == ["a.png", "b.png", "c.tif"]
+    names = ["a_mask.png", "b_mask.png", "c_mask.png"]
+    assert sorted(path.name for path in out.iterdir()) == [*names, "predictions.jsonl"]
+
+    run = build(tiny.config())
+    answer = evaluate.predictor(run, evaluate.load_model(run, tiny_workdir))
+    for line, name, bits in zip(lines, names, (8, 16), strict=False):
+        said = answer((levels(image, bits) / (2**bits - 1)).astype(np.float32)[None])
+        branch = int(said.distances["image"][0].argmin())
+        with Image.open(out / name) as opened:
+            mask = np.asarray(opened)
+        np.testing.assert_array_equal(mask, 255 * said.mask(0, branch))
+        assert mask.dtype == np.uint8 and line["mask"] == name
+        assert line["label_pixels"] == (mask > 0).sum()
+        assert line["branches"] == [tiny.VIEWS[branch]] and line["selection"] == "image"
+    with Image.open(out / "c_mask.png") as opened:
+        assert opened.size == (20, 32)
+
+
+def test_one_wrong_image_among_good_ones_writes_nothing(image, tiny_workdir, tmp_path, capsys):
+    good = save(tmp_path / "good.png", levels(image, 8))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(good.read_bytes()[:200])
+    other = tmp_path / "other"
+    other.mkdir()
+    twin = save(other / "good.bmp", levels(image, 8))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    flat = save(tmp_path / "flat.png", np.full((32, 32), 7, np.uint8))
+    out = tmp_path / "out"
+    words = [f"--workdir={tiny_workdir}", "--mode=predict", f"--output={out}", str(good)]
+    for path, message in (
+        (broken, "broken.png: cannot be read as an image"),
+        (flat, "flat.png: must have more than one gray level"),
+        (twin, "two images are named 'good': their masks would overwrite each other"),
+        (empty, "empty: no images in this folder (.png, "),
+        (tmp_path / "gone.png", "gone.png: no such file or folder"),
+    ):
+        assert main([*words, str(path)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and message in err and len(err.splitlines()) == 1
+        assert not out.exists()
+    out.write_text("mine")
+    assert main(words) == 2
+    assert f"--output={out}: " in capsys.readouterr().err and out.read_text() == "mine"
+
+
+def test_gray_levels_are_shares_of_the_whole_range(tmp_path):
+    ramp = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    for name, array, top in (
+        ("8.png", ramp, 255),
+        ("16.png", ramp.astype(np.uint16) * 256, 65535),
+        ("16.tif", ramp.astype(np.uint16), 65535),
+        ("8.pgm", ramp, 255),
+        ("gray-in-colors.png", np.repeat(ramp[..., None], 3, axis=2), 255),
+        ("transparent.png", np.stack([ramp, np.full_like(ramp, 255)], axis=2), 255),
+    ):
+        found = predict.read_image(save(tmp_path / name, array))
+        wanted = (array if array.ndim == 2 else array[..., 0]) / np.float32(top)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, err_msg=name)
+
+
+def test_other_kinds_of_image_are_refused(tmp_path):
+    colors = np.zeros((4, 4, 3), np.uint8)
+    colors[0, 0, 0] = 255
+    line = np.arange(5, dtype=np.uint8)[None]
+    for name, array in (
+        ("colors.png", colors),
+        ("floats.tif", np.eye(4, dtype=np.float32)),
+        ("line.png", line),
+    ):
+        with pytest.raises(UserError, match=f"{name}: must be a gray image of 8 or 16 bits, 2 x 2"):
+            predict.read_image(save(tmp_path / name, array))
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(UserError, match="text.png: cannot be read as an image"):
+        predict.read_image(tmp_path / "text.png")

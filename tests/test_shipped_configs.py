@@ -1,0 +1,81 @@
+"""Every shipped config: its step is dry-run, and a real data set's goes all the way, tiny."""
+
+import glob
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from mln_flax import branches, parallel, records, settings
+from mln_flax.build import build
+from mln_flax.config import validate
+from mln_flax.main import main
+from mln_flax.types import Batch
+
+FILES = sorted(glob.glob(str(tiny.ROOT / "configs" / "*.py")))
+MINI_MIAS = str(tiny.ROOT / "configs" / "mini_mias.py")
+REAL = tiny.ROOT / "../shared/data/mini_mias"
+
+needs_mini_mias = pytest.mark.skipif(MINI_MIAS not in FILES, reason="the config is not there")
+
+
+@pytest.mark.parametrize("file", FILES, ids=os.path.basename)
+def test_a_shipped_config_builds_and_its_step_keeps_the_form_of_the_state(file):
+    config = settings.load_file(file)
+    validate(config)
+    run = build(config)
+    side, rows = config.views.crop or config.data.size, 2 * len(run.view_names)
+    state = jax.eval_shape(
+        run.method.init, jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+    )
+    batch = Batch(
+        jax.ShapeDtypeStruct((1, rows, side, side, 1), jnp.float32),
+        jax.ShapeDtypeStruct((1, rows, side, side), jnp.int32),
+        jax.ShapeDtypeStruct((1, rows), jnp.int32),
+        jax.ShapeDtypeStruct((1, rows), jnp.bool_),
+    )
+    update = parallel.parallel_update(run.method.update, jax.devices()[:1])
+    after, measured = jax.eval_shape(update, state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    assert {name: value.shape for name, value in measured.items()} == {"loss": (), "dice": ()}
+
+
+@needs_mini_mias
+def test_mini_mias_goes_through_its_config(tmp_path, capsys):
+    films, workdir = tmp_path / "films", tmp_path / "run"
+    films.mkdir()
+    words = tiny.flags(workdir, MINI_MIAS, data__dir=str(tiny.write_films(films)))
+    assert main(words) == 0
+    lines = records.read(workdir / "records.jsonl")
+    images = [line for line in lines if line["kind"] == "image"]
+    data = json.loads((workdir / "data.json").read_text())
+    tested = next(part["images"] for part in data["parts"] if part["part"] == "test")
+    assert len(images) == len({line["image_id"] for line in images}) == tested > 4
+    assert len(lines) - len(images) == len(tiny.VIEWS) * tested
+    assert {line["domain"] for line in lines} == {"mini_mias"}
+    assert {line["label_kind"] for line in images} == {"cluster", "none"}
+    assert set(images[0]["chosen"]) == set(branches.SELECTIONS)
+    assert (workdir / "report" / "index.html").is_file()
+    capsys.readouterr()
+
+    # A whole film is cut into tiles, and their masks are put together again.
+    out = tmp_path / "out"
+    predict = [f"--workdir={workdir}", "--mode=predict", f"--output={out}"]
+    assert main([*predict, str(films / "mdb003.pgm")]) == 0
+    (line,) = records.read(out / "predictions.jsonl")
+    assert line["image"] == "mdb003.pgm" and len(line["branches"]) == 4
+
+
+@needs_mini_mias
+@pytest.mark.skipif(not REAL.is_dir(), reason="the films are not there")
+def test_the_real_films_are_prepared(tmp_path):
+    workdir = tmp_path / "run"
+    words = [f"--config={MINI_MIAS}", f"--config.data.dir={REAL}", f"--workdir={workdir}"]
+    assert main([*words, "--mode=prepare"]) == 0
+    data = json.loads((workdir / "data.json").read_text())
+    assert all(part["images"] > 0 and part["label_pixels"] > 0 for part in data["parts"])

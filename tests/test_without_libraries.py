@@ -1,0 +1,65 @@
+"""A machine without TensorFlow, DICOM and drawing libraries: train from arrays, and predict."""
+
+import sys
+
+import pytest
+import tiny
+
+LEAN = """
+import importlib.machinery, pathlib, pkgutil, sys
+
+MISSING = set(sys.argv[2].split(","))
+
+class Without(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in MISSING else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Without
+sys.path.insert(0, "tests")
+import numpy as np
+import mln_flax
+for module in pkgutil.walk_packages(mln_flax.__path__, "mln_flax."):
+    importlib.import_module(module.name)
+import tiny
+from mln_flax import evaluate, input_pipeline, train
+from mln_flax.build import build
+from mln_flax.data.core import DataSet, Example, Part
+
+rng = np.random.default_rng(0)
+
+def example(index):
+    image = rng.random((32, 32), np.float32)
+    mask = (image > 0.9).astype(np.uint8)
+    return Example(image, mask, str(index), str(index), "mine", "", "", None, "calcification")
+
+parts = [Part("mine", "train", tuple(map(example, range(6)))),
+         Part("mine", "validation", tuple(map(example, range(6, 9))))]
+run = build(tiny.config(data__source="mine", data__targets=""))
+workdir = pathlib.Path(sys.argv[1])
+train.train(run, DataSet(tuple(parts)), workdir)
+answer = evaluate.predictor(run, evaluate.load_model(run, workdir))
+said = answer(parts[0].examples[0].image[None])
+assert said.probability.shape == (1, 3, 32, 32) and np.isfinite(said.probability).all()
+assert not input_pipeline.have_tensorflow() and not MISSING & set(sys.modules)
+"""
+MISSING = (
+    "tensorflow tensorflow_datasets clu tensorboard pydicom gdcm highdicom matplotlib PIL"
+).split()
+
+
+def test_training_from_arrays_and_predicting_need_none_of_them(tmp_path):
+    process = tiny.python("-c", LEAN, tmp_path, ",".join(MISSING))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "step 4/4" in out
+
+
+def test_tensorflow_without_its_board(tmp_path, monkeypatch):
+    from mln_flax import records, train
+
+    pytest.importorskip("tensorflow")
+    monkeypatch.setitem(sys.modules, "clu", None)
+    with train.writers(tmp_path) as write:
+        write({"step": 1, "loss": 0.5})
+    assert records.read(tmp_path / "train.jsonl") == [{"step": 1, "loss": 0.5}]
