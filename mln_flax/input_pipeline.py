@@ -1,5 +1,6 @@
 """Batches of views, in an order that (seed, step) alone decides: the one file with tf.data."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,9 @@ def arrays_of(examples: Sequence[Any]) -> Arrays:
 
 def have_tensorflow() -> bool:
     """Whether tf.data can be used; without it batches are made in numpy."""
+    # Start-up notes would hide our own lines; oneDNN would make results depend on the machine.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
         import tensorflow  # noqa: F401
     except ImportError:

@@ -1,7 +1,6 @@
 """The one door: python -m mln_flax.main --config=configs/phantom.py --workdir=runs/demo."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,6 +99,4 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list
 
 
 if __name__ == "__main__":
-    # TensorFlow and XLA print start-up notes that hide our own lines.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(main())

@@ -18,13 +18,15 @@ import sys
 sys.path.insert(0, "tests")
 import jax
 import numpy as np
-import tiny
 from mln_flax import parallel
-from test_parallel import after_steps, that_matter
+from mln_flax.train import initial_state
+from test_parallel import a_run, after_steps, that_matter
 
 assert jax.device_count() == 4
-one = after_steps(jax.devices()[:1], keep=5)
-four = after_steps(jax.devices(), keep=5)
+run = a_run()
+state = initial_state(run)
+one = after_steps(run, jax.devices()[:1], state, keep=5)
+four = after_steps(run, jax.devices(), state, keep=5)
 for name in ("params", "domain_stats"):
     a, b = (that_matter(jax.device_get(getattr(s, name))) for s in (one[0], four[0]))
     difference = max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
@@ -60,11 +62,14 @@ def that_matter(tree):
     return leaves
 
 
-def after_steps(devices, keep, steps=4, update=None, **changes):
+def a_run():
+    return build(tiny.config(optim__warmup_steps="0"))
+
+
+def after_steps(run, devices, state, keep=6, steps=4, update=None):
     """The state and what was measured; of the last batch only `keep` rows are valid."""
-    run = build(tiny.config(optim__warmup_steps="0", **changes))
     update = parallel.parallel_update(update or run.method.update, devices)
-    state, rows = parallel.replicate(initial_state(run), devices), []
+    state, rows = parallel.replicate(state, devices), []
     batches = input_pipeline.train_batches(some_arrays(), plan(run), 0, steps, backend="numpy")
     for step, batch in enumerate(batches, start=1):
         if step == steps:
@@ -81,20 +86,18 @@ def test_four_devices_train_as_one_does_with_an_uneven_last_batch():
     assert (process.returncode, out.strip()) == (0, "equal"), err
 
 
-def test_the_step_is_traced_once():
-    traces = []
-    run = build(tiny.config())
+def test_the_step_is_traced_once_and_the_callers_state_stays():
+    traces, run = [], a_run()
 
     def counted(state, batch):
         traces.append(1)
         return run.method.update(state, batch)
 
-    before = initial_state(run)
-    kept = jax.device_get(before)
-    after_steps(jax.devices()[:1], keep=6, update=counted)
+    state = initial_state(run)
+    before = jax.tree.map(np.array, state)
+    after_steps(run, jax.devices()[:1], state, update=counted)
     assert len(traces) == 1
-    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(before), strict=True):
-        np.testing.assert_array_equal(a, b)
+    jax.tree.map(np.testing.assert_array_equal, state, before)
 
 
 def test_a_replicated_state_is_a_copy_that_may_be_donated():

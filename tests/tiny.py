@@ -26,6 +26,7 @@ SETTINGS = {
     "model.depths": "1,1",
     "model.num_heads": "1,2",
     "model.window_size": "4",
+    "method.cross_entropy_from_step": "1",
     "train.steps": "4",
     "train.batch_size": "2",
     "train.log_every_steps": "1",

@@ -29,7 +29,9 @@ def variables():
 
 def layer_norm(x, scale, bias):
     centered = x - x.mean(axis=-1, keepdims=True)
-    return centered / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5) * scale + bias
+    return centered / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5) * np.asarray(
+        scale
+    ) + np.asarray(bias)
 
 
 def test_each_sample_is_normalized_per_token_and_scaled_by_its_branch(x, variables):
