@@ -32,5 +32,5 @@ def get_config() -> Config:
             hard_negatives=0.03,
         ),
         optim=OptimConfig(learning_rate=4e-3),
-        train=TrainConfig(steps=1500, evaluate_every_steps=250, log_every_steps=50),
+        train=TrainConfig(steps=1200, evaluate_every_steps=200, log_every_steps=50),
     )

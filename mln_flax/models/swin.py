@@ -92,7 +92,7 @@ class WindowAttention(nn.Module):
     def __call__(self, x: jax.Array, size: tuple[int, int], mask: np.ndarray | None) -> jax.Array:
         """[B, windows, tokens, C] -> the same shape; mask as `attention_mask` gives it."""
         b, n, t, c = x.shape
-        qkv = nn.Dense(3 * c, kernel_init=kernel_init, dtype=self.dtype, name="qkv")(x)
+        qkv = QueryKeyValue(self.dtype, name="qkv")(x)
         qkv = qkv.reshape(b, n, t, 3, self.num_heads, c // self.num_heads)
         query, key, value = (qkv[:, :, :, i] for i in range(3))
         table = self.param(
@@ -110,6 +110,27 @@ class WindowAttention(nn.Module):
         out = jnp.einsum("bnhqk,bnkhd->bnqhd", weights.astype(self.dtype), value)
         out = out.reshape(b, n, t, c)
         return nn.Dense(c, kernel_init=kernel_init, dtype=self.dtype, name="proj")(out)
+
+
+class QueryKeyValue(nn.Module):
+    """Three projections in one, the middle one's bias left out of the sum.
+
+    A bias on the keys adds the same to all logits of a query, so the softmax drops it. Left out,
+    its gradient is exactly zero, not rounding noise that Adam would turn into full steps. The
+    parameter itself stays, as in the public checkpoints.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] -> [..., 3 C]: queries, keys, values."""
+        c = x.shape[-1]
+        kernel = self.param("kernel", kernel_init, (c, 3 * c)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (3 * c,)).astype(self.dtype)
+        used = np.repeat([1, 0, 1], c).astype(bias.dtype)
+        product = jnp.dot(x.astype(self.dtype), kernel)
+        return product + (bias * used).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 class DropPath(nn.Module):

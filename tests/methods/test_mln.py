@@ -157,8 +157,9 @@ def test_predict_gives_each_image_in_each_branch(state, batch, logits_of):
 
 
 def test_stochastic_depth_is_drawn_anew_at_each_step(state, batch):
+    half = {"model__drop_path_rate": "0.5"}
     losses = [
-        one_step(state._replace(step=np.int32(step)), batch, model__drop_path_rate="0.5")[1]["loss"]
+        float(one_step(state._replace(step=np.int32(step)), batch, **half)[1]["loss"])
         for step in (0, 0, 1, 2, 3)
     ]
     assert losses[0] == losses[1] and len(set(losses)) > 2
