@@ -101,9 +101,6 @@ def load(made: Run) -> DataSet:
     data = load_data(made.config)
     for note in data.notes:
         print(f"data: {note}")
-    reasons = [one.reason for one in data.left_out]
-    for reason in sorted(set(reasons)):
-        print(f"data: left out {reasons.count(reason)}: {reason}")
     print(f"data: ready after {time.monotonic() - started:.0f} s", flush=True)
     return data
 

@@ -44,7 +44,8 @@ class Part(NamedTuple):
 class DataSet(NamedTuple):
     """A source domain's three parts, the targets' test parts, and what was left out.
 
-    `left_out` lists what is not used. `notes` are lines for the user: counts of tiles, patients.
+    `left_out` lists what is not used. `notes` are lines for the user: counts of images, patients
+    and tiles, and for each reason what was left out.
     """
 
     parts: tuple[Part, ...]
