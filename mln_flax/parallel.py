@@ -7,15 +7,26 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mln_flax.types import Batch
+from mln_flax.types import Batch, UserError
 
 AXIS = "batch"
 
 
 def initialize(distributed: bool) -> None:
-    """Joins the processes of one run where there are several."""
-    if distributed:
+    """Joins the processes of one run where there are several.
+
+    Raises:
+      UserError: this process is part of no cluster that jax recognizes.
+    """
+    if not distributed:
+        return
+    try:
         jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            "--config.train.distributed=true: no cluster found "
+            f"({str(error).splitlines()[0]}); start one process per host through its launcher"
+        ) from None
 
 
 def is_main_process() -> bool:

@@ -131,9 +131,11 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
         batches = input_pipeline.train_batches(
             parts["train"], plan(run), first, config.steps, parallel.host_share()
         )
+        measured: list[Any] = []  # on the device; looked at only when a line is written
         progress, since, saved = Progress(time.monotonic(), first), time.monotonic(), first
         for step, batch in enumerate(batches, start=first + 1):
-            state, measured = update(state, parallel.shard(batch))
+            state, new = update(state, parallel.shard(batch))
+            measured.append(new)
             if step == first + 1:  # compiled by now: time what follows
                 jax.block_until_ready(state.step)
                 progress, since = Progress(time.monotonic(), step), time.monotonic()
@@ -142,10 +144,11 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
                 seconds, since = time.monotonic() - since, time.monotonic()
                 row = {
                     "step": step,
-                    **{name: float(value) for name, value in measured.items()},
+                    **{name: float(np.mean([m[name] for m in measured])) for name in new},
                     "learning_rate": float(learning_rate(step - 1)),
                     "seconds": seconds,
                 }
+                measured = []
                 write(row)
                 print(
                     f"{progress.line(step, config.steps)}  loss {row['loss']:.3f}  "
