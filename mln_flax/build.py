@@ -9,6 +9,7 @@ from mln_flax import data as data_rooms
 from mln_flax import optim, parallel, views
 from mln_flax.branches import SELECTIONS, check_metric
 from mln_flax.config import Config, ModelConfig
+from mln_flax.data import splits
 from mln_flax.data.core import DataSet, loaders
 from mln_flax.input_pipeline import Plan
 from mln_flax.methods.core import Method
@@ -107,6 +108,9 @@ def load_data(config: Config) -> DataSet:
     """The data set of a config, read and cut; raises UserError for what is not there."""
     data_rooms.enter_all()
     data = loaders[config.data.name](config.data)
+    splits.check_disjoint(
+        {f"{p.domain} {p.name}": {example.patient_id for example in p.examples} for p in data.parts}
+    )
     for part in ("train", "validation", "test"):
         if not data.part(config.data.source, part):
             raise UserError(

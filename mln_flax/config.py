@@ -186,6 +186,9 @@ def validate(config: Config) -> None:
     _one_of(config, "model.statistics", ("channel", "layer"))
     _one_of(config, "method.branch_map", ("per_view", "grouped", "shared"))
     _one_of(config, "optim.name", ("adam", "adamw"))
+    for path in ("data.phantom.seed", "data.split.seed", "train.seed"):
+        if _value(config, path) >= 2**31:
+            raise UserError(f"--config.{path}={_value(config, path)}: must be below 2^31")
     if config.model.num_classes != 2:
         raise UserError("--config.model.num_classes: the masks know 2 classes")
     if any(depth < 1 for depth in config.model.depths):

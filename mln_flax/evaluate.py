@@ -112,8 +112,15 @@ def evaluate(run: Run, data: DataSet, workdir: Path) -> list[Record]:
         shown += pictures(run, answer, examples, of_domain)
         print(f"evaluation: {domain}, {len(examples)} images", flush=True)
     lines += view_records(run, answer, data.part(config.source, "test"))
+    worth = validation_choice(run, answer, data.part(config.source, "validation"))
+    for rule, values in worth.items():
+        print(
+            f"selection on source validation: {rule}, DSC {values['dsc']:.3f}, "
+            f"view accuracy {values['view_accuracy']:.3f}"
+        )
     if parallel.is_main_process():
         write_examples(workdir / "examples.npz", shown)
+        records.write_json(workdir / "selection.json", worth)
         records.write(workdir / "records.jsonl", lines)
     return lines
 
@@ -141,6 +148,8 @@ def image_records(
                 "height": example.mask.shape[0],
                 "width": example.mask.shape[1],
                 "label_pixels": int(example.mask.sum()),
+                "threshold": float(said.point.threshold),
+                "min_pixels": int(said.point.min_pixels),
                 **_choice(run, said, i),
                 "scores": {
                     "branch": [score(said.mask(i, branch)) for branch in range(run.num_branches)],
@@ -164,6 +173,33 @@ def view_records(run: Run, answer: Any, examples: Sequence[Example]) -> Iterator
                 "branch": branch,
                 **_choice(run, said, i),
             }
+
+
+def validation_choice(
+    run: Run, answer: Any, examples: Sequence[Example]
+) -> dict[str, dict[str, float]]:
+    """What every rule is worth on source validation: rule -> {"dsc", "view_accuracy"}.
+
+    The means are over all views of all images; this, and nothing of a target, is what a default
+    selection may be chosen by.
+    """
+    images = np.stack([example.image for example in examples])
+    dsc: dict[str, list[float]] = {}
+    right: dict[str, list[bool]] = {}
+    for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
+        said = answer(make_view(name).numpy(images))
+        for i, example in enumerate(examples):
+            of_branch = [
+                metrics.pixel_scores(said.mask(i, b), example.mask)[2]
+                for b in range(run.num_branches)
+            ]
+            for rule, chosen in _choice(run, said, i)["chosen"].items():
+                dsc.setdefault(rule, []).append(of_branch[chosen])
+                right.setdefault(rule, []).append(chosen == branch)
+    return {
+        rule: {"dsc": float(np.mean(dsc[rule])), "view_accuracy": float(np.mean(right[rule]))}
+        for rule in dsc
+    }
 
 
 def _choice(run: Run, said: Answer, i: int) -> Record:

@@ -1,6 +1,7 @@
 """The one door: python -m mln_flax.main --config=configs/phantom.py --workdir=runs/demo."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command does what is left", file=sys.stderr)
+        return 130
 
 
 def run(argv: Sequence[str]) -> int:
@@ -39,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
 
     workdir = Path(flags.workdir) if flags.workdir else None
     config = choose(flags.config, overrides, workdir)
-    command = " ".join(["python -m mln_flax.main", *argv])
+    command = f"python -m mln_flax.main {shlex.join(argv)}"
     return modes.run(flags.mode, config, workdir, [Path(p) for p in paths], flags.output, command)
 
 

@@ -15,6 +15,7 @@ from mln_flax.data.core import DataSet
 from mln_flax.settings import differences, read_json, to_dict
 from mln_flax.types import UserError
 
+AFTERWARDS = ("evaluate.", "method.selection:")  # settings that touch nothing trained
 STOPPED = {"SIGTERM": 143, "SIGINT": 130}  # exit codes, as shells count signals
 
 
@@ -74,6 +75,8 @@ def train_all(made: Run, workdir: Path, stop: train.StopSignal, command: str) ->
     if not model.exists():
         write_environment(workdir, command)
         train.train(made, data, workdir, stop)
+        if stop.name:
+            raise train.Stopped(f"stopped by {stop.name}: trained, not yet evaluated")
     evaluate.evaluate(made, data, workdir)
 
 
@@ -108,13 +111,14 @@ def load(made: Run) -> DataSet:
 def refuse_other_settings(workdir: Path, config: Config) -> None:
     """Raises UserError for a workdir that was made with other settings, or is no folder.
 
-    Settings under `evaluate` may change: they touch nothing that is trained.
+    Settings of what comes after training may change.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: is a file; give a folder, or a name not yet taken")
     if (workdir / "config.json").exists():
         old = to_dict(read_json(workdir / "config.json"))
-        changed = [d for d in differences(old, to_dict(config)) if not d.startswith("evaluate.")]
+        found = differences(old, to_dict(config))
+        changed = [line for line in found if not line.startswith(AFTERWARDS)]
         if changed:
             raise UserError(
                 f"--workdir={workdir} belongs to other settings ({'; '.join(changed[:3])}"
@@ -162,7 +166,7 @@ def commit() -> str:
 def cache_compiled(config: Config) -> None:
     """Keeps compiled programs in the user's cache, so that the next start is quick."""
     if config.train.cache_compiled:
-        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mln_flax"
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mln_flax"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 

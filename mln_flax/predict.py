@@ -1,5 +1,6 @@
 """Masks for a user's own images: each in the branch that lies nearest."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
     """Writes a mask per image and predictions.jsonl into the output folder; returns its lines.
 
     Raises:
-      UserError: no paths, no output folder, an image that cannot be read, or two of one name;
-        nothing is written then.
+      UserError: no paths, no output folder, an image that cannot be read, two of one name,
+        or a mask that would overwrite an image; nothing is written then.
     """
     if not paths:
         raise UserError("--mode=predict: give image files or folders after the flags")
@@ -29,15 +30,19 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
     for file in files:
         read_image(file)  # all of them, before anything is written
     folder = Path(output)
+    targets = [folder / f"{file.stem}_mask.png" for file in files]
+    inputs = {file.resolve() for file in files}
+    for target in (*targets, folder / "predictions.jsonl"):
+        if target.resolve() in inputs:
+            raise UserError(f"--output={output}: {target.name} is one of the images; take another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={output}: {error.strerror}") from None
-    answer = evaluate.predictor(run, trained)
+    answer = evaluate.predictor(one_at_a_time(run), trained)
     lines = []
-    for number, file in enumerate(files, start=1):
+    for number, (file, target) in enumerate(zip(files, targets, strict=True), start=1):
         mask, chosen = segment(run, answer, read_image(file))
-        target = folder / f"{file.stem}_mask.png"
         _save_png(target, mask)
         lines.append(
             {
@@ -51,6 +56,12 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
         print(f"predict: {number}/{len(files)} {target}", flush=True)
     records.write(folder / "predictions.jsonl", lines)
     return lines
+
+
+def one_at_a_time(run: Run) -> Run:
+    """The run with batches of one image: a user's image may be a hundred times a tile's size."""
+    single = dataclasses.replace(run.config.evaluate, batch_size=1)
+    return run._replace(config=dataclasses.replace(run.config, evaluate=single))
 
 
 def segment(run: Run, answer, image: np.ndarray) -> tuple[np.ndarray, list[int]]:
@@ -116,8 +127,8 @@ def read_image(path: Path) -> np.ndarray:
         raise UserError(f"{path}: cannot be read as an image ({error})") from None
     if array.ndim == 3 and (array == array[..., :1]).all():
         array = array[..., 0]  # gray, stored as three equal colors
-    if array.ndim != 2 or array.dtype.kind not in "ui" or min(array.shape) < 2:
-        raise UserError(f"{path}: must be a gray image of 8 or 16 bits, 2 x 2 pixels or more")
+    if array.ndim != 2 or array.dtype.kind not in "ui" or min(array.shape) < 3:
+        raise UserError(f"{path}: must be a gray image of 8 or 16 bits, 3 x 3 pixels or more")
     if array.min() == array.max():
         raise UserError(f"{path}: must have more than one gray level")
     top = 255 if array.dtype == np.uint8 else 65535

@@ -126,8 +126,9 @@ def _arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 def _pictures(work: _Work) -> dict[str, bytes]:
     """Every picture of the page by the name of its file."""
     pictures = {"training": plots.training_curve(work.train)}
-    rule = work.records[0]["selection"] if work.records else ""
-    pictures["choices"] = plots.choice_matrices(*tables.choice_matrix(work.records, rule), rule)
+    for rule in _shown_rules(work):
+        matrices = tables.choice_matrix(work.records, rule)
+        pictures[f"choices-{rule}"] = plots.choice_matrices(*matrices, rule)
     for name, index in _example_names(work).items():
         shown = (work.examples[field][index] for field in ("image", "mask", "prediction"))
         pictures[name] = plots.example(*shown)
@@ -157,7 +158,7 @@ def _page(work: _Work, pictures: Mapping[str, bytes]) -> str:
             "Training",
             page.figure(pictures["training"], _VALIDATION),
         ),
-        ("Branch choice", _choice(work, pictures["choices"])),
+        ("Branch choice", _choice(work, pictures)),
         ("All selections", tables.selection_table(work.records).to_html()),
         ("Examples", _examples(work, pictures)),
         ("Distances and empty masks", _details(work)),
@@ -194,12 +195,25 @@ def _trained(work: _Work) -> str:
     )
 
 
-def _choice(work: _Work, picture: bytes) -> str:
+def _shown_rules(work: _Work) -> list[str]:
+    """The shipped rule, and beside it the two of the paper."""
+    first = work.records[0] if work.records else {}
+    wanted = dict.fromkeys([first.get("selection", ""), "cosine", "euclidean"])
+    recorded = first.get("chosen", {})
+    return [rule for rule in wanted if rule in recorded] or [first.get("selection", "")]
+
+
+def _choice(work: _Work, pictures: Mapping[str, bytes]) -> str:
     text = (
         "Left: source test images seen through each view; the frame marks the branch of that view. "
         "Right: the test images of each domain as they are. Numbers are images."
     )
-    return page.figure(picture, text) + tables.view_accuracy_table(work.records).to_html()
+    captions = [text, *(f"The same by the rule {rule}." for rule in _shown_rules(work)[1:])]
+    figures = [
+        page.figure(pictures[f"choices-{rule}"], caption)
+        for rule, caption in zip(_shown_rules(work), captions, strict=True)
+    ]
+    return "".join(figures) + tables.view_accuracy_table(work.records).to_html()
 
 
 def _details(work: _Work) -> str:

@@ -72,10 +72,12 @@ def _pooled(of_branch: list[Any]) -> Any:
     """Mean and deviation over positions and images together, as the collection domain_stats."""
     stats = {}
     for layer in of_branch[0]:
-        mean = np.stack([moments[layer][0].mean(axis=0) for moments in of_branch])
-        squares = [np.square(m[layer][0]) + np.square(m[layer][1]) for m in of_branch]
-        variance = np.stack([s.mean(axis=0) for s in squares]) - np.square(mean)
-        stats[layer] = {"mean": mean, "std": np.sqrt(np.maximum(variance, 0))}
+        means, stds = zip(*(moments[layer] for moments in of_branch), strict=True)
+        mean = np.stack([m.mean(axis=0, dtype=np.float64) for m in means])
+        within = np.stack([np.square(s).mean(axis=0, dtype=np.float64) for s in stds])
+        between = np.stack([m.var(axis=0, dtype=np.float64) for m in means])
+        std = np.sqrt(within + between)
+        stats[layer] = {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}
     return flax.traverse_util.unflatten_dict(stats, sep="/")
 
 

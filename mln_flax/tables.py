@@ -50,6 +50,17 @@ def results_table(records: Iterable[Record]) -> Table:
         "They count in DSC (1, 0, 0) and in the distances (0, image diagonal, image diagonal). "
         "TPR leaves out images with an empty reference, Pr those with an empty prediction."
     )
+    points = {
+        (record["threshold"], record["min_pixels"])
+        for group in domains.values()
+        for record in group
+        if "threshold" in record
+    }
+    for threshold, pixels in sorted(points):
+        note += (
+            f" Marked is what has a probability above {threshold:g}, in objects of {pixels} pixels "
+            "or more: both chosen on source validation."
+        )
     shipped = {record["selection"] for group in domains.values() for record in group}
     title = f"Results (selection: {', '.join(sorted(shipped))})"
     return Table(title, ("domain", *header.split(",")), tuple(rows), note)

@@ -5,7 +5,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from mln_flax import evaluate, predict, records
+from mln_flax import evaluate, predict, records, settings
 from mln_flax.build import build, load_data
 from mln_flax.main import main
 from mln_flax.types import UserError
@@ -85,7 +85,7 @@ def test_one_wrong_image_among_good_ones_writes_nothing(image, tiny_workdir, tmp
 
 
 def test_gray_levels_are_shares_of_the_whole_range(tmp_path):
-    ramp = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    ramp = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for name, array, top in (
         ("8.png", ramp, 255),
         ("16.png", ramp.astype(np.uint16) * 256, 65535),
@@ -109,8 +109,21 @@ def test_other_kinds_of_image_are_refused(tmp_path):
         ("floats.tif", np.eye(4, dtype=np.float32)),
         ("line.png", line),
     ):
-        with pytest.raises(UserError, match=f"{name}: must be a gray image of 8 or 16 bits, 2 x 2"):
+        with pytest.raises(UserError, match=f"{name}: must be a gray image of 8 or 16 bits, 3 x 3"):
             predict.read_image(save(tmp_path / name, array))
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(UserError, match="text.png: cannot be read as an image"):
         predict.read_image(tmp_path / "text.png")
+
+
+def test_a_mask_never_overwrites_an_image(tiny_workdir, tmp_path):
+    images = [
+        save(tmp_path / name, np.arange(64, dtype=np.uint8).reshape(8, 8))
+        for name in ("x.png", "x_mask.png")
+    ]
+    before = [path.read_bytes() for path in images]
+    run = build(settings.read_json(tiny_workdir / "config.json"))
+    with pytest.raises(UserError, match="x_mask.png is one of the images"):
+        predict.predict(run, tiny_workdir, [tmp_path], str(tmp_path))
+    assert [path.read_bytes() for path in images] == before
+    assert not (tmp_path / "predictions.jsonl").exists()

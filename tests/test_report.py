@@ -133,7 +133,14 @@ def test_the_page_stands_alone_and_names_nobody(workdir):
 def test_the_pictures_lie_beside_the_page(workdir):
     folder = report.write(workdir).parent
     names = {path.stem for path in folder.glob("*.png")}
-    assert names == {"training", "choices", "sheet", "example-01-ffdm", "example-02-film-b"}
+    assert names == {
+        "training",
+        "choices-image",
+        "choices-cosine",
+        "sheet",
+        "example-01-ffdm",
+        "example-02-film-b",
+    }
     for path in folder.glob("*.png"):
         Image.open(path).verify()
     assert {path.suffix for path in folder.iterdir()} == {".png", ".html"}

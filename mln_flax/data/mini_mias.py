@@ -288,12 +288,6 @@ def _with_breast(films: Sequence[_Film], least: float) -> Iterator[Example]:
 
 
 def _reasons(left_out: Sequence[LeftOut], named: int) -> list[str]:
-    """One line per reason: how many films, and which (the first few)."""
-    by_reason: dict[str, list[str]] = {}
-    for item, reason in left_out:
-        by_reason.setdefault(reason, []).append(item)
-    lines = []
-    for reason, items in by_reason.items():
-        listed = ", ".join(items[:5]) + (", ..." if len(items) > 5 else "")
-        lines.append(f"left out, {reason}: {len(items)} of {named} films ({listed})")
-    return lines
+    """One line per reason: how many films. Which ones is in `left_out`, notes name nobody."""
+    counts = Counter(reason for _, reason in left_out)
+    return [f"left out, {reason}: {n} of {named} films" for reason, n in counts.items()]

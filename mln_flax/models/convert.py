@@ -62,6 +62,10 @@ def swin_unet_params(
             )
         params[path] = jnp.asarray(array)
         converted[name] = path
+    if not converted:
+        raise UserError(
+            f"checkpoint: none of its {len(state_dict)} names is one of a PyTorch Swin-Unet"
+        )
     missing = tuple(sorted(set(shapes) - set(params)))
     if missing:
         params = _flat_params(jax.jit(model.init)(*arguments)) | params
