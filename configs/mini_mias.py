@@ -5,6 +5,9 @@
 FOLDER holds Info.txt and the mdbNNN.pgm files of the public archive. There is no target: nothing
 else in the package has cluster outlines. The report shows how the branches answer on the films'
 own views.
+
+About 1.2 steps a second on two cores. Measured only as a proof of the path, on 31 of the 322 films:
+after 50 steps nothing is marked yet. The whole archive is not measured.
 """
 
 from mln_flax.config import (
