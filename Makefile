@@ -37,4 +37,4 @@ check: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests/test_layers.py
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)

@@ -72,7 +72,7 @@ def cluster(body: anatomy.Breast, at: Focus) -> list[Spot]:
     amorphous = rng.random() < 0.3
     count = int(rng.integers(COUNT[0], COUNT[1] + 1))
     if not ductal:
-        # about 5 mm^2 to each at least, so that all of them find room
+        # 1.2 mm^2 to each at least (chosen), so that all of them find room
         count = min(count, max(COUNT[0], int(np.pi * at.radius_mm**2 / 1.2)))
     level = CONTRAST * np.exp(rng.normal(0, CLUSTER_SPREAD))
     place = _on_duct(rng, at) if ductal else _in_ellipse(rng, at)

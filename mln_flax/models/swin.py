@@ -205,8 +205,8 @@ def contrast_init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float
     Calcifications differ from their surround by a few percent of the gray range, and the layer
     norm behind the embedding divides by what all pixels of a patch share. So a fifth of each
     filter's mean is kept, and the rest is amplified; with a bias of unit deviation the tokens then
-    tell strong contrast from weak. Measured on 16 phantom rows, 100 steps: soft Dice 0.76 (0.10 or
-    less after 60 steps with a plain start).
+    tell strong contrast from weak. The gain is chosen: 8 and 20 both let a narrow network find
+    lesions within 100 steps on one batch of phantoms, a plain start needed several times as long.
     """
     kernel = CONTRAST_GAIN * jax.random.normal(key, shape, dtype) / shape[0] ** 0.5
     return kernel - 0.8 * kernel.mean(axis=0, keepdims=True)
