@@ -1,6 +1,6 @@
 """Phantoms: source `ffdm`, targets `dbt`, `film` and `processing`.
 
-7 to 9 minutes on two cores, with the installation. Seed 0, commit 55b7bbb408: DSC 0.65 on `ffdm`,
+7 to 9 minutes on two cores, with the installation. Seed 0, commit fdc9e8a: DSC 0.65 on `ffdm`,
 0.51 on `dbt`, 0.32 on `film` and on `processing`; view accuracy of the shipped selection 0.95.
 
 python -m mln_flax.main --config=configs/phantom.py --workdir=runs/demo
