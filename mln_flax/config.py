@@ -43,12 +43,20 @@ class DataConfig:
 
     name: str = "phantom"
     dir: str = ""  # the folder of a real data set
+    prepared_dir: str = ""  # where its tiles are stored once; "" means beside the workdir
+    also: tuple[str, ...] = ()  # prepared folders of other data sets, whose domains are targets
     source: str = "ffdm"
     targets: tuple[str, ...] = ("dbt", "film", "processing")
     size: int = 128  # height and width of what the network sees, pixels
     phantom: PhantomConfig = PhantomConfig()
     split: SplitConfig = SplitConfig()
     tiles: TilesConfig = TilesConfig()
+    label: str = ""  # "calcification" or "cluster" where a data set has both; "" is its usual one
+    point_radius_mm: float = 0.25  # a calcification marked by a point becomes a disc
+    on_error: str = "report"  # leave out what cannot be used, and say so; or "stop" at the first
+    hide_names: bool = False  # hash every file name in reports, not only patients' ids in them
+    workers: int = 0  # processes that prepare; 0: as many as there are cores, up to 4
+    cache_gb: float = 4.0  # prepared tiles that fit are kept in memory
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,7 @@ def validate(config: Config) -> None:
         "data.phantom.validation",
         "data.phantom.test",
         "data.phantom.spacing_mm",
+        "data.point_radius_mm",
         "model.num_classes",
         "model.mlp_ratio",
         "optim.learning_rate",
@@ -169,6 +178,8 @@ def validate(config: Config) -> None:
         "data.split.seed",
         "data.tiles.rows",
         "data.tiles.columns",
+        "data.workers",
+        "data.cache_gb",
         "model.patch_size",
         "model.embed_dim",
         "model.window_size",
@@ -186,6 +197,8 @@ def validate(config: Config) -> None:
     _one_of(config, "model.statistics", ("channel", "layer"))
     _one_of(config, "method.branch_map", ("per_view", "grouped", "shared"))
     _one_of(config, "optim.name", ("adam", "adamw"))
+    _one_of(config, "data.label", ("", "calcification", "cluster"))
+    _one_of(config, "data.on_error", ("report", "stop"))
     for path in ("data.phantom.seed", "data.split.seed", "train.seed"):
         if _value(config, path) >= 2**31:
             raise UserError(f"--config.{path}={_value(config, path)}: must be below 2^31")

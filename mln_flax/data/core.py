@@ -1,7 +1,7 @@
 """What a data set is: examples with their masks, patients and millimeters, by part."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,8 @@ class Example(NamedTuple):
     spacing_mm: tuple[float, float] | None  # (row, column)
     label_kind: str  # one of LABEL_KINDS
     to_image: np.ndarray | None = None  # 2x3: (column, row, 1) of a tile -> (column, row) of image
+    # uint16, bit i where abnormality i is; of a tile: its window of the whole image, not resampled.
+    objects: np.ndarray | None = None
 
 
 class LeftOut(NamedTuple):
@@ -38,7 +40,16 @@ class Part(NamedTuple):
 
     domain: str
     name: str
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]  # in memory, or read one by one from prepared data
+    patient_ids: frozenset[str]
+    label_pixels: int
+
+    @classmethod
+    def of(cls, domain: str, name: str, examples: Sequence[Example]) -> "Part":
+        """The part of examples that are in memory."""
+        patients = frozenset(example.patient_id for example in examples)
+        labeled = sum(int(np.count_nonzero(example.mask)) for example in examples)
+        return cls(domain, name, examples, patients, labeled)
 
 
 class DataSet(NamedTuple):
@@ -52,7 +63,7 @@ class DataSet(NamedTuple):
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def part(self, domain: str, name: str) -> tuple[Example, ...]:
+    def part(self, domain: str, name: str) -> Sequence[Example]:
         """The examples of one part; raises KeyError where there is none."""
         for part in self.parts:
             if (part.domain, part.name) == (domain, name):
@@ -60,6 +71,56 @@ class DataSet(NamedTuple):
         raise KeyError(f"{domain} has no part {name!r}")
 
 
-# A loader takes the data settings (config.DataConfig) and returns a DataSet.
+# A loader draws a data set: it takes the data settings (config.DataConfig), returns a DataSet.
 Loader = Callable[..., DataSet]
 loaders = Registry("data set")
+
+
+class Entry(NamedTuple):
+    """One image of a collection, found but not yet read.
+
+    It is plain data, so that it can be sent to another process. `key` and `patient` are the
+    collection's own words and may tell who somebody is: they are never written anywhere
+    (`data.identity` makes what may be shown).
+    """
+
+    key: str  # the image's name within the collection, however its files are laid out
+    patient: str
+    domain: str
+    part: str  # "train" or "test" where the collection says so, else ""
+    files: tuple[str, ...]  # paths: the image, then its masks or notes
+    details: Any = None  # whatever else the collection's `read` needs
+    repaired: tuple[str, ...] = ()  # faults mended on the way, one line each, naming nobody
+
+
+class Index(NamedTuple):
+    """All images of a collection, and what of it cannot be used."""
+
+    entries: tuple[Entry, ...]  # in an order that does not depend on the machine
+    left_out: tuple[LeftOut, ...] = ()  # `item` is the path of a file
+    secrets: frozenset[str] = frozenset()  # ids and names of patients: hidden wherever they occur
+
+
+class Reading(NamedTuple):
+    """A whole image as read from its files; its `image_id` and `patient_id` are set later."""
+
+    example: Example
+    repaired: tuple[str, ...] = ()  # faults mended while reading
+
+
+class Unusable(Exception):
+    """Why a file or an image cannot be used, and what to do; it names nobody."""
+
+
+class Collection(NamedTuple):
+    """A data set of files, as two functions; `read` is called in other processes.
+
+    `index` raises UserError for a folder that is not this collection's. `read` raises Unusable.
+    """
+
+    index: Callable[[Any], Index]  # of the data settings (config.DataConfig)
+    read: Callable[[Entry, Any], Reading]
+
+
+# Name -> a function without arguments that returns the Collection.
+collections = Registry("data set")
