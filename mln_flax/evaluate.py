@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mln_flax import branches, checkpoint, decision, metrics, parallel, records, source_bank
+from mln_flax import branches, checkpoint, decision, files, metrics, parallel, records, source_bank
 from mln_flax.build import Run
 from mln_flax.data import phantom
 from mln_flax.data.core import DataSet, Example
@@ -120,7 +120,7 @@ def evaluate(run: Run, data: DataSet, workdir: Path) -> list[Record]:
         )
     if parallel.is_main_process():
         write_examples(workdir / "examples.npz", shown)
-        records.write_json(workdir / "selection.json", worth)
+        files.write_json(workdir / "selection.json", worth)
         records.write(workdir / "records.jsonl", lines)
     return lines
 
@@ -258,7 +258,7 @@ def describe_data(run: Run, data: DataSet, workdir: Path) -> None:
         for part in data.parts
     ]
     left_out = [{"item": one.item, "reason": one.reason} for one in data.left_out]
-    records.write_json(
+    files.write_json(
         workdir / "data.json", {"notes": data.notes, "left_out": left_out, "parts": parts}
     )
     shown = _sheet_examples(run, data)
@@ -283,4 +283,4 @@ def _sheet_examples(run: Run, data: DataSet) -> list[Example]:
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    records.write_bytes(path, buffer.getvalue())
+    files.write_bytes(path, buffer.getvalue())

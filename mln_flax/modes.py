@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from mln_flax import evaluate, parallel, predict, records, report, summary, tables, train
+from mln_flax import evaluate, files, parallel, predict, records, report, summary, tables, train
 from mln_flax.build import Run, build, load_data
 from mln_flax.config import Config
 from mln_flax.data.core import DataSet
@@ -131,7 +131,7 @@ def claim(workdir: Path, config: Config) -> None:
     """Makes the workdir and notes its settings."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        records.write_json(workdir / "config.json", to_dict(config))
+        files.write_json(workdir / "config.json", to_dict(config))
     except OSError as error:
         raise UserError(f"--workdir={workdir}: {error.strerror}") from None
 
@@ -139,7 +139,7 @@ def claim(workdir: Path, config: Config) -> None:
 def write_environment(workdir: Path, command: str) -> None:
     """Notes what the run runs on."""
     device = jax.devices()[0]
-    records.write_json(
+    files.write_json(
         workdir / "environment.json",
         {
             "command": command,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mln_flax import evaluate, records
+from mln_flax import evaluate, files, records
 from mln_flax.build import Run
 from mln_flax.data import tiles
 from mln_flax.data.core import Example
@@ -142,4 +142,4 @@ def _save_png(path: Path, mask: np.ndarray) -> None:
 
     buffer = BytesIO()
     Image.fromarray(mask * 255).save(buffer, format="PNG")
-    records.write_bytes(path, buffer.getvalue())
+    files.write_bytes(path, buffer.getvalue())

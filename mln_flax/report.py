@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mln_flax import page, plots, records, tables
+from mln_flax import files, page, plots, records, tables
 from mln_flax.config import Config
 from mln_flax.types import Record, UserError
 
@@ -91,8 +91,8 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
         if stale.stem not in pictures:
             stale.unlink()
     for name, png in pictures.items():
-        records.write_bytes(report / f"{name}.png", png)
-    records.write_bytes(report / "index.html", content.encode())
+        files.write_bytes(report / f"{name}.png", png)
+    files.write_bytes(report / "index.html", content.encode())
     return report / "index.html"
 
 
@@ -102,9 +102,9 @@ def _read(folder: pathlib.Path) -> _Work:
             raise UserError(f"{folder / name} is missing: --mode={mode} makes it")
     sheet = folder / "sheet.npz"
     return _Work(
-        config=records.read_json(folder / "config.json"),
-        environment=records.read_json(folder / "environment.json"),
-        data=records.read_json(folder / "data.json"),
+        config=files.read_json(folder / "config.json"),
+        environment=files.read_json(folder / "environment.json"),
+        data=files.read_json(folder / "data.json"),
         train=records.read(folder / "train.jsonl", tolerant=True),
         records=records.read(folder / "records.jsonl"),
         examples=_arrays(folder / "examples.npz", _EXAMPLE_FIELDS),

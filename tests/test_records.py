@@ -1,10 +1,9 @@
-import json
 import math
 
 import numpy as np
 import pytest
 
-from mln_flax import records
+from mln_flax import files, records
 from mln_flax.types import UserError
 
 LINES = [{"kind": "image", "dsc": 0.25, "name": "Bézier\u2028 \n"}, {"kind": "view", "chosen": [1]}]
@@ -48,7 +47,7 @@ def test_a_failing_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("no space")
 
-    monkeypatch.setattr(records.os, "replace", refuse)
+    monkeypatch.setattr(files.os, "replace", refuse)
     with pytest.raises(OSError, match="no space"):
         records.write(path, LINES[:1])
     with pytest.raises(TypeError):
@@ -96,15 +95,3 @@ def test_a_file_cut_at_any_byte_can_be_read_and_continued(tmp_path):
     path.write_bytes(whole[:-3])
     with pytest.raises(UserError, match="line 2"):
         records.read(path)
-
-
-def test_json_values(tmp_path):
-    path = tmp_path / "config.json"
-    records.write_json(path, {"a": (1, 2), "b": {"c": math.nan, "d": "é"}})
-    assert records.read_json(path) == {"a": [1, 2], "b": {"c": None, "d": "é"}}
-    assert json.loads(path.read_text(encoding="utf-8"))["b"]["d"] == "é"
-    path.write_text("{")
-    with pytest.raises(UserError, match=r"config\.json: not JSON"):
-        records.read_json(path)
-    with pytest.raises(UserError, match="cannot be read"):
-        records.read_json(tmp_path / "none.json")

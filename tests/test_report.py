@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mln_flax import metrics, plots, records, report, tables
+from mln_flax import files, metrics, plots, records, report, tables
 from mln_flax.config import Config
 from mln_flax.types import UserError
 
@@ -47,12 +47,12 @@ def workdir(tmp_path):
     random = np.random.default_rng(0)
     config = dataclasses.asdict(Config())
     config["train"]["steps"] = 7654
-    records.write_json(tmp_path / "config.json", config)
-    records.write_json(
+    files.write_json(tmp_path / "config.json", config)
+    files.write_json(
         tmp_path / "environment.json",
         {"command": "python -m mln_flax.main", "commit": "abc123", "devices": ["cpu"]},
     )
-    records.write_json(
+    files.write_json(
         tmp_path / "data.json",
         {
             "notes": ["four & more tiles"],
@@ -111,9 +111,9 @@ def test_the_page_shows_the_numbers(workdir):
 def test_the_limits_fit_the_data(workdir):
     text = report.write(workdir).read_text(encoding="utf-8")
     assert "Phantoms are drawn" in text and "whole clusters" not in text
-    config = records.read_json(workdir / "config.json")
+    config = files.read_json(workdir / "config.json")
     config["data"]["name"] = "mini_mias"
-    records.write_json(workdir / "config.json", config)
+    files.write_json(workdir / "config.json", config)
     lines = records.read(workdir / "records.jsonl")
     lines[0]["label_kind"] = "cluster"
     records.write(workdir / "records.jsonl", lines)

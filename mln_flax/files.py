@@ -1,0 +1,73 @@
+"""Files that are there in full or not at all, and strict JSON."""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from mln_flax.types import UserError
+
+# A path as the caller has it.
+PathLike = str | os.PathLike[str]
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """A file with one JSON value, indented to be read, there in full or not at all."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def read_json(path: PathLike) -> Any:
+    """The JSON value of a file; raises UserError where it is missing or broken."""
+    try:
+        return json.loads(read_text(path), parse_constant=refuse_constant)
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: not JSON ({error})") from None
+
+
+def write_bytes(path: PathLike, content: bytes) -> None:
+    """A file with this content: a reader sees the old file or the new one, nothing between."""
+    path = pathlib.Path(path)
+    # Beside the target: os.replace is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's own kinds; nan and infinities are None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_text(path: PathLike) -> str:
+    """The text of a file; raises UserError where it is missing or not text."""
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file") from None
+
+
+def refuse_constant(constant: str) -> None:
+    """Raises ValueError: `NaN` and `Infinity` are words of Python, not of JSON."""
+    raise ValueError(f"{constant} is not JSON")
