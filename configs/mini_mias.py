@@ -25,7 +25,7 @@ def get_config() -> Config:
     """Tiles of 256 pixels (0.4 mm), the demo's network."""
     return Config(
         data=DataConfig(name="mini_mias", source="mini_mias", targets=(), size=256),
-        views=ViewsConfig(crop=192),
+        views=ViewsConfig(crop=0.75),
         model=ModelConfig(preset="demo", drop_path_rate=0.0),
         method=MethodConfig(foreground_only=True),
         optim=OptimConfig(learning_rate=2e-3),

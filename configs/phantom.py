@@ -26,7 +26,7 @@ def get_config() -> Config:
             phantom=PhantomConfig(train=800, validation=48, test=48),
             tiles=TilesConfig(rows=0, columns=0),  # phantoms are as small as tiles already
         ),
-        views=ViewsConfig(crop=96),
+        views=ViewsConfig(crop=0.75),
         model=ModelConfig(preset="demo", drop_path_rate=0.0),
         method=MethodConfig(
             foreground_only=True,

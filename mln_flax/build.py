@@ -1,5 +1,6 @@
 """From settings to what they describe: data, views, branches, model, method."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -9,8 +10,9 @@ from mln_flax import data as data_rooms
 from mln_flax import optim, parallel, views
 from mln_flax.branches import SELECTIONS, check_metric
 from mln_flax.config import Config, ModelConfig
-from mln_flax.data import splits
-from mln_flax.data.core import DataSet, loaders
+from mln_flax.data import prepared_set, splits
+from mln_flax.data.core import DataSet, collections, loaders
+from mln_flax.data.prepare import prepare
 from mln_flax.input_pipeline import Plan
 from mln_flax.methods.core import Method
 from mln_flax.methods.mln import mln
@@ -73,10 +75,14 @@ def swin_unet(config: Config, num_branches: int) -> SwinUnet:
                 f"of stage {stage}"
             )
     whole = sizes["patch_size"] * 2 ** (len(sizes["depths"]) - 1)
-    for flag, size in (("data.size", config.data.size), ("views.crop", config.views.crop)):
-        if 0 < size < whole:
+    crop = config.views.crop_side(config.data.size)
+    for flag, side in (
+        (f"data.size={config.data.size}", config.data.size),
+        (f"views.crop={config.views.crop} gives {crop} pixels", crop),
+    ):
+        if side < whole:
             raise UserError(
-                f"--config.{flag}={size}: this network needs {whole} pixels or more (patches of "
+                f"--config.{flag}: this network needs {whole} pixels or more (patches of "
                 f"{sizes['patch_size']}, {len(sizes['depths'])} stages)"
             )
     return SwinUnet(
@@ -104,20 +110,48 @@ def _model_sizes(config: ModelConfig) -> dict[str, Any]:
     return PRESETS[config.preset]._asdict() | {name: v for name, v in own.items() if v}
 
 
-def load_data(config: Config) -> DataSet:
-    """The data set of a config, read and cut; raises UserError for what is not there."""
+def load_data(config: Config, prepared_dir: Path | None = None) -> DataSet:
+    """The data set of a config: drawn, or from its prepared folder, which is prepared if needed.
+
+    Raises:
+      UserError: the data set is unknown, a folder or a domain of it is missing, a part is empty,
+        or a patient is in two parts, whatever their domains.
+    """
     data_rooms.enter_all()
-    data = loaders[config.data.name](config.data)
-    splits.check_disjoint(
-        {f"{p.domain} {p.name}": {example.patient_id for example in p.examples} for p in data.parts}
-    )
+    if is_drawn(config):
+        data = loaders[config.data.name](config.data)
+    else:
+        assert prepared_dir is not None
+        prepare(config.data, prepared_dir)
+        data = prepared_set.load(config.data, prepared_dir)
+    patients: dict[str, set[str]] = {}
+    for part in data.parts:
+        patients.setdefault(part.name, set()).update(part.patient_ids)
+    splits.check_disjoint(patients)
     for part in ("train", "validation", "test"):
-        if not data.part(config.data.source, part):
+        if not data.examples(config.data.source, part):
             raise UserError(
                 f"--config.data: domain {config.data.source!r} has no {part} images; "
                 "change data.split or add images"
             )
     return data
+
+
+def is_drawn(config: Config) -> bool:
+    """Whether the data set is drawn in memory, and needs no preparation.
+
+    Raises:
+      UserError: there is no data set of this name.
+    """
+    data_rooms.enter_all()
+    name = config.data.name
+    if name not in loaders and name not in collections:
+        known = sorted({*loaders, *collections})
+        raise UserError(
+            f"--config.data.name: unknown data set {name!r}{nearest(name, known)}; "
+            f"known: {', '.join(known)}"
+        )
+    return name in loaders
 
 
 def plan(run: Run) -> Plan:
@@ -128,4 +162,5 @@ def plan(run: Run) -> Plan:
         config=run.config.views,
         batch_size=run.config.train.batch_size,
         seed=run.config.train.seed,
+        foreground=run.config.train.foreground,
     )

@@ -69,7 +69,11 @@ class ViewsConfig:
     invert_all: bool = False  # with "mean" and "random": invert every view, not the original only
     flip: bool = True
     scale: tuple[float, float] = (0.9, 1.1)  # of the crop, drawn uniformly
-    crop: int = 0  # side of the training crop, pixels; 0 keeps the whole image
+    crop: float = 1.0  # side of the training crop, as a share of the image's; 1 keeps it whole
+
+    def crop_side(self, side: int) -> int:
+        """The side of the training crop of a square image, pixels."""
+        return round(self.crop * side)
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ class TrainConfig:
     steps: int = 1000
     batch_size: int = 4  # images; each gives as many rows as there are views
     seed: int = 0
+    foreground: float = 0.0  # share of a batch's places that only images with a label take
     log_every_steps: int = 20
     evaluate_every_steps: int = 200  # source validation and checkpoint
     cache_compiled: bool = True
@@ -191,6 +196,7 @@ def validate(config: Config) -> None:
         "evaluate.examples",
     )
     _between(config, 0, 1, "method.momentum", "method.hard_negatives", "data.tiles.min_breast")
+    _between(config, 0, 1, "train.foreground")
     _between(config, 0, 1, "data.split.validation", "data.split.test")
     _below_one(config, "optim.b1", "optim.b2", "model.drop_path_rate")
     _one_of(config, "model.dtype", ("float32", "bfloat16"))
@@ -214,10 +220,10 @@ def validate(config: Config) -> None:
         )
     if config.data.split.validation + config.data.split.test >= 1:
         raise UserError("--config.data.split: validation and test leave nothing to train on")
-    if not 0 <= config.views.crop <= config.data.size:
+    if not 0 < config.views.crop <= 1:
         raise UserError(
-            f"--config.views.crop={config.views.crop}: allowed are 0 (whole image) to "
-            f"data.size={config.data.size}"
+            f"--config.views.crop={config.views.crop}: is the side's share that a training crop "
+            "keeps; must be above 0, at most 1 (the whole image)"
         )
     low, high = config.views.scale
     if not 0 < low <= high:

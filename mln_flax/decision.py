@@ -28,24 +28,28 @@ def decide(probability: np.ndarray, point: OperatingPoint) -> np.ndarray:
     return large[objects]
 
 
-def choose(probability: np.ndarray, mask: np.ndarray) -> tuple[OperatingPoint, np.ndarray]:
+GRID = tuple(OperatingPoint(t, s) for t in THRESHOLDS for s in SIZES)
+
+
+def best(scores: np.ndarray) -> tuple[OperatingPoint, np.ndarray]:
     """The point of the grid with the highest mean DSC, and the DSC of each image there: [N].
 
     The first point wins where two tie.
 
     Args:
-      probability: [N, H, W], of the source's validation images.
-      mask: [N, H, W], their labels.
+      scores: [N, points], of the source's validation images, each from `dsc_on_grid`.
     """
-    grid = [OperatingPoint(t, s) for t in THRESHOLDS for s in SIZES]
-    pairs = zip(probability, mask, strict=True)
-    scores = np.array([_dsc_on_grid(p, np.asarray(m, bool)) for p, m in pairs])
-    best = int(np.argmax(scores.mean(axis=0)))
-    return grid[best], scores[:, best]
+    highest = int(np.argmax(scores.mean(axis=0)))
+    return GRID[highest], scores[:, highest]
 
 
-def _dsc_on_grid(probability: np.ndarray, mask: np.ndarray) -> list[float]:
-    """The DSC of one image at every point of the grid; objects are found once per threshold."""
+def dsc_on_grid(probability: np.ndarray, mask: np.ndarray) -> list[float]:
+    """The DSC of one image at every point of the grid; objects are found once per threshold.
+
+    Args:
+      probability: [H, W].
+      mask: bool [H, W], its label.
+    """
     scores = []
     for threshold in THRESHOLDS:
         objects, count = ndimage.label(probability > threshold, EIGHT_NEIGHBORS)

@@ -1,6 +1,5 @@
 """Every image once, through every branch: one record per image, and what the report shows."""
 
-import io
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -105,14 +104,14 @@ def evaluate(run: Run, data: DataSet, workdir: Path) -> list[Record]:
     answer = predictor(run, load_model(run, workdir))
     config, lines, shown = run.config.data, [], []
     for domain in (config.source, *config.targets):
-        examples = data.part(domain, "test")
+        examples = data.examples(domain, "test")
         role = "source" if domain == config.source else "target"
         of_domain = list(image_records(run, answer, examples, role))
         lines += of_domain
         shown += pictures(run, answer, examples, of_domain)
         print(f"evaluation: {domain}, {len(examples)} images", flush=True)
-    lines += view_records(run, answer, data.part(config.source, "test"))
-    worth = validation_choice(run, answer, data.part(config.source, "validation"))
+    lines += view_records(run, answer, data.examples(config.source, "test"))
+    worth = validation_choice(run, answer, data.examples(config.source, "validation"))
     for rule, values in worth.items():
         print(
             f"selection on source validation: {rule}, DSC {values['dsc']:.3f}, "
@@ -158,21 +157,39 @@ def image_records(
             }
 
 
+class Seen(NamedTuple):
+    """One source image seen through one view, and what the network says of it."""
+
+    view: str
+    branch: int  # the view's own
+    example: Example
+    said: Answer
+    i: int  # the image's place in the answer
+
+
+def through_views(run: Run, answer: Any, examples: Sequence[Example]) -> Iterator[Seen]:
+    """Every image through every view, few at a time: a part may be larger than the memory."""
+    for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
+        view = make_view(name).numpy
+        for rows, _ in chunks(len(examples), run.config.evaluate.batch_size):
+            group = examples[rows]
+            said = answer(view(np.stack([example.image for example in group])))
+            for i, example in enumerate(group):
+                yield Seen(name, branch, example, said, i)
+
+
 def view_records(run: Run, answer: Any, examples: Sequence[Example]) -> Iterator[Record]:
     """Source images passed through every view: which branch do they choose?"""
-    for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
-        images = make_view(name).numpy(np.stack([example.image for example in examples]))
-        said = answer(images)
-        for i, example in enumerate(examples):
-            yield {
-                "kind": "view",
-                "image_id": example.image_id,
-                "domain": example.domain,
-                "part": "test",
-                "view": name,
-                "branch": branch,
-                **_choice(run, said, i),
-            }
+    for seen in through_views(run, answer, examples):
+        yield {
+            "kind": "view",
+            "image_id": seen.example.image_id,
+            "domain": seen.example.domain,
+            "part": "test",
+            "view": seen.view,
+            "branch": seen.branch,
+            **_choice(run, seen.said, seen.i),
+        }
 
 
 def validation_choice(
@@ -183,19 +200,16 @@ def validation_choice(
     The means are over all views of all images; this, and nothing of a target, is what a default
     selection may be chosen by.
     """
-    images = np.stack([example.image for example in examples])
     dsc: dict[str, list[float]] = {}
     right: dict[str, list[bool]] = {}
-    for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
-        said = answer(make_view(name).numpy(images))
-        for i, example in enumerate(examples):
-            of_branch = [
-                metrics.pixel_scores(said.mask(i, b), example.mask)[2]
-                for b in range(run.num_branches)
-            ]
-            for rule, chosen in _choice(run, said, i)["chosen"].items():
-                dsc.setdefault(rule, []).append(of_branch[chosen])
-                right.setdefault(rule, []).append(chosen == branch)
+    for seen in through_views(run, answer, examples):
+        of_branch = [
+            metrics.pixel_scores(seen.said.mask(seen.i, b), seen.example.mask)[2]
+            for b in range(run.num_branches)
+        ]
+        for rule, chosen in _choice(run, seen.said, seen.i)["chosen"].items():
+            dsc.setdefault(rule, []).append(of_branch[chosen])
+            right.setdefault(rule, []).append(chosen == seen.branch)
     return {
         rule: {"dsc": float(np.mean(dsc[rule])), "view_accuracy": float(np.mean(right[rule]))}
         for rule in dsc
@@ -242,7 +256,7 @@ def pictures(run: Run, answer: Any, examples: Sequence[Example], lines: list[Rec
 def write_examples(path: Path, shown: list[dict[str, Any]]) -> None:
     """The pictures' arrays as one .npz file."""
     names = ("image", "mask", "prediction", "domain", "image_id", "branch", "dsc")
-    _write_npz(path, {name: np.array([one[name] for one in shown]) for name in names})
+    files.write_npz(path, {name: np.array([one[name] for one in shown]) for name in names})
 
 
 def describe_data(run: Run, data: DataSet, workdir: Path) -> None:
@@ -252,8 +266,8 @@ def describe_data(run: Run, data: DataSet, workdir: Path) -> None:
             "domain": part.domain,
             "part": part.name,
             "images": len(part.examples),
-            "patients": len({example.patient_id for example in part.examples}),
-            "label_pixels": int(sum(int(example.mask.sum()) for example in part.examples)),
+            "patients": len(part.patient_ids),
+            "label_pixels": sum(part.label_pixels),
         }
         for part in data.parts
     ]
@@ -262,7 +276,7 @@ def describe_data(run: Run, data: DataSet, workdir: Path) -> None:
         workdir / "data.json", {"notes": data.notes, "left_out": left_out, "parts": parts}
     )
     shown = _sheet_examples(run, data)
-    _write_npz(
+    files.write_npz(
         workdir / "sheet.npz",
         {
             "image": np.stack([np.round(e.image * 255).astype(np.uint8) for e in shown]),
@@ -276,11 +290,6 @@ def _sheet_examples(run: Run, data: DataSet) -> list[Example]:
     """Whole phantoms in every domain, or the first labeled and unlabeled test tiles."""
     if run.config.data.name == "phantom":
         return [example for row in phantom.sheet(run.config.data.phantom.seed) for example in row]
-    tiles = data.part(run.config.data.source, "test")
-    return sorted(tiles, key=lambda tile: not tile.mask.any())[:8]
-
-
-def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    files.write_bytes(path, buffer.getvalue())
+    part = data.part(run.config.data.source, "test")
+    first = sorted(range(len(part.examples)), key=lambda i: not part.label_pixels[i])[:8]
+    return [part.examples[i] for i in first]

@@ -1,5 +1,6 @@
 """Files that are there in full or not at all, and strict JSON."""
 
+import io
 import json
 import math
 import os
@@ -43,6 +44,13 @@ def write_bytes(path: PathLike, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_npz(path: PathLike, arrays: dict[str, np.ndarray]) -> None:
+    """A compressed file of named arrays, there in full or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
 
 
 def plain(value: Any) -> Any:

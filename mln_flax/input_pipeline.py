@@ -1,22 +1,35 @@
 """Batches of views, in an order that (seed, step) alone decides: the one file with tf.data."""
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mln_flax import geometry
 from mln_flax.config import ViewsConfig
+from mln_flax.data.core import Example, Part
 from mln_flax.types import Batch, UserError
 from mln_flax.views import View
 
 
-class Arrays(NamedTuple):
-    """Examples of one size as arrays."""
+class Images(NamedTuple):
+    """The images of a part, all of one size, read by their number."""
 
-    image: np.ndarray  # float32 [N, H, W] in [0, 1]
-    mask: np.ndarray  # uint8 [N, H, W]
+    shape: tuple[int, int]
+    labeled: np.ndarray  # bool [N]: whether there is a label in image i
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]]  # float32 in [0, 1] and uint8 {0, 1}
+
+    @property
+    def total(self) -> int:
+        """The number N of images."""
+        return len(self.labeled)
+
+    def stack(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Image and mask [n, H, W] of several."""
+        both = [self.read(i) for i in range(*rows.indices(self.total))]
+        return np.stack([image for image, _ in both]), np.stack([mask for _, mask in both])
 
 
 class Plan(NamedTuple):
@@ -27,14 +40,50 @@ class Plan(NamedTuple):
     config: ViewsConfig
     batch_size: int  # images over all hosts; rows are batch_size * views
     seed: int
+    foreground: float = 0.0  # share of the places that only images with a label can take
 
 
-def arrays_of(examples: Sequence[Any]) -> Arrays:
-    """Stacks the examples of a part; all must be of one size."""
-    return Arrays(
-        np.stack([example.image for example in examples]).astype(np.float32),
-        np.stack([example.mask for example in examples]).astype(np.uint8),
-    )
+def images_of(part: Part, cache_gb: float = 0.0) -> Images:
+    """The images of a part: those in memory as they are, stored ones kept once read.
+
+    Args:
+      part: its examples must be of one size.
+      cache_gb: how much of what is read from a disk is kept, as 16-bit images and their masks.
+    """
+    examples = part.examples
+    read = _from_memory(examples) if isinstance(examples, tuple) else _kept(examples, cache_gb)
+    labeled = np.array([pixels > 0 for pixels in part.label_pixels])
+    return Images(examples[0].image.shape, labeled, read)
+
+
+def from_arrays(image: np.ndarray, mask: np.ndarray) -> Images:
+    """Images of arrays: float32 [N, H, W] in [0, 1] and uint8 [N, H, W] in {0, 1}."""
+    labeled = mask.reshape(len(mask), -1).any(axis=1)
+    return Images(image.shape[1:], labeled, lambda i: (image[i], mask[i]))
+
+
+def _from_memory(examples: Sequence[Example]) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    return lambda i: (examples[i].image, examples[i].mask)
+
+
+def _kept(
+    examples: Sequence[Example], cache_gb: float
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    room = cache_gb * 1e9
+
+    def read(i: int) -> tuple[np.ndarray, np.ndarray]:
+        if i in kept:
+            image, mask = kept[i]
+            return image.astype(np.float32) / 65535, mask
+        example = examples[i]
+        # Stored images have 16 bits, so nothing is lost on the way there and back.
+        image = np.round(example.image * 65535).astype(np.uint16)
+        if (len(kept) + 1) * (image.nbytes + example.mask.nbytes) <= room:
+            kept[i] = (image, example.mask)
+        return example.image, example.mask
+
+    return read
 
 
 def have_tensorflow() -> bool:
@@ -50,7 +99,7 @@ def have_tensorflow() -> bool:
 
 
 def train_batches(
-    arrays: Arrays,
+    images: Images,
     plan: Plan,
     start_step: int,
     steps: int,
@@ -61,10 +110,12 @@ def train_batches(
 
     Example number c of the run (c = step * batch_size + place) is the image at place c mod N of
     a shuffle that the seed and the epoch (c div N) decide, with geometry drawn from (seed, c):
-    each epoch sees each image once, and a run that starts at any step goes on exactly.
+    each epoch sees each image once, and a run that starts at any step goes on exactly. Where
+    `plan.foreground` gives a share of the places to images with a label, those go through a
+    shuffle of their own in the same way, and the other places through the shuffle of all images.
 
     Args:
-      arrays: the source's training images.
+      images: the source's training images.
       plan: views, branches, batch size and seed.
       start_step: steps already done.
       steps: where to stop.
@@ -72,9 +123,24 @@ def train_batches(
       backend: "tf" or "numpy"; by default tf.data where TensorFlow is installed. The two draw
         different augmentations, each reproducibly.
     """
+    if plan.foreground and not images.labeled.any():
+        raise UserError(
+            f"--config.train.foreground={plan.foreground}: no training image has a label; "
+            "set it to 0"
+        )
     backend = backend or ("tf" if have_tensorflow() else "numpy")
     make = _tf_batches if backend == "tf" else _numpy_batches
-    return make(arrays, plan, start_step, steps, host)
+    return make(images, plan, start_step, steps, host)
+
+
+def rate(images: Images, plan: Plan, batches: int = 8) -> float:
+    """Images per second of the pipeline alone, with nothing to wait for; each gives all views."""
+    made = train_batches(images, plan, 0, batches + 1)
+    next(made)  # what is set up once does not count
+    started = time.monotonic()
+    for _ in made:
+        pass
+    return batches * plan.batch_size / (time.monotonic() - started)
 
 
 def host_rows(batch_size: int, host: tuple[int, int]) -> range:
@@ -91,28 +157,56 @@ def host_rows(batch_size: int, host: tuple[int, int]) -> range:
     return range(batch_size * index // count, batch_size * (index + 1) // count)
 
 
-def _tf_batches(arrays, plan, start_step, steps, host) -> Iterator[Batch]:
+PARTS_OF_SHARE = 1000  # a share is counted in thousandths, exactly, however far a run goes
+
+
+def stream_of(counter: Any, foreground: float) -> tuple[Any, Any]:
+    """Whether example `counter` is a labeled one, and its number among its kind.
+
+    Integers only, so that it holds for numpy and TensorFlow alike, at any counter.
+    """
+    share = round(foreground * PARTS_OF_SHARE)
+    before = counter * share // PARTS_OF_SHARE
+    is_labeled = (counter + 1) * share // PARTS_OF_SHARE > before
+    return is_labeled, (before, counter - before)
+
+
+def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # the accelerators belong to jax
-    images, masks = tf.constant(arrays.image), tf.constant(arrays.mask)
-    total, rows = len(arrays.image), host_rows(plan.batch_size, host)
+    rows = host_rows(plan.batch_size, host)
     branch = np.asarray(plan.branch_of_view, np.int32)
+    labeled = tf.constant(np.flatnonzero(images.labeled), tf.int64)
+    crop = _crop(images, plan)
+
+    def shuffled(number, total, stream):
+        seed = tf.stack([tf.constant(plan.seed + stream, tf.int64), number // total])
+        return tf.random.experimental.index_shuffle(number % total, seed, total - 1)
 
     @tf.autograph.experimental.do_not_convert  # there is no Python control flow to convert
     def example(number):
         step, place = number // len(rows), rows.start + number % len(rows)
         counter = step * plan.batch_size + place
-        epoch = counter // total
-        shuffle_seed = tf.stack([tf.constant(plan.seed, tf.int64), epoch])
-        index = tf.random.experimental.index_shuffle(counter % total, shuffle_seed, total - 1)
+        if plan.foreground:
+            is_labeled, (of_labeled, of_all) = stream_of(counter, plan.foreground)
+            index = tf.where(
+                is_labeled,
+                labeled[shuffled(of_labeled, len(labeled), 1)],
+                shuffled(of_all, images.total, 0),
+            )
+        else:
+            index = shuffled(counter, images.total, 0)
+        image, mask = tf.numpy_function(
+            lambda i: images.read(int(i)), [index], (tf.float32, tf.uint8), stateful=False
+        )
         image, mask = geometry.augment_tf(
-            images[index],
-            masks[index],
+            tf.ensure_shape(image, images.shape),
+            tf.ensure_shape(mask, images.shape),
             tf.stack([tf.constant(plan.seed, tf.int64), counter]),
             flip=plan.config.flip,
             scale=plan.config.scale,
-            crop=plan.config.crop,
+            crop=crop,
         )
         return tf.stack([view.tf(image) for view in plan.views]), mask
 
@@ -128,26 +222,41 @@ def _tf_batches(arrays, plan, start_step, steps, host) -> Iterator[Batch]:
         yield _rows(views, mask, branch)
 
 
-def _numpy_batches(arrays, plan, start_step, steps, host) -> Iterator[Batch]:
-    total = len(arrays.image)
+def _numpy_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
     branch = np.asarray(plan.branch_of_view, np.int32)
+    labeled = np.flatnonzero(images.labeled)
+    crop = _crop(images, plan)
+
+    def shuffled(number, total, stream):
+        order = np.random.default_rng([plan.seed + stream, number // total]).permutation(total)
+        return order[number % total]
+
     for step in range(start_step, steps):
         views, masks = [], []
         for place in host_rows(plan.batch_size, host):
             counter = step * plan.batch_size + place
-            order = np.random.default_rng([plan.seed, counter // total]).permutation(total)
-            index = order[counter % total]
+            is_labeled, (of_labeled, of_all) = stream_of(counter, plan.foreground)
+            if is_labeled:
+                index = labeled[shuffled(of_labeled, len(labeled), 1)]
+            else:
+                index = shuffled(of_all, images.total, 0)
+            image, mask = images.read(int(index))
             image, mask = geometry.augment_numpy(
-                arrays.image[index],
-                arrays.mask[index],
+                image,
+                mask,
                 np.random.default_rng([plan.seed, counter, 1]),
                 flip=plan.config.flip,
                 scale=plan.config.scale,
-                crop=plan.config.crop,
+                crop=crop,
             )
             views.append(np.stack([view.numpy(image) for view in plan.views]))
             masks.append(mask)
         yield _rows(np.stack(views), np.stack(masks), branch)
+
+
+def _crop(images: Images, plan: Plan) -> int:
+    """The side of the training crop, pixels; 0 keeps the image whole, whatever its shape."""
+    return 0 if plan.config.crop == 1 else plan.config.crop_side(min(images.shape))
 
 
 def _rows(views: np.ndarray, mask: np.ndarray, branch: np.ndarray) -> Batch:

@@ -37,7 +37,10 @@ def run(argv: Sequence[str]) -> int:
         )
     if paths and flags.mode != "predict":
         raise UserError(f"{paths[0]!r}: only --mode=predict takes paths")
-    if not flags.workdir and flags.mode != "summary":
+    needs_none = flags.mode == "summary" or (
+        flags.mode == "prepare" and "data.prepared_dir" in overrides
+    )
+    if not flags.workdir and not needs_none:
         raise UserError("--workdir is missing: the folder for checkpoints, records and the report")
     from mln_flax import modes  # jax is slow to import: a mistyped flag should not wait for it
 

@@ -8,9 +8,21 @@ from pathlib import Path
 
 import jax
 
-from mln_flax import evaluate, files, parallel, predict, records, report, summary, tables, train
-from mln_flax.build import Run, build, load_data
+from mln_flax import (
+    evaluate,
+    files,
+    parallel,
+    predict,
+    prepare_report,
+    records,
+    report,
+    summary,
+    tables,
+    train,
+)
+from mln_flax.build import Run, build, is_drawn, load_data
 from mln_flax.config import Config
+from mln_flax.data import prepare
 from mln_flax.data.core import DataSet
 from mln_flax.settings import differences, read_json, to_dict
 from mln_flax.types import UserError
@@ -30,6 +42,9 @@ def run(
     """Does what the mode asks; returns the exit code. `command` is noted with what is trained."""
     if mode == "summary":
         print(summary.summary(build(config)))
+        return 0
+    if mode == "prepare" and not is_drawn(config):
+        prepare_data(config, workdir)
         return 0
     assert workdir is not None
     if mode == "report":
@@ -91,21 +106,45 @@ def read_data(made: Run, workdir: Path) -> DataSet:
 
     Not sooner: after a mistyped data folder, the right one is no other setting.
     """
-    data = load(made)
+    data = load(made, workdir)
     claim(workdir, made.config)
     evaluate.describe_data(made, data, workdir)
     return data
 
 
-def load(made: Run) -> DataSet:
+def load(made: Run, workdir: Path) -> DataSet:
     """The data, with a line on each thing that the user should know."""
     started = time.monotonic()
     print(f"data: reading {made.config.data.name} ...", flush=True)
-    data = load_data(made.config)
+    folder = None if is_drawn(made.config) else prepare_data(made.config, workdir)
+    data = load_data(made.config, folder)
     for note in data.notes:
         print(f"data: {note}")
     print(f"data: ready after {time.monotonic() - started:.0f} s", flush=True)
     return data
+
+
+def prepare_data(config: Config, workdir: Path | None) -> Path:
+    """The prepared folder of a config, prepared now unless it is, with its report."""
+    if not workdir and not config.data.prepared_dir:
+        raise UserError("--workdir is missing; or say where with --config.data.prepared_dir=FOLDER")
+    folder = Path(
+        config.data.prepared_dir or prepare.default_folder(config.data, workdir or Path())
+    )
+    done = (folder / prepare.REPORT).exists()
+    said = prepare.prepare(config.data, folder)
+    if done:
+        print(f"data: prepared already in {folder}", flush=True)
+        if prepare.has_changed(config.data, said):
+            print(f"data: other files than then are in data.dir now; remove {folder} to use them")
+    page = folder / prepare_report.PAGE
+    if not page.exists():
+        prepare_report.write(folder)
+        print(f"\n{prepare_report.table(said).to_text()}\n")
+        for line in prepare_report.lines(said):
+            print(line)
+    print(f"data: report: {page}", flush=True)
+    return folder
 
 
 def refuse_other_settings(workdir: Path, config: Config) -> None:

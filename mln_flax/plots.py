@@ -25,6 +25,10 @@ _INK = "#333333"
 _GAP_PX = 10
 _PANEL_PX = 384  # an example's panel is at least about this high and wide
 _CELL_PX = 256  # and so is a picture of a contact sheet
+_SHEET_PX = 1240  # about the width of a sheet of thumbnails
+_MARGIN_PX = 5  # around a thumbnail, so that the outline of a label at its edge is seen
+_AROUND = 225  # gray level of what a thumbnail leaves of its cell
+_LETTER_PX = 7  # about the mean width of a letter of a title
 
 
 def training_curve(lines: Sequence[Record]) -> bytes:
@@ -131,6 +135,23 @@ def contact_sheet(
     return _png(figure)
 
 
+def thumbnail_sheet(thumbnails: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> bytes:
+    """A contact sheet of pictures of any shapes, in cells of one size, none of them scaled.
+
+    Args:
+      thumbnails: image uint8 [H, W], mask {0, 1} [H, W], title; one or more.
+    """
+    shapes = np.array([image.shape for image, _, _ in thumbnails]) + 2 * _MARGIN_PX
+    longest = max(len(title) for _, _, title in thumbnails)
+    height = max(_CELL_PX, *shapes[:, 0])
+    width = min(max(*shapes[:, 1], _LETTER_PX * longest), _SHEET_PX)
+    cells = [
+        (_centered(image, height, width, _AROUND), _centered(mask, height, width, 0), title)
+        for image, mask, title in thumbnails
+    ]
+    return contact_sheet(cells, columns=max(1, _SHEET_PX // width))
+
+
 def _by_step(lines: Sequence[Record], key: str) -> dict[int, Any]:
     """Step -> value, in the order of steps, of the lines that have one."""
     found = {line["step"]: line[key] for line in lines if line.get(key) is not None}
@@ -190,6 +211,13 @@ def _overlay(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> np.
 
 def _enlarged(array: np.ndarray, scale: int) -> np.ndarray:
     return array.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _centered(picture: np.ndarray, height: int, width: int, around: int) -> np.ndarray:
+    cell = np.full((height, width), around, np.uint8)
+    top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
+    cell[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return cell
 
 
 def _outlined(image: np.ndarray, mask: np.ndarray, scale: int) -> np.ndarray:

@@ -1,17 +1,25 @@
 """Masks for a user's own images: each in the branch that lies nearest."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from mln_flax import evaluate, files, records
 from mln_flax.build import Run
-from mln_flax.data import tiles
-from mln_flax.data.core import Example
+from mln_flax.data import reader, tiles
+from mln_flax.data.core import Example, Unusable
 from mln_flax.types import Record, UserError
 
-SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".pgm", ".jpg", ".jpeg")
+
+class Picture(NamedTuple):
+    """One image to segment: a file, or one frame of it, and the name of its mask."""
+
+    file: Path
+    frame: int
+    mask: str
 
 
 def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Record]:
@@ -25,35 +33,35 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
         raise UserError("--mode=predict: give image files or folders after the flags")
     if not output:
         raise UserError("--output is missing: the folder for the masks")
-    files = find(paths)
+    pictures = find(paths)
     trained = evaluate.load_model(run, workdir)
-    for file in files:
-        read_image(file)  # all of them, before anything is written
+    for picture in pictures:
+        read_image(picture)  # all of them, before anything is written
     folder = Path(output)
-    targets = [folder / f"{file.stem}_mask.png" for file in files]
-    inputs = {file.resolve() for file in files}
-    for target in (*targets, folder / "predictions.jsonl"):
-        if target.resolve() in inputs:
-            raise UserError(f"--output={output}: {target.name} is one of the images; take another")
+    inputs = {picture.file.resolve() for picture in pictures}
+    for name in (*(picture.mask for picture in pictures), "predictions.jsonl"):
+        if (folder / name).resolve() in inputs:
+            raise UserError(f"--output={output}: {name} is one of the images; take another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={output}: {error.strerror}") from None
     answer = evaluate.predictor(one_at_a_time(run), trained)
     lines = []
-    for number, (file, target) in enumerate(zip(files, targets, strict=True), start=1):
-        mask, chosen = segment(run, answer, read_image(file))
-        _save_png(target, mask)
+    for number, picture in enumerate(pictures, start=1):
+        mask, chosen = segment(run, answer, read_image(picture))
+        _save_png(folder / picture.mask, mask)
         lines.append(
             {
-                "image": file.name,
-                "mask": target.name,
+                "image": picture.file.name,
+                "frame": picture.frame,
+                "mask": picture.mask,
                 "label_pixels": int(mask.sum()),
                 "selection": run.config.method.selection,
                 "branches": [run.branch_names[b] for b in chosen],
             }
         )
-        print(f"predict: {number}/{len(files)} {target}", flush=True)
+        print(f"predict: {number}/{len(pictures)} {folder / picture.mask}", flush=True)
     records.write(folder / "predictions.jsonl", lines)
     return lines
 
@@ -84,55 +92,55 @@ def segment(run: Run, answer, image: np.ndarray) -> tuple[np.ndarray, list[int]]
     return (stitched > 0.5).astype(np.uint8), chosen
 
 
-def find(paths: list[Path]) -> list[Path]:
-    """The image files among the paths and in the folders among them, each name once."""
-    files: list[Path] = []
+def find(paths: list[Path]) -> list[Picture]:
+    """The images among the paths and in the folders among them, each frame of a volume by itself.
+
+    Raises:
+      UserError: a path does not exist, a folder has no image, two masks would have one name.
+    """
+    found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            inside = [file for file in reader.find(path) if file.parent == path]
             if not inside:
-                raise UserError(f"{path}: no images in this folder ({', '.join(SUFFIXES)})")
-            files += inside
+                known = ", ".join(sorted(reader.SUFFIXES))
+                raise UserError(f"{path}: no images in this folder ({known}, DICOM)")
+            found += inside
         elif path.exists():
-            files.append(path)
+            found.append(path)
         else:
             raise UserError(f"{path}: no such file or folder")
-    stems = [file.stem for file in files]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise UserError(
-            f"two images are named {twice[0]!r}: their masks would overwrite each other"
-        )
-    return files
+    pictures = [picture for file in found for picture in _pictures(file)]
+    masks = [picture.mask for picture in pictures]
+    for picture in pictures:
+        if masks.count(picture.mask) > 1:
+            raise UserError(
+                f"two images are named {picture.file.stem!r}: their masks would overwrite each "
+                "other"
+            )
+    return pictures
 
 
-def read_image(path: Path) -> np.ndarray:
-    """A gray image as float32 [H, W] in [0, 1], by the full range of its bits.
+def _pictures(file: Path) -> Iterator[Picture]:
+    try:
+        frames = reader.header(file).frames
+    except Unusable as reason:
+        raise UserError(f"{file}: {reason}") from None
+    for frame in range(frames):
+        number = f"_{frame + 1:04d}" if frames > 1 else ""
+        yield Picture(file, frame, f"{file.stem}{number}_mask.png")
+
+
+def read_image(picture: Picture) -> np.ndarray:
+    """A mammogram as float32 [H, W] in [0, 1], as preparation reads it.
 
     Raises:
       UserError: it cannot be read, has colors, or is of one gray level.
     """
-    from PIL import Image
-
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            if opened.mode in ("1", "LA"):
-                array = np.asarray(opened.convert("L"))
-            elif opened.mode in ("P", "PA", "RGB", "RGBA"):
-                array = np.asarray(opened.convert("RGB"))
-            else:
-                array = np.asarray(opened)
-    except Exception as error:  # a damaged file makes the decoders raise all sorts of things
-        raise UserError(f"{path}: cannot be read as an image ({error})") from None
-    if array.ndim == 3 and (array == array[..., :1]).all():
-        array = array[..., 0]  # gray, stored as three equal colors
-    if array.ndim != 2 or array.dtype.kind not in "ui" or min(array.shape) < 3:
-        raise UserError(f"{path}: must be a gray image of 8 or 16 bits, 3 x 3 pixels or more")
-    if array.min() == array.max():
-        raise UserError(f"{path}: must have more than one gray level")
-    top = 255 if array.dtype == np.uint8 else 65535
-    return (array.astype(np.float32) / top).clip(0, 1)
+        return reader.read(picture.file, picture.frame).image
+    except Unusable as reason:
+        raise UserError(f"{picture.file}: {reason}") from None
 
 
 def _save_png(path: Path, mask: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from mln_flax import branches, parallel, views
 from mln_flax.build import Run
 from mln_flax.decision import OperatingPoint
-from mln_flax.input_pipeline import Arrays, chunks
+from mln_flax.input_pipeline import Images, chunks
 
 
 class Trained(NamedTuple):
@@ -31,52 +31,94 @@ def forward(run: Run, devices: Any = None) -> Any:
     return parallel.parallel_map(rows, devices)
 
 
-def collect(run: Run, params: Any, arrays: Arrays, call: Any, point: OperatingPoint) -> Trained:
+def collect(run: Run, params: Any, images: Images, call: Any, point: OperatingPoint) -> Trained:
     """The trained model with its bank, from all views of all training images.
 
     Args:
       run: the run.
       params: its trained parameters.
-      arrays: the source's training images, not augmented.
+      images: the source's training images, not augmented.
       call: what `forward` made.
       point: what counts as a calcification, chosen on source validation.
     """
-    moments: list[list[Any]] = [[] for _ in range(run.num_branches)]
+    moments: list[Any] = [None] * run.num_branches
     features = []
     for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
-        images = views.make_view(name).numpy(arrays.image)
-        features.append(branches.image_features(images))
-        for rows, count in chunks(len(images), run.config.evaluate.batch_size):
+        view, of_view = views.make_view(name).numpy, []
+        for rows, count in chunks(images.total, run.config.evaluate.batch_size):
+            image = view(images.stack(rows)[0])
+            of_view.append(branches.image_features(image))
             indices = np.full(count, branch, np.int32)
-            _, new = call({"params": params}, images[rows, ..., None], indices)
-            moments[branch].append(new)
-    of_branch = [jax.tree.map(lambda *x: np.concatenate(x), *parts) for parts in moments]
+            _, new = call({"params": params}, image[..., None], indices)
+            sums = jax.tree.map(Sums.of, new)
+            old = moments[branch]
+            moments[branch] = sums if old is None else _each(Sums.plus, old, sums)
+        features.append(np.concatenate(of_view))
     return Trained(
         params=params,
-        domain_stats=_pooled(of_branch),
+        domain_stats=_pooled(moments),
         bank=branches.Bank(
-            mean=_over_images(of_branch, np.mean),
-            spread=_over_images(of_branch, np.std),
+            mean=_over_branches(moments, Sums.mean),
+            spread=_over_branches(moments, Sums.std),
             image=branches.fit_gaussian(np.stack(features)),
         ),
         point=point,
     )
 
 
-def _over_images(of_branch: list[Any], reduce: Any) -> Any:
-    """{layer: (mean [N, C], std [N, C])} per branch -> one with [k, C] each."""
-    return jax.tree.map(lambda *x: np.stack([reduce(v, axis=0) for v in x]), *of_branch)
+class Sums(NamedTuple):
+    """What is left of [N, C] values of N images: enough for mean and deviation over them.
+
+    Kept in place of the values, whose memory would grow with the data set.
+    """
+
+    images: int
+    first: np.ndarray  # float64 [C]: sum
+    second: np.ndarray  # float64 [C]: sum of squares
+
+    @classmethod
+    def of(cls, values: Any) -> "Sums":
+        """The sums of values [N, C]."""
+        exact = np.asarray(values, np.float64)
+        return cls(len(exact), exact.sum(axis=0), np.square(exact).sum(axis=0))
+
+    def plus(self, other: "Sums") -> "Sums":
+        """The sums over the images of both."""
+        return Sums(
+            self.images + other.images, self.first + other.first, self.second + other.second
+        )
+
+    def mean(self) -> np.ndarray:
+        """Mean over the images, [C]."""
+        return self.first / self.images
+
+    def mean_square(self) -> np.ndarray:
+        """Mean of the squares over the images, [C]."""
+        return self.second / self.images
+
+    def std(self) -> np.ndarray:
+        """Standard deviation over the images, [C]."""
+        return np.sqrt(np.maximum(self.mean_square() - np.square(self.mean()), 0))
+
+
+def _each(function: Any, *trees: Any) -> Any:
+    """A function of every Sums in {layer: (mean, std)}."""
+    return jax.tree.map(function, *trees, is_leaf=lambda node: isinstance(node, Sums))
+
+
+def _over_branches(of_branch: list[Any], reduce: Any) -> Any:
+    """Sums per branch -> float32 [k, C] per layer, for mean and deviation."""
+    return _each(lambda *sums: np.stack([reduce(s) for s in sums]).astype(np.float32), *of_branch)
 
 
 def _pooled(of_branch: list[Any]) -> Any:
     """Mean and deviation over positions and images together, as the collection domain_stats."""
     stats = {}
     for layer in of_branch[0]:
-        means, stds = zip(*(moments[layer] for moments in of_branch), strict=True)
-        mean = np.stack([m.mean(axis=0, dtype=np.float64) for m in means])
-        within = np.stack([np.square(s).mean(axis=0, dtype=np.float64) for s in stds])
-        between = np.stack([m.var(axis=0, dtype=np.float64) for m in means])
-        std = np.sqrt(within + between)
+        pairs = [sums[layer] for sums in of_branch]
+        mean = np.stack([mean.mean() for mean, _ in pairs])
+        square = np.stack([mean.mean_square() + std.mean_square() for mean, std in pairs])
+        std = np.sqrt(np.maximum(square - np.square(mean), 0))
         stats[layer] = {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}
     return flax.traverse_util.unflatten_dict(stats, sep="/")
 

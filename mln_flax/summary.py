@@ -13,7 +13,7 @@ from mln_flax.types import Batch
 
 def summary(run: Run) -> str:
     """Tables of layers and parameters, and the compiled step's memory, as text."""
-    side = run.config.views.crop or run.config.data.size
+    side = run.config.views.crop_side(run.config.data.size)
     rows = run.config.train.batch_size * len(run.view_names)
     state = jax.eval_shape(
         run.method.init, jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)

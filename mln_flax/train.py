@@ -15,7 +15,7 @@ from mln_flax import checkpoint, decision, input_pipeline, optim, parallel, reco
 from mln_flax.build import Run, plan
 from mln_flax.data.core import DataSet
 from mln_flax.decision import OperatingPoint
-from mln_flax.input_pipeline import Arrays
+from mln_flax.input_pipeline import Images
 from mln_flax.methods.core import TrainState
 from mln_flax.models import convert
 from mln_flax.types import UserError
@@ -67,6 +67,23 @@ class Progress(NamedTuple):
         return f"step {step}/{steps}  {speed:.2f} steps/s  {left // 60}:{left % 60:02d} left"
 
 
+class Waiting:
+    """Goes through batches and adds up the seconds that were spent on waiting for them."""
+
+    def __init__(self, batches: Iterator[Any]):
+        self._batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            started = time.monotonic()
+            batch = next(self._batches, None)
+            self.seconds += time.monotonic() - started
+            if batch is None:
+                return
+            yield batch
+
+
 def random_state(run: Run) -> TrainState:
     """A state of the run's form with parameters drawn from the run's seed."""
     image = jnp.zeros(_image_shape(run))
@@ -94,7 +111,7 @@ def pretrained(run: Run) -> tuple[Any, convert.Report]:
 
 
 def _image_shape(run: Run) -> tuple[int, int, int, int]:
-    side = run.config.views.crop or run.config.data.size
+    side = run.config.views.crop_side(run.config.data.size)
     return 1, side, side, 1
 
 
@@ -109,8 +126,10 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
     """
     config, stop = run.config.train, stop or StopSignal()
     source = run.config.data.source
+    cache_gb = run.config.data.cache_gb
     parts = {
-        name: input_pipeline.arrays_of(data.part(source, name)) for name in ("train", "validation")
+        name: input_pipeline.images_of(data.part(source, name), cache_gb)
+        for name in ("train", "validation")
     }
     log = workdir / "train.jsonl"
     forward = source_bank.forward(run)
@@ -131,6 +150,9 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
         batches = input_pipeline.train_batches(
             parts["train"], plan(run), first, config.steps, parallel.host_share()
         )
+        alone = input_pipeline.rate(parts["train"], plan(run)) if first < config.steps else 0.0
+        print(f"input alone: {alone:.0f} images/s, {len(run.view_names)} views each", flush=True)
+        batches = Waiting(batches)
         measured: list[Any] = []  # on the device; looked at only when a line is written
         progress, since, saved = Progress(time.monotonic(), first), time.monotonic(), first
         for step, batch in enumerate(batches, start=first + 1):
@@ -139,20 +161,26 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
             if step == first + 1:  # compiled by now: time what follows
                 jax.block_until_ready(state.step)
                 progress, since = Progress(time.monotonic(), step), time.monotonic()
+                batches.seconds = 0.0
             last = step == config.steps
             if step % config.log_every_steps == 0 or last:
                 seconds, since = time.monotonic() - since, time.monotonic()
+                waited, batches.seconds = batches.seconds, 0.0
                 row = {
                     "step": step,
                     **{name: float(np.mean([m[name] for m in measured])) for name in new},
                     "learning_rate": float(learning_rate(step - 1)),
                     "seconds": seconds,
+                    "images_per_s": len(measured) * config.batch_size / max(seconds, 1e-9),
+                    "input_wait": min(waited / max(seconds, 1e-9), 1.0),  # share of the time
+                    "input_alone_images_per_s": alone,
                 }
                 measured = []
                 write(row)
                 print(
                     f"{progress.line(step, config.steps)}  loss {row['loss']:.3f}  "
-                    f"soft Dice {row['dice']:.3f}",
+                    f"soft Dice {row['dice']:.3f}  {row['images_per_s']:.1f} images/s, "
+                    f"{row['input_wait']:.0%} waiting for input",
                     flush=True,
                 )
                 _check_finite(row)
@@ -172,7 +200,7 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
         return finish(run, checkpoints, state, parts, forward, workdir)
 
 
-def finish(run, checkpoints, state, parts: dict[str, Arrays], forward, workdir: Path) -> Path:
+def finish(run, checkpoints, state, parts: dict[str, Images], forward, workdir: Path) -> Path:
     """Takes the best checkpoint, makes its statistics exact, and writes the model."""
     best = checkpoints.best_step()
     params = checkpoint.restore(checkpoints, jax.eval_shape(lambda: state), best).params
@@ -184,20 +212,22 @@ def finish(run, checkpoints, state, parts: dict[str, Arrays], forward, workdir: 
 
 
 def validate(
-    run: Run, forward: Any, params: Any, arrays: Arrays
+    run: Run, forward: Any, params: Any, images: Images
 ) -> tuple[dict[str, Any], OperatingPoint]:
     """Mean DSC over the source's validation images, each view in its own branch.
 
     It is measured at the operating point that suits these images best, which comes with it.
     """
-    probabilities = []
+    scores_on_grid: list[list[float]] = []
     for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
-        images = make_view(name).numpy(arrays.image)
-        for rows, count in input_pipeline.chunks(len(images), run.config.evaluate.batch_size):
+        view = make_view(name).numpy
+        for rows, count in input_pipeline.chunks(images.total, run.config.evaluate.batch_size):
+            image, mask = images.stack(rows)
             indices = np.full(count, branch, np.int32)
-            probabilities.append(forward({"params": params}, images[rows, ..., None], indices)[0])
-    masks = np.tile(arrays.mask, (len(run.view_names), 1, 1))
-    point, dsc = decision.choose(np.concatenate(probabilities), masks)
+            probability, _ = forward({"params": params}, view(image)[..., None], indices)
+            pairs = zip(probability, mask.astype(bool), strict=True)
+            scores_on_grid += [decision.dsc_on_grid(p, m) for p, m in pairs]
+    point, dsc = decision.best(np.array(scores_on_grid))
     per_view = dsc.reshape(len(run.view_names), -1).mean(axis=1)
     scores = {
         "validation_dsc": float(dsc.mean()),

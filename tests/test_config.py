@@ -223,8 +223,8 @@ REFUSED = [
     ("method.class_weights", (1.0,), "one above 0 for each of 2 classes"),
     ("method.class_weights", (1.0, -1.0), "one above 0 for each of 2 classes"),
     ("data.split.test", 0.85, "leave nothing to train on"),
-    ("views.crop", -1, "allowed are 0 .whole image. to data.size=128"),
-    ("views.crop", 129, "allowed are 0 .whole image. to data.size=128"),
+    ("views.crop", 0.0, "must be above 0, at most 1"),
+    ("views.crop", 1.5, "must be above 0, at most 1"),
     ("views.scale", (0.0, 1.0), "must be 0 < low <= high"),
     ("views.scale", (1.1, 0.9), "must be 0 < low <= high"),
 ]
@@ -240,7 +240,7 @@ def test_validate_refuses(path, value, message):
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("views.crop", 128),
+        ("views.crop", 1.0),
         ("views.scale", (1.0, 1.0)),
         ("method.momentum", 1.0),
         ("method.hard_negatives", 0.0),

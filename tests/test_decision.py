@@ -1,7 +1,13 @@
 import numpy as np
 
 from mln_flax import decision, metrics
-from mln_flax.decision import OperatingPoint, choose, decide
+from mln_flax.decision import OperatingPoint, decide
+
+
+def choose(probability, mask):
+    """The best point of the grid for several images."""
+    pairs = zip(probability, np.asarray(mask, bool), strict=True)
+    return decision.best(np.array([decision.dsc_on_grid(p, m) for p, m in pairs]))
 
 
 def test_an_object_counts_from_its_size_on_and_corners_join_it():

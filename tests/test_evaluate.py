@@ -24,7 +24,7 @@ def answer(run, tiny_workdir):
 def images(run):
     """Seven images, so that the second chunk of four is padded."""
     data = load_data(run.config)
-    shown = [*data.part("ffdm", "test"), *data.part("film", "test")][:7]
+    shown = [*data.examples("ffdm", "test"), *data.examples("film", "test")][:7]
     views = [make_view(name).numpy for name in tiny.VIEWS]
     return np.stack([views[i % 3](example.image) for i, example in enumerate(shown)])
 
@@ -56,7 +56,7 @@ def test_an_answer_depends_on_no_order_and_no_company(answer, images):
 
 
 def test_a_record_holds_what_the_predictor_says(run, answer, tiny_workdir):
-    example = load_data(run.config).part("dbt", "test")[1]
+    example = load_data(run.config).examples("dbt", "test")[1]
     said = answer(example.image[None])
     lines = records.read(tiny_workdir / "records.jsonl")
     (line,) = (one for one in lines if one["image_id"] == example.image_id)

@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "mln_flax"
 LAYERS = """
 main
 modes
-train evaluate predict report summary
+train evaluate predict report prepare_report summary
 build source_bank
 methods input_pipeline checkpoint optim parallel metrics records tables table_layout plots page
 models data views branches losses decision

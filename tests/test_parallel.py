@@ -8,7 +8,7 @@ import tiny
 
 from mln_flax import input_pipeline, parallel
 from mln_flax.build import build, plan
-from mln_flax.input_pipeline import Arrays
+from mln_flax.input_pipeline import from_arrays
 from mln_flax.types import Batch
 
 # Two images in three views are six rows: on four devices two rows are padding.
@@ -40,10 +40,10 @@ print("equal")
 """
 
 
-def some_arrays(side=32, count=6):
+def some_images(side=32, count=6):
     rng = np.random.default_rng(0)
     image = rng.random((count, side, side)).astype(np.float32)
-    return Arrays(image, (image > 0.8).astype(np.uint8))
+    return from_arrays(image, (image > 0.8).astype(np.uint8))
 
 
 def a_run():
@@ -60,7 +60,7 @@ def after_steps(run, devices, state, keep, steps=4):
 
     update = parallel.parallel_update(counted, devices)
     state, rows = parallel.replicate(state, devices), []
-    batches = input_pipeline.train_batches(some_arrays(), plan(run), 0, steps, backend="numpy")
+    batches = input_pipeline.train_batches(some_images(), plan(run), 0, steps, backend="numpy")
     for step, batch in enumerate(batches, start=1):
         if step == steps:
             batch = batch._replace(valid=np.arange(6) < keep)

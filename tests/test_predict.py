@@ -18,7 +18,7 @@ def save(path, array):
 
 @pytest.fixture(scope="module")
 def image():
-    return load_data(tiny.config()).part("film", "test")[0].image
+    return load_data(tiny.config()).examples("film", "test")[0].image
 
 
 def levels(image, bits):

@@ -27,7 +27,7 @@ def test_a_shipped_config_builds_and_its_step_keeps_the_form_of_the_state(file):
     config = settings.load_file(file)
     validate(config)
     run = build(config)
-    side, rows = config.views.crop or config.data.size, 2 * len(run.view_names)
+    side, rows = config.views.crop_side(config.data.size), 2 * len(run.view_names)
     state = jax.eval_shape(
         run.method.init, jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
     )

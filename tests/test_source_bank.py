@@ -12,7 +12,7 @@ from mln_flax import branches, source_bank, views
 from mln_flax.build import build
 from mln_flax.config import Config, ModelConfig
 from mln_flax.decision import OperatingPoint
-from mln_flax.input_pipeline import Arrays
+from mln_flax.input_pipeline import from_arrays
 from mln_flax.models.swin import space_to_depth
 
 VIEWS = ("identity", "bezier(0.3)", "invert")
@@ -38,10 +38,11 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def arrays():
+def images():
+    """Five images [N, H, W]."""
     rng = np.random.default_rng(0)
     image = rng.random((5, 16, 16)).astype(np.float32) ** rng.uniform(1, 3, (5, 1, 1))
-    return Arrays(image.astype(np.float32), np.zeros((5, 16, 16), np.uint8))
+    return image.astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +59,19 @@ def call(run):
 
 
 @pytest.fixture(scope="module")
-def trained(run, params, arrays, call):
-    return source_bank.collect(run, params, arrays, call, OperatingPoint(0.7, 3))
+def trained(run, params, images, call):
+    source = from_arrays(images, np.zeros(images.shape, np.uint8))
+    return source_bank.collect(run, params, source, call, OperatingPoint(0.7, 3))
 
 
-def by_branch(arrays):
+def by_branch(images):
     """The images that each branch of the grouped map sees."""
-    seen = [views.make_view(name).numpy(arrays.image) for name in VIEWS]
+    seen = [views.make_view(name).numpy(images) for name in VIEWS]
     return np.concatenate(seen[:2]), seen[2]
 
 
-def test_forward_gives_probability_and_moments_of_every_row_in_order(run, params, arrays, call):
-    image, branch = arrays.image[..., None], np.array([0, 1, 0, 1, 1], np.int32)
+def test_forward_gives_probability_and_moments_of_every_row_in_order(run, params, images, call):
+    image, branch = images[..., None], np.array([0, 1, 0, 1, 1], np.int32)
     probability, moments = call({"params": params}, image, branch)
     assert probability.shape == (5, 16, 16)
     logits, out = jax.device_get(jax.jit(run.model.apply)({"params": params}, image, branch))
@@ -82,10 +84,10 @@ def test_forward_gives_probability_and_moments_of_every_row_in_order(run, params
     )
 
 
-def test_the_bank_averages_the_images_own_moments(run, params, arrays, trained, call):
+def test_the_bank_averages_the_images_own_moments(run, params, images, trained, call):
     assert run.branch_of_view == (0, 0, 1)
-    for b, images in enumerate(by_branch(arrays)):
-        _, moments = call({"params": params}, images[..., None], np.full(len(images), b, np.int32))
+    for b, seen in enumerate(by_branch(images)):
+        _, moments = call({"params": params}, seen[..., None], np.full(len(seen), b, np.int32))
         assert set(trained.bank.mean) == set(trained.bank.spread) == set(moments)
         for layer, own in moments.items():
             for part in range(2):
@@ -98,11 +100,11 @@ def test_the_bank_averages_the_images_own_moments(run, params, arrays, trained, 
                 )
 
 
-def test_statistics_are_exact_over_positions_and_images(params, arrays, trained):
+def test_statistics_are_exact_over_positions_and_images(params, images, trained):
     """Of the first norm, whose input is known without the network: the embedded patches."""
     proj = jax.device_get(params["patch_embed"]["proj"])
-    for b, images in enumerate(by_branch(arrays)):
-        tokens = space_to_depth(images[..., None], 4).astype(np.float64) @ proj["kernel"]
+    for b, seen in enumerate(by_branch(images)):
+        tokens = space_to_depth(seen[..., None], 4).astype(np.float64) @ proj["kernel"]
         values = (tokens + proj["bias"]).reshape(-1, 4)
         stats = trained.domain_stats["patch_embed"]["norm"]
         np.testing.assert_allclose(stats["mean"][b], values.mean(0), rtol=1e-4, atol=1e-6)
@@ -118,8 +120,8 @@ def test_statistics_have_the_form_of_the_models_collection(run, params, trained)
     assert trained.params is params
 
 
-def test_the_gaussians_are_those_of_the_views(arrays, trained):
-    seen = [branches.image_features(views.make_view(name).numpy(arrays.image)) for name in VIEWS]
+def test_the_gaussians_are_those_of_the_views(images, trained):
+    seen = [branches.image_features(views.make_view(name).numpy(images)) for name in VIEWS]
     expected = branches.fit_gaussian(np.stack(seen))
     jax.tree.map(np.testing.assert_allclose, trained.bank.image, expected)
     assert trained.bank.image.mean.shape == (3, branches.FEATURES)

@@ -33,8 +33,8 @@ def example(index):
     mask = (image > 0.9).astype(np.uint8)
     return Example(image, mask, str(index), str(index), "mine", "", "", None, "calcification")
 
-parts = [Part("mine", "train", tuple(map(example, range(6)))),
-         Part("mine", "validation", tuple(map(example, range(6, 9))))]
+parts = [Part.of("mine", "train", tuple(map(example, range(6)))),
+         Part.of("mine", "validation", tuple(map(example, range(6, 9))))]
 run = build(tiny.config(data__source="mine", data__targets=""))
 workdir = pathlib.Path(sys.argv[1])
 train.train(run, DataSet(tuple(parts)), workdir)

@@ -20,7 +20,7 @@ SETTINGS = {
     "data.phantom.validation": "3",
     "data.phantom.test": str(TEST_IMAGES),
     "views.names": ",".join(VIEWS),
-    "views.crop": "24",
+    "views.crop": "0.75",
     "model.patch_size": "4",
     "model.embed_dim": "8",
     "model.depths": "1,1",

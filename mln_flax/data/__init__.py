@@ -2,10 +2,10 @@
 
 import importlib
 
-ROOMS = ("phantom", "mini_mias")
+ROOMS = ("phantom", "mini_mias", "inbreast", "folder", "npz", "cbis_ddsm")
 
 
 def enter_all() -> None:
-    """Enters every data set in the registry `data.core.loaders`."""
+    """Enters every data set in the registries `data.core.loaders` and `data.core.collections`."""
     for room in ROOMS:
         importlib.import_module(f"mln_flax.data.{room}")

@@ -1,6 +1,7 @@
 """What a data set is: examples with their masks, patients and millimeters, by part."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ class Example(NamedTuple):
     to_image: np.ndarray | None = None  # 2x3: (column, row, 1) of a tile -> (column, row) of image
     # uint16, bit i where abnormality i is; of a tile: its window of the whole image, not resampled.
     objects: np.ndarray | None = None
+    image_shape: tuple[int, int] | None = None  # of a tile: (height, width) of the whole image
 
 
 class LeftOut(NamedTuple):
@@ -42,13 +44,13 @@ class Part(NamedTuple):
     name: str
     examples: Sequence[Example]  # in memory, or read one by one from prepared data
     patient_ids: frozenset[str]
-    label_pixels: int
+    label_pixels: tuple[int, ...]  # of each example
 
     @classmethod
     def of(cls, domain: str, name: str, examples: Sequence[Example]) -> "Part":
         """The part of examples that are in memory."""
         patients = frozenset(example.patient_id for example in examples)
-        labeled = sum(int(np.count_nonzero(example.mask)) for example in examples)
+        labeled = tuple(int(np.count_nonzero(example.mask)) for example in examples)
         return cls(domain, name, examples, patients, labeled)
 
 
@@ -63,12 +65,16 @@ class DataSet(NamedTuple):
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def part(self, domain: str, name: str) -> Sequence[Example]:
-        """The examples of one part; raises KeyError where there is none."""
+    def part(self, domain: str, name: str) -> Part:
+        """One part; raises KeyError where there is none."""
         for part in self.parts:
             if (part.domain, part.name) == (domain, name):
-                return part.examples
+                return part
         raise KeyError(f"{domain} has no part {name!r}")
+
+    def examples(self, domain: str, name: str) -> Sequence[Example]:
+        """The examples of one part; raises KeyError where there is none."""
+        return self.part(domain, name).examples
 
 
 # A loader draws a data set: it takes the data settings (config.DataConfig), returns a DataSet.
@@ -109,10 +115,18 @@ class Reading(NamedTuple):
 
 
 class Unusable(Exception):
-    """Why a file or an image cannot be used, and what to do; it names nobody."""
+    """Why a file or an image cannot be used, and what to do; it names nobody.
+
+    `file` is the path of what is at fault where that is not the entry's first file.
+    """
+
+    def __init__(self, reason: str, file: str = ""):
+        super().__init__(reason)
+        self.file = file
 
 
-class Collection(NamedTuple):
+@dataclass(frozen=True)
+class Collection:
     """A data set of files, as two functions; `read` is called in other processes.
 
     `index` raises UserError for a folder that is not this collection's. `read` raises Unusable.

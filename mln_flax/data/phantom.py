@@ -119,7 +119,7 @@ def load(data: DataConfig) -> DataSet:
             )
             for index in range(first, last)
         )
-        parts.append(Part(domain, name, examples))
+        parts.append(Part.of(domain, name, examples))
         first = last
     notes = tuple(
         f"{part.domain} {part.name}: {len(part.examples)} phantoms, "

@@ -95,7 +95,7 @@ def cut(example: Example, rows: int, columns: int, size: int) -> tuple[Example, 
 
     A tile's `image_id` ends in `_r0c1`, its `spacing_mm` is its own (row, column), and its
     `to_image` is the 2x3 affine from the tile's (column, row, 1) to the image's (column, row),
-    with pixel centers at integers.
+    with pixel centers at integers. Its `objects` are the image's own pixels in its window.
 
     Raises:
       UserError: fewer pixels than tiles, or rows, columns or size below 1.
@@ -115,6 +115,7 @@ def cut(example: Example, rows: int, columns: int, size: int) -> tuple[Example, 
     padding = ((0, tall * rows - height), (0, wide * columns - width))
     image = np.pad(example.image, padding, mode="edge")
     mask = np.pad(example.mask, padding)
+    objects = None if example.objects is None else np.pad(example.objects, padding)
     scale = (tall / size, wide / size)
     spacing = example.spacing_mm
     tiles = []
@@ -128,6 +129,8 @@ def cut(example: Example, rows: int, columns: int, size: int) -> tuple[Example, 
                 image_id=f"{example.image_id}_r{row}c{column}",
                 spacing_mm=spacing and (spacing[0] * scale[0], spacing[1] * scale[1]),
                 to_image=_affine(top, left, scale),
+                objects=None if objects is None else objects[window],
+                image_shape=(height, width),
             )
         )
     return tuple(tiles)
@@ -208,6 +211,28 @@ def put_back(
     return whole
 
 
+def whole_objects(tiles: Sequence[Example], image_shape: tuple[int, int]) -> np.ndarray:
+    """The whole image's objects, uint16 [H, W], pixel by pixel as they were before cutting.
+
+    Args:
+      tiles: all tiles of one image; one without `objects` has none.
+      image_shape: of the whole image.
+    """
+    whole = np.zeros(image_shape, np.uint16)
+    for tile in tiles:
+        if tile.objects is not None and tile.to_image is not None:
+            window = _footprint(tile.to_image, tile.mask.shape, image_shape)
+            rows, columns = (part.stop - part.start for part in window)
+            whole[window] = tile.objects[:rows, :columns]
+    return whole
+
+
+def window_shape(affine: np.ndarray, tile_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of a tile's window in pixels of the whole image, padding included."""
+    height, width = (round(n * affine[1 - a, 1 - a]) for a, n in enumerate(tile_shape))
+    return height, width
+
+
 def _footprint(
     affine: np.ndarray, tile_shape: tuple[int, ...], image_shape: tuple[int, ...]
 ) -> tuple[slice, slice]:
@@ -235,3 +260,13 @@ def breast_share(breast: np.ndarray, tile: Example) -> float:
     height, width = tile.image.shape
     area = height * tile.to_image[1, 1] * width * tile.to_image[0, 0]
     return float(breast[_footprint(tile.to_image, tile.image.shape, breast.shape)].sum() / area)
+
+
+def thumbnail(whole: Example, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A small copy of an image and of its mask, uint8, the longer side at most `side` pixels."""
+    factor = min(1.0, side / max(whole.image.shape))
+    shape = tuple(max(1, round(length * factor)) for length in whole.image.shape)
+    image = np.round(_resize(whole.image, shape, "box").clip(0, 1) * 255).astype(np.uint8)
+    # Any label in a pixel counts: a single calcification would vanish otherwise.
+    mask = (_resize(whole.mask, shape, "box") > 1e-6).astype(np.uint8)
+    return image, mask

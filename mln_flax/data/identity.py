@@ -1,0 +1,93 @@
+"""What may be said of a patient, an image or a file: salted hashes, and paths without names."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+SALT_FILE = ".mln_flax_salt"
+SHORTEST_NAME = 3  # letters; shorter pieces of a name would hide every "L" and "CC"
+
+
+class Names(NamedTuple):
+    """Turns a collection's own words into what may be shown; the same ones for one salt."""
+
+    salt: bytes
+    secrets: tuple[str, ...]  # hidden wherever they stand in a path, longest first
+    root: str  # the data folder, whose own path is never shown
+    hide: bool  # hash every file name
+
+    def patient(self, patient: str) -> str:
+        """The id of a patient in records."""
+        return f"p{self._hash('patient', patient)}"
+
+    def image(self, key: str) -> str:
+        """The id of an image in records."""
+        return f"i{self._hash('image', key)}"
+
+    def file(self, path: str) -> str:
+        """A path below the data folder without any patient's id or name.
+
+        Every secret in it, or with `hide` every part of it, is replaced by its hash; a secret
+        counts where no letter or digit stands beside it.
+        """
+        inside = Path(path)
+        if inside.is_absolute() and inside.is_relative_to(self.root):
+            inside = inside.relative_to(self.root)
+        if self.hide:
+            return "/".join([*map(self._part, inside.parts[:-1]), self._last(inside)])
+        return self.text(inside.as_posix())
+
+    def text(self, text: str) -> str:
+        """A text in which every secret is replaced by its hash."""
+        for secret in self.secrets:
+            word = rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])"
+            text = re.sub(word, f"p{self._hash('patient', secret)}", text, flags=re.IGNORECASE)
+        return text
+
+    def _hash(self, kind: str, word: str) -> str:
+        message = f"{kind}:{word}".encode()
+        return hashlib.blake2b(message, key=self.salt, digest_size=6).hexdigest()
+
+    def _part(self, part: str) -> str:
+        return f"f{self._hash('file', part)}"
+
+    def _last(self, path: Path) -> str:
+        return self._part(path.name) + path.suffix.lower()
+
+
+def names(root: Path, found: Iterable[str], hide: bool) -> Names:
+    """The names of a data folder, with the secrets that were found in its files and tables."""
+    pieces: set[str] = set()
+    for secret in found:
+        whole = secret.strip()
+        words = [word for word in re.split(r"[\^=,;\s]+", whole) if len(word) >= SHORTEST_NAME]
+        pieces.update([whole, *words] if len(whole) >= SHORTEST_NAME else words)
+    ordered = sorted(pieces, key=lambda piece: (-len(piece), piece))
+    return Names(salt_of(root), tuple(ordered), str(root), hide)
+
+
+def salt_of(root: Path) -> bytes:
+    """The secret of a data folder that keeps its hashes from being guessed.
+
+    It is drawn once and kept in the data folder, beside the names that it hides, so that ids stay
+    the same when files are added and for everyone who works on that folder. Where the folder
+    cannot be written, it is made of the names and sizes of the files in it.
+    """
+    path = root / SALT_FILE
+    try:
+        with open(path, "x", encoding="ascii") as file:
+            file.write(secrets.token_hex(16))
+    except FileExistsError:
+        pass
+    except OSError:
+        return hashlib.sha256(listing(root).encode()).digest()[:32]
+    return path.read_text(encoding="ascii").strip().encode()
+
+
+def listing(root: Path) -> str:
+    """One line per file below a folder: its path and size."""
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != SALT_FILE)
+    return "\n".join(f"{p.relative_to(root).as_posix()} {p.stat().st_size}" for p in files)

@@ -1,0 +1,294 @@
+"""From a folder of mammograms to prepared tiles: every image once, by patient, restartable.
+
+First every image is staged by itself, in several processes (`data.staging`). Then the patients of
+what could be read are split into parts, and the tiles are stored (`data.prepared`).
+`prepare.json` is written last: without it nothing counts as prepared.
+"""
+
+import concurrent.futures
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mln_flax import files
+from mln_flax.config import DataConfig
+from mln_flax.data import enter_all, identity, inventory, prepared, splits, staging
+from mln_flax.data.core import collections
+from mln_flax.data.inventory import Staged
+from mln_flax.types import UserError
+
+FORMAT = 1  # of the prepared folder: another number means that it must be prepared again
+REPORT = "prepare.json"
+SETTINGS = "settings.json"
+SPLITS = "splits.json"
+SHEET = "sheet.npz"
+LOCK = ".lock"
+MOST_WORKERS = 4  # more would mostly wait for the disk, and each needs its memory
+
+
+def settings_of(data: DataConfig) -> dict[str, Any]:
+    """The settings that prepared data depends on."""
+    return {
+        "format": FORMAT,
+        "name": data.name,
+        "size": data.size,
+        "rows": data.tiles.rows,
+        "columns": data.tiles.columns,
+        "label": data.label,
+        "point_radius_mm": data.point_radius_mm,
+        "hide_names": data.hide_names,
+        "validation": data.split.validation,
+        "test": data.split.test,
+        "split_seed": data.split.seed,
+        "folder": _which(data.dir),
+    }
+
+
+def _which(folder: str) -> str:
+    """A word for a data folder that does not tell its path; "" for none."""
+    return hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:12] if folder else ""
+
+
+def default_folder(data: DataConfig, workdir: Path) -> Path:
+    """Where prepared data lies unless the settings say it: beside the workdir, shared by runs."""
+    text = json.dumps(settings_of(data), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return workdir.parent / "prepared" / f"{data.name}_{data.size}_{digest}"
+
+
+def prepare(data: DataConfig, folder: Path) -> dict[str, Any]:
+    """Prepares the images of `data.dir` into a folder; returns what `prepare.json` says.
+
+    What is done already is not done again, also after a kill at any moment. Where another process
+    is preparing the same folder, this one waits for it.
+
+    Raises:
+      UserError: the data folder is not what `data.name` needs, the prepared folder belongs to
+        other settings, nothing can be used, a patient is in two parts, the disk is full; or
+        something must be left out and `data.on_error` is "stop".
+    """
+    if min(data.tiles.rows, data.tiles.columns) < 1:
+        raise UserError(
+            f"--config.data.tiles: rows={data.tiles.rows}, columns={data.tiles.columns}; images of "
+            "files are cut into 1 x 1 tiles or more"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            refuse_other_settings(data, folder)
+            if not (folder / REPORT).exists():
+                _prepare(data, folder)
+    except OSError as error:
+        raise UserError(_about(error, folder)) from None
+    return files.read_json(folder / REPORT)
+
+
+def refuse_other_settings(data: DataConfig, folder: Path) -> None:
+    """Raises UserError for a folder with other things in it, or prepared with other settings."""
+    if (folder / SETTINGS).exists():
+        found, wanted = files.read_json(folder / SETTINGS), settings_of(data)
+        if not data.dir:  # prepared data is used as it is, wherever it came from
+            wanted["folder"] = found.get("folder")
+        different = [
+            f"{key} {found.get(key)!r} instead of {wanted.get(key)!r}"
+            for key in sorted({*found, *wanted})
+            if found.get(key) != wanted.get(key)
+        ]
+        if different:
+            raise UserError(
+                f"--config.data.prepared_dir={folder} was prepared with other settings "
+                f"({'; '.join(different)}); take another folder, or remove it"
+            )
+        return
+    strange = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if strange:
+        raise UserError(
+            f"--config.data.prepared_dir={folder} holds other files; give a folder of its own"
+        )
+
+
+def has_changed(data: DataConfig, said: dict[str, Any]) -> bool:
+    """Whether the data folder holds other files than when it was prepared."""
+    root = Path(data.dir)
+    return bool(data.dir) and root.is_dir() and said["listing"] != _listing(root)
+
+
+def _listing(root: Path) -> str:
+    return hashlib.sha256(identity.listing(root).encode()).hexdigest()[:16]
+
+
+def _prepare(data: DataConfig, folder: Path) -> None:
+    if data.dir and folder.resolve().is_relative_to(Path(data.dir).resolve()):
+        raise UserError(
+            f"--config.data.prepared_dir={folder} lies inside --config.data.dir; take a folder "
+            "outside of it"
+        )
+    enter_all()
+    index = collections[data.name]().index(data)
+    files.write_json(folder / SETTINGS, settings_of(data))
+    names = identity.names(Path(data.dir), index.secrets, data.hide_names)
+    left_out = [{"file": names.file(file), "reason": why} for file, why in index.left_out]
+    _stop_at(left_out, data)
+    scratch = folder / "staging"
+    scratch.mkdir(exist_ok=True)
+    settings = json.dumps(settings_of(data), sort_keys=True)
+    tasks = [
+        staging.Task(
+            entry,
+            names.image(entry.key),
+            names.patient(entry.patient),
+            staging.staged_path(scratch, entry, settings),
+        )
+        for entry in index.entries
+    ]
+    staged = []
+    for task, facts in _stage_all(tasks, data):
+        if "left_out" in facts:
+            left_out.append({"file": names.file(facts["file"]), "reason": facts["left_out"]})
+            _stop_at(left_out, data)
+        else:
+            staged.append(Staged(task.entry, task.path, facts))
+    order = {task.path: place for place, task in enumerate(tasks)}  # not that of the processes
+    staged.sort(key=lambda one: order[one.path])
+    left_out.sort(key=lambda one: (one["file"], one["reason"]))
+    if not staged:
+        shown = "; ".join(f"{one['file']}: {one['reason']}" for one in left_out[:3])
+        raise UserError(f"--config.data.dir: no image in it can be used. {shown}")
+    part_of = inventory.parts(staged, data)
+    _store(staged, part_of, data.size, folder)
+    shown_parts = {names.patient(patient): part for patient, part in part_of.items()}
+    archive = splits.manifest(part_of, data.split)["sha256"]
+    manifest = splits.manifest(shown_parts, data.split) | {"archive_sha256": archive}
+    files.write_json(folder / SPLITS, manifest)
+    inventory.write_sheet(staged, part_of, folder / SHEET)
+    said = inventory.report(staged, left_out, part_of)
+    files.write_json(folder / REPORT, said | {"listing": _listing(Path(data.dir))})
+    shutil.rmtree(scratch)
+
+
+def _stop_at(left_out: Sequence[dict[str, str]], data: DataConfig) -> None:
+    if left_out and data.on_error == "stop":
+        raise UserError(
+            f"{left_out[-1]['file']}: {left_out[-1]['reason']}. "
+            "--config.data.on_error=report leaves it out and goes on"
+        )
+
+
+def _stage_all(
+    tasks: Sequence[staging.Task], data: DataConfig
+) -> Iterator[tuple[staging.Task, dict[str, Any]]]:
+    """Stages what is not staged yet, with a progress bar; gives every task and its facts."""
+    from tqdm import tqdm
+
+    todo = []
+    for task in tasks:
+        facts = staging.read_facts(task.path)
+        if facts is None:
+            todo.append(task)
+        else:
+            yield task, facts
+    workers = min(data.workers or min(os.cpu_count() or 1, MOST_WORKERS), len(todo))
+    stage = partial(staging.stage, data=data)
+    with tqdm(
+        desc="preparing",
+        unit=" images",
+        total=len(tasks),
+        initial=len(tasks) - len(todo),
+        mininterval=1,
+    ) as bar:
+        if workers <= 1:
+            for task in todo:
+                stage(task)
+                bar.update()
+                yield task, staging.read_facts(task.path) or {}
+            return
+        with _pool(workers) as pool:
+            futures = {pool.submit(stage, task): task for task in todo}
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                bar.update()
+                yield futures[future], staging.read_facts(futures[future].path) or {}
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
+    """Fresh processes, which know nothing of accelerators and end with this one."""
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+    )
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that read images was killed, perhaps for want of memory; the same command "
+            "goes on where it stopped, with --config.data.workers=1 it needs least"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)  # the parent was killed, and nobody would take the results
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _store(staged: Sequence[Staged], part_of: dict[str, str], size: int, folder: Path) -> None:
+    """The tiles of all staged images, split by split, in the order of the collection."""
+    home = folder / prepared.BUILDER
+    if home.exists():  # of a preparation that was killed at this point
+        shutil.rmtree(home)
+    splits_of: dict[str, list[Staged]] = {}
+    for one in staged:
+        name = prepared.split_name(one.facts["domain"], part_of[one.entry.patient])
+        splits_of.setdefault(name, []).append(one)
+    images = max(1, prepared.TILES_PER_SHARD // max(one.facts["tiles"] for one in staged))
+
+    def shard(group: Sequence[Staged]) -> Iterator[prepared.Fields]:
+        for one in group:
+            yield from staging.read_tiles(one.path, part_of[one.entry.patient])
+
+    shards = {
+        name: [partial(shard, group[i : i + images]) for i in range(0, len(group), images)]
+        for name, group in splits_of.items()
+    }
+    prepared.write(folder, size, shards)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, which the system takes back whenever a process ends."""
+    with open(folder / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"data: another process is preparing {folder}; waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _about(error: OSError, folder: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"--config.data.prepared_dir={folder}: the disk is full; free space and give the same "
+            "command: it goes on where it stopped"
+        )
+    return f"--config.data.prepared_dir={folder}: {error.strerror or type(error).__name__}"
