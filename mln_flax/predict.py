@@ -33,10 +33,10 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
         raise UserError("--mode=predict: give image files or folders after the flags")
     if not output:
         raise UserError("--output is missing: the folder for the masks")
-    pictures = find(paths)
     trained = evaluate.load_model(run, workdir)
+    pictures = find(paths)
     for picture in pictures:
-        read_image(picture)  # all of them, before anything is written
+        read_image(picture.file, picture.frame)  # all of them, before anything is written
     folder = Path(output)
     inputs = {picture.file.resolve() for picture in pictures}
     for name in (*(picture.mask for picture in pictures), "predictions.jsonl"):
@@ -49,7 +49,7 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
     answer = evaluate.predictor(one_at_a_time(run), trained)
     lines = []
     for number, picture in enumerate(pictures, start=1):
-        mask, chosen = segment(run, answer, read_image(picture))
+        mask, chosen = segment(run, answer, read_image(picture.file, picture.frame))
         _save_png(folder / picture.mask, mask)
         lines.append(
             {
@@ -131,16 +131,16 @@ def _pictures(file: Path) -> Iterator[Picture]:
         yield Picture(file, frame, f"{file.stem}{number}_mask.png")
 
 
-def read_image(picture: Picture) -> np.ndarray:
-    """A mammogram as float32 [H, W] in [0, 1], as preparation reads it.
+def read_image(file: Path, frame: int = 0) -> np.ndarray:
+    """A mammogram, or one frame of a volume, as float32 [H, W] in [0, 1], as preparation reads it.
 
     Raises:
       UserError: it cannot be read, has colors, or is of one gray level.
     """
     try:
-        return reader.read(picture.file, picture.frame).image
+        return reader.read(file, frame).image
     except Unusable as reason:
-        raise UserError(f"{picture.file}: {reason}") from None
+        raise UserError(f"{file}: {reason}") from None
 
 
 def _save_png(path: Path, mask: np.ndarray) -> None:

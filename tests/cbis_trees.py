@@ -19,6 +19,7 @@ from mln_flax.data import phantom
 
 ROWS = pathlib.Path(__file__).parent / "data" / "cbis_cases.csv"
 HEIGHT, WIDTH = 160, 120
+FRAME = 8  # of a film, cut off
 PLANTED = "Planted^Nobody"  # as PatientName in every DICOM file
 
 # What is wrong with which case; every other one is as it should be.
@@ -102,7 +103,9 @@ def cases():
 def truth(case):
     """The image of a case and its masks: ellipses, overlapping where there are several."""
     index = cases().index(case)
-    drawn = phantom.phantom(7, "film", index, height=HEIGHT, width=WIDTH, spacing_mm=1.2).image
+    size = {"height": HEIGHT + 2 * FRAME, "width": WIDTH + 2 * FRAME}
+    film = phantom.phantom(7, "film", index, **size, spacing_mm=1.1).image
+    drawn = film[FRAME:-FRAME, FRAME:-FRAME]  # the reader's repair of frames is not tested here
     scaled = (drawn - drawn.min()) / (drawn.max() - drawn.min()) * 255
     jpeg = pack_jpeg(np.round(scaled).astype(np.uint8))
     row, column = np.mgrid[:HEIGHT, :WIDTH]

@@ -77,5 +77,18 @@ def test_the_real_films_are_prepared(tmp_path):
     workdir = tmp_path / "run"
     words = [f"--config={MINI_MIAS}", f"--config.data.dir={REAL}", f"--workdir={workdir}"]
     assert main([*words, "--mode=prepare"]) == 0
-    data = json.loads((workdir / "data.json").read_text())
-    assert all(part["images"] > 0 and part["label_pixels"] > 0 for part in data["parts"])
+    (report,) = tmp_path.glob("prepared/mini_mias_256_*/prepare.json")
+    totals = json.loads(report.read_text())["totals"]
+    assert (totals["images"], totals["patients"], totals["labeled_images"]) == (26, 24, 12)
+    assert [part["part"] for part in totals["parts"]] == ["train", "validation", "test"]
+    assert all(part["labeled_images"] and part["label_pixels"] for part in totals["parts"])
+    assert not (REAL / ".mln_flax_salt").exists()  # that folder is not to be written
+
+
+@pytest.mark.parametrize("name", ["cbis", "inbreast", "ffdm_dbt", "folder", "npz"])
+def test_configs_of_real_data_differ_from_the_phantoms_in_the_data_alone(name):
+    real, phantom = (
+        settings.to_dict(settings.load_file(str(tiny.ROOT / "configs" / f"{file}.py")))
+        for file in (name, "phantom")
+    )
+    assert {key for key in phantom if phantom[key] != real[key]} == {"data"}

@@ -1,9 +1,9 @@
 """CBIS-DDSM: digitized film whose microcalcification clusters are outlined, in any layout.
 
-The collection is found by its content: the case tables of calcifications anywhere below the
-folder, and the images as DICOM, PNG or JPEG by the names of cases, by series or by headers
-(`data.cbis_table`, `data.cbis_files`). Only calcification cases are used, in their official train
-and test parts.
+The collection is found by its content: the case tables of calcifications anywhere below the folder
+(`data.cbis_table`), and the images as DICOM, PNG or JPEG by the names of cases, by series or by
+headers (`data.cbis_files`). Only calcification cases are used, in their official train and test
+parts.
 
 Mask and crop of an abnormality are told apart by their pixels, since what names say of them is
 often wrong: a mask has two values and its image's shape. All abnormalities of an image are united
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mln_flax.config import DataConfig
-from mln_flax.data import cbis_files, cbis_table, reader
+from mln_flax.data import cbis_files, cbis_names, cbis_table, reader
 from mln_flax.data.core import (
     Collection,
     Entry,
@@ -108,7 +108,7 @@ def index(data: DataConfig) -> Index:
         )
     entries: list[Entry] = []
     left_out = [*tables.left_out, *found.left_out]
-    for name, case in tables.cases.items():
+    for case in tables.cases.values():
         try:
             entries.append(_entry(case, found, root))
         except Unusable as unusable:
@@ -170,7 +170,7 @@ def _entry(case: cbis_table.Case, found: cbis_files.Found, root: Path) -> Entry:
     wholes = found.wholes.get(name, ())
     regions = found.regions.get(name, {})
     if case.fault:
-        raise Unusable(case.fault, case.table)
+        raise Unusable(case.fault, wholes[0] if wholes else str(root / case.image))
     if not wholes:
         raise Unusable(NO_IMAGE, str(root / case.image))
     if name in found.unnumbered:
@@ -200,7 +200,7 @@ def _entry(case: cbis_table.Case, found: cbis_files.Found, root: Path) -> Entry:
 
 def _check_case(path: str, header: reader.Header, case: str) -> None:
     """Raises Unusable where a DICOM header tells that the file belongs to another mammogram."""
-    name = cbis_table.parse(header.patient)
+    name = cbis_names.parse(header.patient)
     if name and name.case != case:
         raise Unusable(OTHER_CASE, path)
 
@@ -239,7 +239,6 @@ def _mask(files: Sequence[cbis_files.File], shape: tuple[int, ...], case: str) -
     masks = [candidate for candidate in candidates if candidate.kind == "mask"]
     if not masks:
         raise _why_none(candidates, damaged)
-    masks.sort(key=lambda one: one.file.said != "mask")
     first, *others = masks
     _check_case(first.file.path, reader.header(Path(first.file.path)), case)
     mask = _fitted(first.pixels, shape)

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mln_flax.data import cbis_table, reader
+from mln_flax.data import cbis_names, cbis_table, reader
 from mln_flax.data.core import LeftOut, Unusable
 
 _DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
+_OTHER = "other"  # the role of what is named as neither mammogram nor mask nor crop
 
 
 class File(NamedTuple):
@@ -36,7 +37,7 @@ class Found(NamedTuple):
 
 class _Claim(NamedTuple):
     path: Path
-    name: cbis_table.Name
+    name: cbis_names.Name
     role: str  # as its own name or its row says
 
 
@@ -44,7 +45,7 @@ class _Lists(NamedTuple):
     """What tables say of files: by FOLDER/FILE, and by series."""
 
     listed: Mapping[str, cbis_table.Listed]
-    series: Mapping[str, cbis_table.Name]
+    series: Mapping[str, cbis_names.Name]
 
 
 def find(root: Path, cases: Mapping[str, cbis_table.Case]) -> Found:
@@ -53,9 +54,13 @@ def find(root: Path, cases: Mapping[str, cbis_table.Case]) -> Found:
     Headers are read only of DICOM files whose path says nothing; no pixels are decoded.
     """
     lists = _Lists(cbis_table.listed_files(root), _series(cases.values()))
-    claims, left_out, secrets = [], [], set()
+    claims: list[_Claim] = []
+    left_out: list[LeftOut] = []
+    secrets: set[str] = set()
     for path in sorted(reader.find(root)):
         relative = path.relative_to(root)
+        if any(part.startswith((".", "__MACOSX")) for part in relative.parts):
+            continue  # what other systems leave beside files, under the same names
         claim = _by_path(path, relative, lists)
         if not claim and path.suffix.lower() in _DICOM_SUFFIXES:
             try:
@@ -63,24 +68,24 @@ def find(root: Path, cases: Mapping[str, cbis_table.Case]) -> Found:
             except Unusable as unusable:
                 left_out.append(LeftOut(str(path), str(unusable)))
                 continue
-            secrets.update(word for word in header.secrets if not cbis_table.parse(word))
+            secrets.update(word for word in header.secrets if not cbis_names.parse(word))
             claim = _by_header(path, header, lists)
         if claim:
             secrets.add(claim.name.patient)
-            if not claim.name.is_mass and claim.role != "other":
+            if not claim.name.is_mass and claim.role != _OTHER:
                 claims.append(claim)
     return _found(claims, cases, left_out, secrets)
 
 
-def _series(cases: Iterable[cbis_table.Case]) -> dict[str, cbis_table.Name]:
+def _series(cases: Iterable[cbis_table.Case]) -> dict[str, cbis_names.Name]:
     """What each series of the tables shows."""
     names = {}
     for case in cases:
-        names[cbis_table.series_uid(case.image)] = case.name
+        names[cbis_names.series_uid(case.image)] = case.name
         for abnormality in case.abnormalities:
             name = case.name._replace(abnormality=abnormality.number)
             for path in (abnormality.mask, abnormality.crop):
-                names[cbis_table.series_uid(path)] = name
+                names[cbis_names.series_uid(path)] = name
     names.pop("", None)
     return names
 
@@ -89,10 +94,10 @@ def _by_path(path: Path, relative: Path, lists: _Lists) -> _Claim | None:
     """Whose file it is by the names in its path or by its row in a table of files."""
     stem = relative.stem if relative.suffix.lower() in reader.SUFFIXES else relative.name
     for part in (stem, *reversed(relative.parts[:-1])):
-        if name := cbis_table.parse(part):
-            return _Claim(path, name, cbis_table.role(name.word))
-    if listed := lists.listed.get(cbis_table.last_two(relative.as_posix())):
-        return _Claim(path, listed.name, cbis_table.role(listed.description))
+        if name := cbis_names.parse(part):
+            return _Claim(path, name, cbis_names.role(name.word))
+    if listed := lists.listed.get(cbis_names.last_two(relative.as_posix())):
+        return _Claim(path, listed.name, _described(listed.description))
     for part in reversed(relative.parts[:-1]):
         if series := lists.series.get(part):
             return _Claim(path, series, "")
@@ -100,8 +105,13 @@ def _by_path(path: Path, relative: Path, lists: _Lists) -> _Claim | None:
 
 
 def _by_header(path: Path, header: reader.Header, lists: _Lists) -> _Claim | None:
-    name = cbis_table.parse(header.patient) or lists.series.get(header.series_uid)
-    return _Claim(path, name, cbis_table.role(header.series_description)) if name else None
+    name = cbis_names.parse(header.patient) or lists.series.get(header.series_uid)
+    return _Claim(path, name, _described(header.series_description)) if name else None
+
+
+def _described(description: str) -> str:
+    """The role in a description; one that is not understood says nothing."""
+    return cbis_names.role(description).removeprefix(_OTHER)
 
 
 def _found(
@@ -152,7 +162,7 @@ def _said(group: Sequence[_Claim], row: cbis_table.Abnormality | None) -> list[F
     roles = []
     for claim in group:
         alone = len(folders[claim.path.parent]) == 1
-        said = claim.role or (cbis_table.role(claim.path.parent.name) if alone else "")
+        said = claim.role or (cbis_names.role(claim.path.parent.name) if alone else "")
         roles.append(said if said in ("mask", "crop") else "")
     if len(group) > 1 and len(set(roles)) == 1:
         roles = [""] * len(group)  # one description for mask and crop together
@@ -173,7 +183,7 @@ def _by_table(path: Path, rank: int | None, row: cbis_table.Abnormality | None) 
     """What the table says of a file: "mask", "crop" or ""."""
     if not row:
         return ""
-    of_mask, of_crop = (_is_of(path, cbis_table.series_uid(p)) for p in (row.mask, row.crop))
+    of_mask, of_crop = (_is_of(path, cbis_names.series_uid(p)) for p in (row.mask, row.crop))
     if of_mask != of_crop:
         return "mask" if of_mask else "crop"
     number = int(path.stem) if re.fullmatch(r"\d{6}", path.stem) else rank

@@ -1,4 +1,4 @@
-"""The case tables of CBIS-DDSM: which abnormalities a mammogram has, and how its files are named.
+"""The case tables of CBIS-DDSM: which abnormalities a mammogram has, and where its files were.
 
 `calc_case_description_train_set.csv` and `..._test_set.csv` have one row per abnormality. The
 copy as JPEG brings `dicom_info.csv` along, one row per file.
@@ -8,11 +8,11 @@ diagnosis research, Scientific Data 4 (2017) 170177; the tables are CC BY 3.0.
 """
 
 import csv
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from mln_flax.data.cbis_names import Name, clean, last_two, parse
 from mln_flax.data.core import LeftOut
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
@@ -28,25 +28,6 @@ COLUMNS = (
     "ROI mask file path",
 )
 FILE_COLUMNS = ("image_path", "PatientID")
-
-_NAME = re.compile(
-    r"(calc|mass)-(training|test)_(p_\d+)_(left|right)_(cc|mlo)"
-    r"(?:_(\d+))?(?:[ _-]([a-z][a-z _-]*?))?(?:_(\d+))?",
-    re.IGNORECASE,
-)
-
-
-class Name(NamedTuple):
-    """What a name such as Calc-Test_P_00038_LEFT_CC_1_mask says."""
-
-    case: str  # Calc-Test_P_00038_LEFT_CC: one mammogram
-    abnormality: int | None  # None: the whole mammogram
-    word: str  # what follows, in lower case
-    patient: str  # P_00038
-    part: str  # "train" or "test"
-    is_mass: bool
-    laterality: str  # "L" or "R"
-    view_position: str  # "CC" or "MLO"
 
 
 class Abnormality(NamedTuple):
@@ -64,7 +45,6 @@ class Case(NamedTuple):
     image: str  # path in the first release
     abnormalities: tuple[Abnormality, ...]
     masses: frozenset[int]  # abnormalities that a row calls masses
-    table: str  # path of the table
     repaired: tuple[str, ...] = ()
     fault: str = ""  # why it cannot be used
 
@@ -94,38 +74,6 @@ class _Row(NamedTuple):
     crop: str
 
 
-def parse(text: str) -> Name | None:
-    """What a folder's or file's name or a PatientID says; None where it names no case."""
-    match = _NAME.fullmatch(text.strip())
-    if not match:
-        return None
-    kind, part, patient, side, view, number, word, last = match.groups()
-    number = number or last
-    case = "_".join((f"{kind.title()}-{part.title()}", patient.upper(), side.upper(), view.upper()))
-    return Name(
-        case=case,
-        abnormality=int(number) if number else None,
-        word=(word or "").lower(),
-        patient=patient.upper(),
-        part="train" if part.lower() == "training" else "test",
-        is_mass=kind.lower() == "mass",
-        laterality=side[0].upper(),
-        view_position=view.upper(),
-    )
-
-
-def role(words: str) -> str:
-    """What words call a file: "mask", "crop", "whole", "" where there are none, else "other"."""
-    words = words.lower()
-    if "crop" in words:
-        return "crop"
-    if "mask" in words or "roi" in words:
-        return "mask"
-    if "full" in words or "mammogram" in words or "whole" in words:
-        return "whole"
-    return "other" if words.strip() else ""
-
-
 def read(root: Path) -> Tables:
     """The calcification cases of all tables below a folder; tables of masses count for nothing.
 
@@ -148,7 +96,8 @@ def read(root: Path) -> Tables:
                 cases.setdefault(row.name.case, []).append(row)
             if reason:
                 left_out.append(LeftOut(str(path), f"line {line}: {reason}"))
-                faults.update(dict.fromkeys(named, f"a row of it is not used: {reason}"))
+                fault = f"line {line} of {path.name}: {reason}"
+                faults.update(dict.fromkeys(named, fault))
     _refuse_two_parts([row for rows in cases.values() for row in rows if not row.is_mass])
     known = {name: _case(rows, faults.get(name, "")) for name, rows in sorted(cases.items())}
     used = {name: case for name, case in known.items() if case.abnormalities or case.fault}
@@ -173,23 +122,6 @@ def listed_files(root: Path) -> dict[str, Listed]:
                         found[last_two(cells.get(column, ""))] = listed
     found.pop("", None)
     return found
-
-
-def last_two(path: str) -> str:
-    """The last folder and the file's name of a path, in lower case; "" without a folder."""
-    parts = clean(path).split("/")
-    return "/".join(parts[-2:]).lower() if len(parts) > 1 else ""
-
-
-def clean(path: str) -> str:
-    """A path of a table without the spaces and line ends that some copies have in it."""
-    return re.sub(r"\s+", "", path).replace("\\", "/")
-
-
-def series_uid(path: str) -> str:
-    """The series of a table's path CASE/STUDY/SERIES/FILE, "" where it has another form."""
-    parts = path.split("/")
-    return parts[-2] if len(parts) > 2 else ""
 
 
 def _csv_files(root: Path) -> list[Path]:
@@ -231,14 +163,15 @@ def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, 
                 f"{', '.join(needed)}: take the table as the archive hands it out"
             )
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file)
+        reader, line = csv.reader(file), 1  # a row begins at a line, and may have several
         try:
             for cells in reader:
-                if reader.line_num > 1 and any(cell.strip() for cell in cells):
-                    yield reader.line_num, dict(zip(columns, map(str.strip, cells), strict=False))
+                if line > 1 and any(cell.strip() for cell in cells):
+                    yield line, dict(zip(columns, map(str.strip, cells), strict=False))
+                line = reader.line_num + 1
         except csv.Error:
             raise UserError(
-                f"{path}: line {reader.line_num} is no line of a CSV file; take the table as the "
+                f"{path}: line {line} is no line of a CSV file; take the table as the "
                 "archive hands it out"
             ) from None
 
@@ -275,7 +208,10 @@ def _case(rows: list[_Row], fault: str) -> Case:
             continue
         first = by_number.setdefault(row.number, row)
         if (first.image, first.mask, first.crop) != (row.image, row.mask, row.crop):
-            fault = "two different rows of the table for one abnormality; keep the right one"
+            fault = (
+                f"lines {first.line} and {row.line} of {Path(row.table).name}: two different rows "
+                "of the table for one abnormality; keep the right one"
+            )
         elif first is not row:
             repaired.append(f"abnormality {row.number}: duplicate row of the table not used")
     calcifications = [row for _, row in sorted(by_number.items())]
@@ -286,7 +222,6 @@ def _case(rows: list[_Row], fault: str) -> Case:
         image=calcifications[0].image if calcifications else rows[0].image,
         abnormalities=tuple(Abnormality(r.number, r.mask, r.crop) for r in calcifications),
         masses=frozenset(row.number for row in rows if row.is_mass),
-        table=rows[0].table,
         repaired=tuple(repaired),
         fault=fault,
     )

@@ -154,18 +154,75 @@ def _decoded(file: BinaryIO, dataset: Any, frame: int) -> np.ndarray:
 
     syntax = _syntax(dataset)
     _require_decoder(syntax)
-    bits = whole(dataset, "BitsAllocated")
-    if bits not in (1, 8, 16) and "PixelData" in _keyword(dataset):
-        raise Unusable(f"{bits} bits a pixel; allowed are 8 and 16")
     if text(dataset, "PhotometricInterpretation").upper() == "PALETTE COLOR":
         raise Unusable("has palette colors; a mammogram is gray: export it as MONOCHROME2")
-    options = {
-        "index": frame,
-        # Values beyond the stored bits are clipped later, unless other things are stored there.
-        "correct_unused_bits": bool(whole(dataset, "PixelRepresentation")) or _has_overlay(dataset),
-    }
-    if "PixelData" in dataset:
-        return pixel_array(dataset, **options)
-    return pixel_array(file, transfer_syntax_uid=syntax, **options)
+    # Values beyond the stored bits are clipped later, unless other things are stored there.
+    cut = bool(whole(dataset, "PixelRepresentation")) or _has_overlay(dataset)
+    source = dataset if "PixelData" in dataset else file
+    try:
+        pixels = pixel_array(
+            source, index=frame, transfer_syntax_uid=syntax, correct_unused_bits=cut
+        )
+    except Exception:  # each decoder has its own; none is for the user
+        raise Unusable(
+            f"pixels in {syntax.name} that cannot be decoded: damaged, or of a kind that the "
+            "decoder lacks; fetch it again or export it uncompressed"
+        ) from None
+    if pixels.dtype.kind != "f" and pixels.itemsize > 2:
+        raise Unusable(f"{8 * pixels.itemsize} bits a pixel; allowed are up to 16")
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
+def _require_decoder(syntax: Any) -> None:
+    """Raises Unusable, by its standard name, for a transfer syntax that cannot be decoded."""
+    from pydicom.pixels import get_decoder
+
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        name = syntax.name if syntax.is_transfer_syntax else "a transfer syntax of its maker's own"
+        raise Unusable(
+            f"pixels in {name}, which cannot be decoded; export it uncompressed or as JPEG 2000"
+        ) from None
+    if not decoder.is_available:
+        raise Unusable(f"pixels in {syntax.name}; to decode it: pip install python-gdcm")
+    if syntax.is_encapsulated:
+        _silence_gdcm()
+
+
+def _silence_gdcm() -> None:
+    """What gdcm prints goes past the streams of Python, so it is told not to."""
+    try:
+        import gdcm
+    except ImportError:
+        return
+    gdcm.Trace.DebugOff()
+    gdcm.Trace.WarningOff()
+    gdcm.Trace.ErrorOff()
+
+
+def _has_overlay(dataset: Any) -> bool:
+    """Whether drawings are stored in the bits above the pixels, as in old files."""
+    return any(
+        0x6000 <= tag.group < 0x6100 and tag.elem == 0x0102 and bool(dataset[tag].value)
+        for tag in dataset.keys()
+    )
+
+
+def _encoding(dataset: Any) -> tuple[bool, bool]:
+    """Whether the data set is little endian, and whether it names the types of its fields."""
+    implicit, little = dataset.original_encoding
+    return bool(little), not implicit
+
+
+def _syntax(dataset: Any) -> Any:
+    """The transfer syntax; of a file that names none, the one that it was read by."""
+    from pydicom import uid
+
+    named = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    if named:
+        return uid.UID(named)
+    little, explicit = _encoding(dataset)
+    if not explicit:
+        return uid.ImplicitVRLittleEndian
+    return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian

@@ -71,7 +71,10 @@ def holder(dataset: Any, frame: int, keyword: str) -> Any:
     """
     from pydicom import Dataset
 
-    for groups in (_item(dataset, _FRAMES, frame), _item(dataset, "SharedFunctionalGroupsSequence")):
+    for groups in (
+        _item(dataset, _FRAMES, frame),
+        _item(dataset, "SharedFunctionalGroupsSequence"),
+    ):
         for element in groups or ():
             if element.VR == "SQ" and element.value and keyword in element.value[0]:
                 return element.value[0]

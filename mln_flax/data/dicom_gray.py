@@ -37,11 +37,11 @@ def gray(pixels: np.ndarray, dataset: Any, frame: int) -> tuple[np.ndarray, tupl
     if pixels.dtype.kind == "f":
         return _of_floats(pixels, dataset, frame)
     padding = _padding(pixels, dataset)
-    stored = pixels if padding is None else pixels[~padding]
-    if stored.size == 0 or stored.min() == stored.max():
+    darkest, brightest = _extremes(pixels, padding)
+    if darkest >= brightest:
         raise Unusable("an image of one gray level; nothing can be seen in it")
-    low, high, notes = _stored_range(stored, dataset)
-    first, last = max(low, int(stored.min())), min(high, int(stored.max()))
+    low, high, notes = _stored_range(darkest, brightest, dataset)
+    first, last = np.clip((darkest, brightest), low, high).tolist()
     # All transformations are of single values, so a table of them is all that is computed.
     table, found = _levels(np.arange(first, last + 1), (low, high), dataset, frame)
     image = np.empty(pixels.shape, np.float32)
@@ -68,9 +68,7 @@ def window(values: np.ndarray, center: float, width: float, function: str) -> np
     return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
-def _of_floats(
-    pixels: np.ndarray, dataset: Any, frame: int
-) -> tuple[np.ndarray, tuple[str, ...]]:
+def _of_floats(pixels: np.ndarray, dataset: Any, frame: int) -> tuple[np.ndarray, tuple[str, ...]]:
     if not np.isfinite(pixels).all():
         raise Unusable("has pixels that are no numbers (NaN or infinite); export integers")
     if pixels.min() == pixels.max():
@@ -100,7 +98,6 @@ def _modality(scale: Scale, dataset: Any, frame: int) -> tuple[Scale, tuple[str,
     from pydicom.pixels import apply_modality_lut
 
     if "ModalityLUTSequence" in dataset:
-        bits = whole(dataset.ModalityLUTSequence[0], "LUTDescriptor", 0)
         bits = int(numbers(dataset.ModalityLUTSequence[0], "LUTDescriptor")[2])
         return Scale(apply_modality_lut(scale.values, dataset), 0, 2**bits - 1), ()
     at = holder(dataset, frame, "RescaleSlope")
@@ -112,9 +109,7 @@ def _modality(scale: Scale, dataset: Any, frame: int) -> tuple[Scale, tuple[str,
     return Scale(slope * scale.values + intercept, low, high), ()
 
 
-def _windowed(
-    scale: Scale, dataset: Any, frame: int
-) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def _windowed(scale: Scale, dataset: Any, frame: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """The values after the first VOI LUT or else the first window, in [0, 1]; None without."""
     at = holder(dataset, frame, "VOILUTSequence")
     if at.get("VOILUTSequence"):
@@ -144,7 +139,7 @@ def _voi_lut(values: np.ndarray, at: Any) -> tuple[np.ndarray | None, tuple[str,
 
 
 def _upright(image: np.ndarray, dataset: Any) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The image as a screen shows it: inverted where small values mean white."""
+    """The image as a screen shows it: inverted, in place, where small values mean white."""
     photometric = text(dataset, "PhotometricInterpretation").upper()
     shape = text(dataset, "PresentationLUTShape").upper()
     inverted = photometric == "MONOCHROME1"
@@ -155,21 +150,34 @@ def _upright(image: np.ndarray, dataset: Any) -> tuple[np.ndarray, tuple[str, ..
         notes = (
             f"{photometric} with presentation shape {shape}, which disagree: shown with dark air",
         )
-    return (1 - image if inverted else image), notes
+    if inverted:
+        np.subtract(1, image, out=image)
+    return image, notes
 
 
-def _stored_range(stored: np.ndarray, dataset: Any) -> tuple[int, int, tuple[str, ...]]:
+def _extremes(pixels: np.ndarray, padding: np.ndarray | None) -> tuple[int, int]:
+    """The smallest and largest pixel; of nothing but padding, the largest comes first."""
+    if padding is None:
+        return int(pixels.min()), int(pixels.max())
+    limits = np.iinfo(pixels.dtype)
+    return (
+        int(pixels.min(where=~padding, initial=limits.max)),
+        int(pixels.max(where=~padding, initial=limits.min)),
+    )
+
+
+def _stored_range(darkest: int, brightest: int, dataset: Any) -> tuple[int, int, tuple[str, ...]]:
     """The smallest and largest value that the stored bits can hold."""
-    bits = whole(dataset, "BitsStored", 8 * stored.itemsize)
+    bits = whole(dataset, "BitsStored") or whole(dataset, "BitsAllocated")
     if whole(dataset, "PixelRepresentation"):
         low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     else:
         low, high = 0, 2**bits - 1
     notes: tuple[str, ...] = ()
-    if stored.min() < low or stored.max() > high:
+    if darkest < low or brightest > high:
         notes = (f"values outside the {bits} bits stored: clipped",)
     elif bits == 16 and low == 0 and frames(dataset) == 1:
-        found = depth(int(stored.max()), bits)
+        found = depth(brightest, bits)
         if found < bits:
             high = 2**found - 1
             notes = (f"{found}-bit values in 16 bits stored: scaled by {high}",)

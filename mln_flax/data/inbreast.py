@@ -9,6 +9,10 @@ The public archive (I. C. Moreira et al., Academic Radiology 19 (2012) 236-248) 
 Files are found by their names and contents, whatever their folders are called. An image without
 an XML file is normal only if its row says BI-RADS 1: otherwise its regions are missing.
 
+A calcification marked by one or two points becomes a disc around each (`data.point_radius_mm`).
+Coordinates are taken as counted from the center of the first pixel: the archive does not say
+whether they are, and half a pixel is 0.035 mm.
+
 Single calcifications and clusters are never mixed. `data.label` "" and "calcification" take the
 former, and leave out images with a cluster in which none is marked; "cluster" takes the latter,
 and leaves out images that have single calcifications only.
@@ -122,7 +126,8 @@ def index(data: DataConfig) -> Index:
         domain = f"{DOMAIN}_processing" if header.for_processing else DOMAIN
         files = (str(image),) if regions is None else (str(image), str(regions))
         entries.append(Entry(file_id, patient, domain, "", files, row))
-    return Index(tuple(entries), tuple(sorted(left_out)), frozenset(secrets.difference(NOBODY)))
+    secrets = {secret for secret in secrets if secret.lower() not in NOBODY}
+    return Index(tuple(entries), tuple(sorted(left_out)), frozenset(secrets))
 
 
 def read(entry: Entry, data: DataConfig) -> Reading:

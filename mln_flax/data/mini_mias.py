@@ -149,10 +149,10 @@ def read(entry: Entry, data: DataConfig) -> Reading:
       Unusable: the film cannot be read, or a circle is not on the breast.
     """
     film = reader.read(Path(entry.files[0]))
-    mask = np.zeros(film.image.shape, bool)
+    mask = np.zeros(film.header.shape, bool)
     breast = tiles.breast_mask(film.image) if entry.details else mask
     for circle in entry.details:
-        disc = circle_mask(mask.shape, circle)
+        disc = circle_mask(film.header.shape, circle)
         # Of the whole circle: what lies beyond the film's edge is not on the breast either.
         area = np.pi * circle.radius**2
         if np.count_nonzero(disc & breast) < MIN_CIRCLE_ON_BREAST * area:

@@ -9,10 +9,9 @@ other value. All slices of a case belong to one patient, also in several domains
 its last `_` and number. A slice whose label is all zero is a normal image. Slices for validation
 join those for training, of which the patients for validation are drawn.
 
-The archives say nothing of the gray levels' range, so each file's type and values decide, by the
-first rule that fits: bytes are divided by 255, whole numbers of 16 bits by 4095 if none is larger,
-else by 65535, longer ones by the least of the three; floats in [0, 1] are kept, in [-1, 1] shifted,
-in [0, 255] divided by 255. Anything else is refused.
+The archives say nothing of the gray levels' range, so each file's values decide: whole numbers are
+divided by the largest of 8, 10, 12, 14 or 16 bits, whichever is enough; floats in [0, 1] are kept,
+else in [-1, 1] shifted, else in [0, 255] divided by 255. Anything else is refused.
 
 Source of the layout: Z. Zhou et al., Generalizable Cross-modality Medical Image Segmentation via
 Style Augmentation and Dual Normalization, CVPR 2022, and its public code. Its folders ending in
@@ -38,6 +37,7 @@ from mln_flax.data.core import (
     Unusable,
     collections,
 )
+from mln_flax.data.header import depth
 from mln_flax.types import UserError
 
 DOMAIN = "npz"
@@ -188,14 +188,12 @@ def _gray(pixels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 def _range(kind: np.dtype, low: float, high: float) -> tuple[float, float]:
     """The range of which an image's gray levels are a part: (black, white)."""
     if kind.kind in "ui" and low >= 0 and high <= 65535:
-        if kind.itemsize == 1 or (kind.itemsize > 2 and high <= 255):
-            return 0, 255
-        return 0, 4095 if high <= 4095 else 65535
+        return 0, 2 ** depth(int(high), 16) - 1
     if kind.kind == "f":
         for start, end in ((0, 1), (-1, 1), (0, 255)):
             if start - SLACK <= low and high <= end + SLACK:
                 return start, end
     raise Unusable(
         f"gray levels from {low:g} to {high:g} as {kind}: allowed are floats in [0, 1], [-1, 1] "
-        "or [0, 255], and whole numbers of 8 or 16 bits from 0"
+        "or [0, 255], and whole numbers of at most 16 bits from 0"
     )

@@ -25,7 +25,7 @@ from typing import Any
 from mln_flax import files
 from mln_flax.config import DataConfig
 from mln_flax.data import enter_all, identity, inventory, prepared, splits, staging
-from mln_flax.data.core import collections
+from mln_flax.data.core import Index, collections
 from mln_flax.data.inventory import Staged
 from mln_flax.types import UserError
 
@@ -85,11 +85,14 @@ def prepare(data: DataConfig, folder: Path) -> dict[str, Any]:
             "files are cut into 1 x 1 tiles or more"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        if folder.exists():
             refuse_other_settings(data, folder)
-            if not (folder / REPORT).exists():
-                _prepare(data, folder)
+        if not (folder / REPORT).exists():
+            index = _index(data, folder)  # nothing is written for a folder that is not one
+            folder.mkdir(parents=True, exist_ok=True)
+            with _alone(folder):
+                if not (folder / REPORT).exists():
+                    _prepare(data, index, folder)
     except OSError as error:
         raise UserError(_about(error, folder)) from None
     return files.read_json(folder / REPORT)
@@ -129,14 +132,17 @@ def _listing(root: Path) -> str:
     return hashlib.sha256(identity.listing(root).encode()).hexdigest()[:16]
 
 
-def _prepare(data: DataConfig, folder: Path) -> None:
+def _index(data: DataConfig, folder: Path) -> Index:
     if data.dir and folder.resolve().is_relative_to(Path(data.dir).resolve()):
         raise UserError(
             f"--config.data.prepared_dir={folder} lies inside --config.data.dir; take a folder "
             "outside of it"
         )
     enter_all()
-    index = collections[data.name]().index(data)
+    return collections[data.name]().index(data)
+
+
+def _prepare(data: DataConfig, index: Index, folder: Path) -> None:
     files.write_json(folder / SETTINGS, settings_of(data))
     names = identity.names(Path(data.dir), index.secrets, data.hide_names)
     left_out = [{"file": names.file(file), "reason": why} for file, why in index.left_out]
@@ -199,6 +205,8 @@ def _stage_all(
             todo.append(task)
         else:
             yield task, facts
+    if not todo:
+        return
     workers = min(data.workers or min(os.cpu_count() or 1, MOST_WORKERS), len(todo))
     stage = partial(staging.stage, data=data)
     with tqdm(

@@ -4,6 +4,7 @@ Reading needs no TensorFlow.
 """
 
 import contextlib
+import functools
 import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,6 +53,7 @@ def write(folder: Path, size: int, shards: Mapping[str, Sequence[Shard]]) -> Non
     shutil.rmtree(scratch)
 
 
+@functools.cache  # TFDS knows a builder by its name, and takes each name once
 def _builder_class() -> Any:
     import tensorflow_datasets as tfds
 

@@ -1,8 +1,7 @@
 """Mammograms as PNG, TIFF, BMP, PGM or JPEG: stored pixels, and gray levels in [0, 1]."""
 
-import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -125,7 +124,7 @@ def _floats(pixels: np.ndarray) -> np.ndarray:
 def _wide_colors(image: Any) -> np.ndarray | None:
     """The colors [H, W, 3] of an unloaded image with 16 bits for each; None where it has 8."""
     tiles = list(image.tile)
-    modes = [args if isinstance(args, str) else args[0] for *_, args in tiles if args]
+    modes = [args if isinstance(args, str) else args[0] for *_, args in tiles]
     if not modes or not set(modes) <= set(_OTHER_BYTE):
         return None
     kept = np.array(image)
@@ -133,9 +132,7 @@ def _wide_colors(image: Any) -> np.ndarray | None:
 
     with Image.open(image.filename) as again:
         again.seek(image.tell())
-        again.tile = [
-            (codec, extents, offset, _other(args)) for codec, extents, offset, args in tiles
-        ]
+        again.tile = [type(tile)(*tile[:3], _other(tile[3])) for tile in tiles]
         other = np.array(again)
     return kept.astype(np.uint16) << 8 | other
 
@@ -177,11 +174,25 @@ def _gray_map(path: str | Path) -> _GrayMap | None:
         magic = file.read(2)
         if magic not in (b"P2", b"P5"):
             return None
-        numbers: list[int] = []
-        while len(numbers) < 3:
-            numbers += [int(word) for word in _line(file).split(b"#")[0].split()]
-        width, height, largest = numbers
+        width, height, largest = (_number(file) for _ in range(3))
         if not 0 < largest < 2**16:
             raise Unusable("its header has an impossible largest value; write it anew")
-        check((height, width), 1)
         return _GrayMap(path, (height, width), largest, file.tell(), magic == b"P2")
+
+
+def _number(file: BinaryIO) -> int:
+    """The next number of a PGM header; `file` is left behind the one space after it."""
+    digits = b""
+    while True:
+        letter = file.read(1)
+        if letter == b"#":  # a comment, up to the end of its line
+            file.readline()
+            letter = b" "
+        if letter.isdigit():
+            digits += letter
+        elif letter.isspace() and not digits:
+            continue
+        elif letter.isspace():
+            return int(digits)
+        else:
+            raise Unusable(_FAULT)

@@ -118,6 +118,7 @@ def find(folder: str | Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
+        folders.sort()
         found += [path for path in (Path(place, name) for name in names) if _is_image(path)]
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 

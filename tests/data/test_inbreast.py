@@ -177,11 +177,11 @@ def test_the_headers_spacing_and_intent_count_where_there_are_any(tmp_path):
     path = tmp_path / "AllDICOMs" / name_of("22678622")
     known = {"PresentationIntentType": "FOR PROCESSING", "PixelSpacing": [0.05, 0.1]}
     save_dicom(path, picture("22678622"), **known)
-    example = read(tmp_path).example
+    example = read(tmp_path, point_radius_mm=0.26).example
     assert example.domain == "inbreast_processing" and example.spacing_mm == (0.05, 0.1)
     assert (example.laterality, example.view_position) == ("L", "ML")  # not in the table
     row, column = np.mgrid[:HEIGHT, :WIDTH]
-    expected = ((row - 60) * 0.05) ** 2 + ((column - 50) * 0.1) ** 2 <= 0.25**2
+    expected = ((row - 60) * 0.05) ** 2 + ((column - 50) * 0.1) ** 2 <= 0.26**2
     assert (example.mask == expected | enclosed(BLOB)).all()
 
 

@@ -87,6 +87,7 @@ GRAY = {
     "bytes": (BYTES.astype(np.uint8), BYTES / 255, 255),
     "bytes_in_longer_numbers": (BYTES.astype(np.int64), BYTES / 255, 255),
     "twelve_bits": (BYTES.astype(np.uint16) * 16, BYTES * 16 / 4095, 4095),
+    "ten_bits": (BYTES.astype(np.int16) * 2, BYTES * 2 / 1023, 1023),
     "sixteen_bits": (BYTES.astype(np.uint16) * 257, BYTES / 255, 65535),
     "around_zero": ((BYTES / 127.5 - 1).astype(np.float32), BYTES / 255, 1),
     "just_beyond": (BYTES / 127.499 - 1, BYTES / 255, 1),

@@ -34,9 +34,7 @@ def cuts():
 def store(folder, examples, per_shard=4, split="film_train"):
     fields = [prepared.fields_of(tile, "train", 0.5) for tile in examples]
     shards = [fields[i : i + per_shard] for i in range(0, len(fields), per_shard)]
-    prepared.write(
-        folder, examples[0].mask.shape[0], {split: [shard.__iter__ for shard in shards]}
-    )
+    prepared.write(folder, examples[0].mask.shape[0], {split: [shard.__iter__ for shard in shards]})
     return [(split, number) for number in range(len(fields))]
 
 

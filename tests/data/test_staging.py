@@ -12,15 +12,17 @@ from mln_flax.data import core, identity, prepared, staging, tiles
 from mln_flax.data.core import Collection, Unusable
 from mln_flax.data.staging import Task
 
+ORDER = trees.Order("a", "P1")
 
-def task(folder, order=trees.Order("a", "P1"), file="/archive/a.dcm"):
+
+def task(folder, order=ORDER, file="/archive/a.dcm"):
     entry = core.Entry(
         order.key, order.patient, order.domain, order.part, (file,), repaired=order.repaired
     )
     return Task(entry, "i1", "p1", folder / "a.npz")
 
 
-def stage(tmp_path, monkeypatch, order=trees.Order("a", "P1"), **changes):
+def stage(tmp_path, monkeypatch, order=ORDER, **changes):
     trees.enter(monkeypatch, [order])
     data = trees.made_settings(tmp_path / "data", **changes)
     one = task(tmp_path, order)

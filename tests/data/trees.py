@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mln_flax.config import DataConfig
-from mln_flax.data import core
+from mln_flax.data import core, staging
 from mln_flax.data.core import Collection, Entry, Example, Index, LeftOut, Reading, Unusable
 from mln_flax.data.phantom import phantom
 
@@ -125,3 +125,26 @@ def contents(folder):
     """The bytes of every file below a folder, by its path there."""
     files = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def interrupt(monkeypatch, after):
+    """Staging that ends after so many images; returns the list of the staged ones."""
+    real, staged = staging.stage, []
+
+    def stage(task, data):
+        if len(staged) == after:
+            raise Interrupted
+        real(task, data)
+        staged.append(task.path.name)
+
+    monkeypatch.setattr(staging, "stage", stage)
+    return staged
+
+
+def top(folder):
+    """The names in a folder."""
+    return {path.name for path in pathlib.Path(folder).iterdir()}
