@@ -167,9 +167,10 @@ def _one_by_one(
     """Every item with its reason: one table, or where that is long one folded for each reason."""
 
     def listed(title: str, items: Iterable[tuple[str, tuple[str, ...]]]) -> str:
-        # Numbered, because the first column is never wrapped and a path must be.
-        rows = [(str(n), *names, why) for n, (why, names) in enumerate(items, start=1)]
-        return Table(title, ("", *columns, reason), tuple(rows)).to_html()
+        # The reason first: a path may be so long that what follows is out of sight. Numbered,
+        # because the first column is never wrapped.
+        rows = [(str(n), why, *names) for n, (why, names) in enumerate(items, start=1)]
+        return Table(title, ("", reason, *columns), tuple(rows)).to_html()
 
     if len(found) <= _MOST_OPEN:
         return listed("One by one", found) if found else ""

@@ -2,7 +2,7 @@
 
 import importlib
 
-ROOMS = ("phantom", "mini_mias", "inbreast", "folder", "npz", "cbis_ddsm")
+ROOMS = ("phantom", "cbis_ddsm", "inbreast", "ffdm_dbt", "mini_mias", "folder", "npz")
 
 
 def enter_all() -> None:

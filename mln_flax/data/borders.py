@@ -133,14 +133,14 @@ def _border_depth(lines: np.ndarray) -> int:
     level = float(middle[0])
     constant = (high - low < _CONSTANT) & (np.abs(middle - level) < _CONSTANT)
     depth = int(np.argmin(constant))  # the first line that is not
-    if constant.all() or not depth or depth + _EDGE_LINES >= len(lines):
+    if constant.all() or not depth or depth + 2 * _EDGE_LINES >= len(lines):
         return 0
     if abs(level - air_level(lines[depth:])) < _STEP:
         return 0
     # Pectoral muscle may be white all along an edge too, but fades without a step.
-    settled = lines[depth + _EDGE_LINES]
+    settled, further = lines[depth + _EDGE_LINES], lines[depth + 2 * _EDGE_LINES]
     stepped = np.abs(settled - level) > _STEP
-    if np.mean(stepped) <= 0.5:
+    if np.mean(stepped) <= 0.5 or np.median(np.abs(further - settled)[stepped]) > _STEP:
         return 0
     for line in lines[depth : depth + _EDGE_LINES]:
         left = np.abs(line - settled)[stepped] / np.abs(settled - level)[stepped]

@@ -52,8 +52,7 @@ def header_of(dataset: Any, frame: int = 0) -> Header:
         spacing_mm=spacing(dataset, frame)[0],
         laterality=_laterality(dataset, frame),
         view_position=_view_position(dataset, frame),
-        for_processing=text(dataset, "PresentationIntentType").upper() == "FOR PROCESSING"
-        or text(dataset, "SOPClassUID") in _FOR_PROCESSING,
+        for_processing=for_processing(dataset),
         patient=text(dataset, "PatientID"),
         secrets=frozenset(_secrets(dataset)),
         series_uid=text(dataset, "SeriesInstanceUID"),
@@ -61,6 +60,12 @@ def header_of(dataset: Any, frame: int = 0) -> Header:
         instance_number=next(map(int, numbers(dataset, "InstanceNumber")), None),
         modality=text(dataset, "Modality"),
     )
+
+
+def for_processing(dataset: Any) -> bool:
+    """Whether an image is raw, meant for software and not for a reader."""
+    intent = text(dataset, "PresentationIntentType").upper()
+    return intent == "FOR PROCESSING" or text(dataset, "SOPClassUID") in _FOR_PROCESSING
 
 
 def holder(dataset: Any, frame: int, keyword: str) -> Any:
@@ -156,12 +161,16 @@ def _item(dataset: Any, keyword: str, index: int = 0) -> Any:
         return None
 
 
-def _texts(dataset: Any, keyword: str) -> Iterator[str]:
+def _texts(dataset: Any, tag: Any) -> Iterator[str]:
+    """The words in a field; `tag` is its keyword or its number."""
+    from pydicom.multival import MultiValue
+
     try:
-        value = dataset.get(keyword)
-        values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
+        value = dataset[tag].value
+        # A person's name can be iterated too: letter by letter.
+        values = value if isinstance(value, (MultiValue, list, tuple)) else [value]
         found = [str(each).strip(" \0") for each in values if each is not None]
-    except Exception:  # pydicom converts on access
+    except Exception:  # no such field, or pydicom cannot convert it
         return
     yield from filter(None, found)
 

@@ -6,9 +6,10 @@ import numpy as np
 
 from mln_flax.data import borders
 from mln_flax.data.core import Unusable
-from mln_flax.data.dicom_fields import frames, holder, numbers, text, whole
+from mln_flax.data.dicom_fields import for_processing, frames, holder, numbers, text, whole
 from mln_flax.data.header import depth
 
+_SAMPLES = 500  # of a side that are looked at for a percentile
 _ROWS = 256  # looked up at a time: indices take four times the memory of 16-bit pixels
 
 
@@ -38,10 +39,10 @@ def gray(pixels: np.ndarray, dataset: Any, frame: int) -> tuple[np.ndarray, tupl
         return _of_floats(pixels, dataset, frame)
     padding = _padding(pixels, dataset)
     darkest, brightest = _extremes(pixels, padding)
-    if darkest >= brightest:
-        raise Unusable("an image of one gray level; nothing can be seen in it")
     low, high, notes = _stored_range(darkest, brightest, dataset)
     first, last = np.clip((darkest, brightest), low, high).tolist()
+    if first >= last:
+        raise Unusable("an image of one gray level; nothing can be seen in it")
     # All transformations are of single values, so a table of them is all that is computed.
     table, found = _levels(np.arange(first, last + 1), (low, high), dataset, frame)
     image = np.empty(pixels.shape, np.float32)
@@ -50,7 +51,7 @@ def gray(pixels: np.ndarray, dataset: Any, frame: int) -> tuple[np.ndarray, tupl
         image[rows] = table[np.clip(pixels[rows], first, last).astype(np.int32) - first]
     image, turned = _upright(image, dataset)
     if padding is not None:
-        image[padding] = borders.air_level(image, ~padding)
+        image[padding] = _beside(image, ~padding, for_processing(dataset))
     return image, notes + found + turned
 
 
@@ -95,11 +96,8 @@ def _levels(
 
 def _modality(scale: Scale, dataset: Any, frame: int) -> tuple[Scale, tuple[str, ...]]:
     """The values after the modality LUT or the rescaling, with their possible range."""
-    from pydicom.pixels import apply_modality_lut
-
-    if "ModalityLUTSequence" in dataset:
-        bits = int(numbers(dataset.ModalityLUTSequence[0], "LUTDescriptor")[2])
-        return Scale(apply_modality_lut(scale.values, dataset), 0, 2**bits - 1), ()
+    if dataset.get("ModalityLUTSequence"):
+        return _looked_up(scale.values, dataset.ModalityLUTSequence[0], dataset), ()
     at = holder(dataset, frame, "RescaleSlope")
     slope = next(iter(numbers(at, "RescaleSlope")), 1.0)
     intercept = next(iter(numbers(at, "RescaleIntercept")), 0.0)
@@ -113,7 +111,10 @@ def _windowed(scale: Scale, dataset: Any, frame: int) -> tuple[np.ndarray | None
     """The values after the first VOI LUT or else the first window, in [0, 1]; None without."""
     at = holder(dataset, frame, "VOILUTSequence")
     if at.get("VOILUTSequence"):
-        return _voi_lut(scale.values, at)
+        found = _looked_up(scale.values, at.VOILUTSequence[0], dataset)
+        if found.values.min() == found.values.max():
+            return None, ("a VOI lookup table that shows nothing: ignored",)
+        return found.values / found.high, ()
     at = holder(dataset, frame, "WindowWidth")
     centers, widths = numbers(at, "WindowCenter"), numbers(at, "WindowWidth")
     if not centers or not widths:
@@ -128,14 +129,27 @@ def _windowed(scale: Scale, dataset: Any, frame: int) -> tuple[np.ndarray | None
     return shown, ()
 
 
-def _voi_lut(values: np.ndarray, at: Any) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    from pydicom.pixels.processing import apply_voi
+def _looked_up(values: np.ndarray, item: Any, dataset: Any) -> Scale:
+    """The values after a lookup table, with its possible range (DICOM PS3.3 C.11.1.1, C.11.2.1.1).
 
-    bits = int(numbers(at.VOILUTSequence[0], "LUTDescriptor")[2])
-    shown = apply_voi(np.round(values).astype(np.int64), at).astype(np.float64)
-    if shown.min() == shown.max():
-        return None, ("a VOI lookup table that shows nothing: ignored",)
-    return shown / max(2**bits - 1, int(shown.max())), ()
+    Args:
+      values: [n].
+      item: of the modality LUT or VOI LUT sequence.
+      dataset: to which it belongs.
+    """
+    count, first, bits = (int(number) for number in numbers(item, "LUTDescriptor"))
+    count = count % 2**16 or 2**16
+    if whole(dataset, "PixelRepresentation") and first >= 2**15:
+        first -= 2**16  # read with the wrong sign, as files may leave the field's type open
+    data = item.LUTData
+    if isinstance(data, bytes):
+        little = dataset.original_encoding[1] is not False
+        wide = np.dtype("<u2" if little else ">u2")
+        data = np.frombuffer(data, wide if len(data) >= 2 * count else np.uint8)
+    table = np.asarray(data, np.float64)[:count]
+    found = table[np.clip(np.round(values).astype(np.int64) - first, 0, len(table) - 1)]
+    # Some tables hold more than the bits that they name.
+    return Scale(found, 0, max(2**bits - 1, table.max()))
 
 
 def _upright(image: np.ndarray, dataset: Any) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -153,6 +167,18 @@ def _upright(image: np.ndarray, dataset: Any) -> tuple[np.ndarray, tuple[str, ..
     if inverted:
         np.subtract(1, image, out=image)
     return image, notes
+
+
+def _beside(image: np.ndarray, valid: np.ndarray, raw: bool) -> float:
+    """The gray level of padding: that of the darkest air, which only in raw images may be bright.
+
+    Not the margin's level, as all that is not breast may be padding.
+    """
+    thin = (slice(None, None, 1 + len(image) // _SAMPLES),) * 2
+    dark, bright = np.percentile(image[thin][valid[thin]], (1, 99))
+    if raw and abs(borders.air_level(image, valid) - bright) < (bright - dark) / 2:
+        return float(bright)
+    return float(dark)
 
 
 def _extremes(pixels: np.ndarray, padding: np.ndarray | None) -> tuple[int, int]:

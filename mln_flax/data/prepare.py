@@ -233,12 +233,18 @@ def _stage_all(
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
     """Fresh processes, which know nothing of accelerators and end with this one."""
+    others = multiprocessing.active_children()
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
     )
     try:
         yield pool
     except BrokenProcessPool:
+        # The pool ends the processes that it had when one was killed, and would wait forever for
+        # one that it started meanwhile.
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
         raise UserError(
             "a process that read images was killed, perhaps for want of memory; the same command "
             "goes on where it stopped, with --config.data.workers=1 it needs least"

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from mln_flax.data.core import Unusable
-from mln_flax.data.header import Header, check, depth, one_channel, opened
+from mln_flax.data.header import MAX_SIDE, Header, check, depth, one_channel, opened
 
 SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".pgm", ".jpg", ".jpeg"})
 _FORMATS = ("PNG", "TIFF", "BMP", "JPEG", "PPM")
@@ -77,7 +77,10 @@ def read(path: str | Path, frame: int = 0) -> tuple[np.ndarray, Header, tuple[st
 def _image(path: str | Path) -> Any:
     from PIL import Image
 
-    return Image.open(path, formats=_FORMATS)
+    try:
+        return Image.open(path, formats=_FORMATS)
+    except Image.DecompressionBombError:
+        raise Unusable(f"says it has too many pixels; allowed are {MAX_SIDE} a side") from None
 
 
 def _stored(image: Any) -> Stored:

@@ -87,7 +87,7 @@ def read_mask(path: str | Path) -> np.ndarray:
         )
     low, high = pixels.min(), pixels.max()
     if low == high:
-        return np.full(pixels.shape, bool(high) != inverted)
+        return np.full(pixels.shape, bool(high))
     bright = pixels > (float(low) + float(high)) / 2
     return ~bright if inverted else bright
 

@@ -74,10 +74,10 @@ def item(**fields):
     return ds
 
 
-def lut(first, bits, entries):
+def lut(first, bits, entries, order="<"):
     """A lookup table of a modality LUT or VOI LUT sequence."""
     ds = item(LUTDescriptor=[len(entries), first, bits])
-    ds.add_new("LUTData", "OW", np.asarray(entries, "<u2").tobytes())
+    ds.add_new("LUTData", "OW", np.asarray(entries, order + "u2").tobytes())
     return Sequence([ds])
 
 
