@@ -10,6 +10,7 @@ from mln_flax.registry import Registry
 
 LABEL_KINDS = ("calcification", "cluster", "none")
 PARTS = ("train", "validation", "test")
+PROCESSING = "_processing"  # ends the domain of images for processing: their gray levels are raw
 
 
 class Example(NamedTuple):

@@ -30,6 +30,7 @@ import numpy as np
 from mln_flax.config import DataConfig
 from mln_flax.data import pairs, reader
 from mln_flax.data.core import (
+    PROCESSING,
     Collection,
     Entry,
     Example,
@@ -277,5 +278,5 @@ def _entry(key: str, image: _Image, frame: int, mask: Path, patient: str) -> Ent
         laterality=_SIDES[sides[0]] if sides else "",
         view_position=views[0][2].upper() if views else "",
     )
-    domain = image.place.domain + ("_processing" if image.header.for_processing else "")
+    domain = image.place.domain + (PROCESSING if image.header.for_processing else "")
     return Entry(key, patient, domain, "", (str(image.place.path), str(mask)), details)

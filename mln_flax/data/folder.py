@@ -24,6 +24,7 @@ import numpy as np
 from mln_flax.config import DataConfig
 from mln_flax.data import cases, pairs, reader
 from mln_flax.data.core import (
+    PROCESSING,
     Collection,
     Entry,
     Example,
@@ -36,7 +37,6 @@ from mln_flax.data.core import (
 from mln_flax.types import UserError
 
 DOMAIN = "folder"
-PROCESSING = "_processing"  # ends the domain of images for processing: their gray levels are raw
 LABEL = "calcification"  # what masks show where neither the table nor data.label says it
 
 

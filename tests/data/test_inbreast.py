@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from mln_flax.config import DataConfig
-from mln_flax.data import inbreast
+from mln_flax.data import inbreast, regions
 from mln_flax.data.core import Unusable, collections
 from mln_flax.data.phantom import phantom
 from mln_flax.types import UserError
@@ -194,7 +194,7 @@ def test_polygons_enclose_the_pixels_that_matplotlib_says(seed):
     points = np.stack([35 + radius * np.cos(angle), 44 + radius * np.sin(angle)], 1)
     for outline in (points, points[::-1]):
         mask = np.zeros((HEIGHT, WIDTH), bool)
-        inbreast.draw_polygon(mask, outline)
+        regions.draw_polygon(mask, outline)
         assert (mask == enclosed(points)).all() and mask.any()
 
 
@@ -202,7 +202,7 @@ def test_an_outline_drawn_over_its_beginning_has_no_hole():
     angle = np.linspace(0, 3 * np.pi, 60)  # one and a half times around
     points = np.stack([30 + 9.3 * np.cos(angle), 40 + 9.3 * np.sin(angle)], 1)
     mask = np.zeros((HEIGHT, WIDTH), bool)
-    inbreast.draw_polygon(mask, points)
+    regions.draw_polygon(mask, points)
     assert (mask == enclosed(points[:40])).all()
     row, column = np.mgrid[:HEIGHT, :WIDTH]
     assert mask[np.hypot(row - 40, column - 30) < 9].all()
