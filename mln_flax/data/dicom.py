@@ -18,7 +18,9 @@ _FAULT = "cannot be read as DICOM: damaged, cut short or of another kind; fetch 
 _CUT_SHORT = "cut short: pixels are missing at its end; fetch it again"
 _NO_PIXELS = "a DICOM file without pixels, or cut short before them; fetch it again"
 _PIXELS = {(0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010)}  # float, double, integer
-_ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)  # DICOM PS3.5 A.4
+_ITEM = (0xFFFE, 0xE000)  # DICOM PS3.5 A.4
+# Damaged JPEG 2000, baseline JPEG and JPEG-LS can make gdcm end the whole process.
+_SAFEST = ("pydicom", "pillow", "pyjpegls", "pylibjpeg", "gdcm")
 _UNTIL_END = 0xFFFFFFFF
 _LOSSY = frozenset(
     f"1.2.840.10008.1.2.4.{number}" for number in ("50", "51", "81", "91", "93", "203")
@@ -153,7 +155,7 @@ def _decoded(file: BinaryIO, dataset: Any, frame: int) -> np.ndarray:
     from pydicom.pixels import pixel_array
 
     syntax = _syntax(dataset)
-    _require_decoder(syntax)
+    decoder = _decoder(syntax)
     if text(dataset, "PhotometricInterpretation").upper() == "PALETTE COLOR":
         raise Unusable("has palette colors; a mammogram is gray: export it as MONOCHROME2")
     # Values beyond the stored bits are clipped later, unless other things are stored there.
@@ -161,7 +163,11 @@ def _decoded(file: BinaryIO, dataset: Any, frame: int) -> np.ndarray:
     source = dataset if "PixelData" in dataset else file
     try:
         pixels = pixel_array(
-            source, index=frame, transfer_syntax_uid=syntax, correct_unused_bits=cut
+            source,
+            index=frame,
+            decoding_plugin=decoder,
+            transfer_syntax_uid=syntax,
+            correct_unused_bits=cut,
         )
     except Exception:  # each decoder has its own; none is for the user
         raise Unusable(
@@ -173,8 +179,12 @@ def _decoded(file: BinaryIO, dataset: Any, frame: int) -> np.ndarray:
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _require_decoder(syntax: Any) -> None:
-    """Raises Unusable, by its standard name, for a transfer syntax that cannot be decoded."""
+def _decoder(syntax: Any) -> str:
+    """The name of pydicom's plugin for a transfer syntax, empty where none is needed.
+
+    Raises:
+      Unusable: there is none, for the transfer syntax by its standard name.
+    """
     from pydicom.pixels import get_decoder
 
     try:
@@ -186,8 +196,10 @@ def _require_decoder(syntax: Any) -> None:
         ) from None
     if not decoder.is_available:
         raise Unusable(f"pixels in {syntax.name}; to decode it: pip install python-gdcm")
-    if syntax.is_encapsulated:
-        _silence_gdcm()
+    if not syntax.is_encapsulated:
+        return ""
+    _silence_gdcm()
+    return min(decoder.available_plugins, key=_SAFEST.index)
 
 
 def _silence_gdcm() -> None:
