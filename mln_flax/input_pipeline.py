@@ -58,7 +58,7 @@ def images_of(part: Part, cache_gb: float = 0.0) -> Images:
 
 def from_arrays(image: np.ndarray, mask: np.ndarray) -> Images:
     """Images of arrays: float32 [N, H, W] in [0, 1] and uint8 [N, H, W] in {0, 1}."""
-    labeled = mask.reshape(len(mask), -1).any(axis=1)
+    labeled = np.asarray(mask.any(axis=(1, 2)))
     return Images(image.shape[1:], labeled, lambda i: (image[i], mask[i]))
 
 

@@ -104,7 +104,9 @@ def find(paths: list[Path]) -> list[Picture]:
             inside = [file for file in reader.find(path) if file.parent == path]
             if not inside:
                 known = ", ".join(sorted(reader.SUFFIXES))
-                raise UserError(f"{path}: no images in this folder ({known}, DICOM without a suffix)")
+                raise UserError(
+                    f"{path}: no images in this folder ({known}, DICOM without a suffix)"
+                )
             found += inside
         elif path.exists():
             found.append(path)

@@ -74,14 +74,15 @@ class Waiting:
         self._batches = batches
         self.seconds = 0.0
 
-    def __iter__(self) -> Iterator[Any]:
-        while True:
-            started = time.monotonic()
-            batch = next(self._batches, None)
+    def __iter__(self) -> "Waiting":
+        return self
+
+    def __next__(self) -> Any:
+        started = time.monotonic()
+        try:
+            return next(self._batches)
+        finally:
             self.seconds += time.monotonic() - started
-            if batch is None:
-                return
-            yield batch
 
 
 def random_state(run: Run) -> TrainState:
@@ -152,20 +153,20 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
         )
         alone = input_pipeline.rate(parts["train"], plan(run)) if first < config.steps else 0.0
         print(f"input alone: {alone:.0f} images/s, {len(run.view_names)} views each", flush=True)
-        batches = Waiting(batches)
+        waiting = Waiting(batches)
         measured: list[Any] = []  # on the device; looked at only when a line is written
         progress, since, saved = Progress(time.monotonic(), first), time.monotonic(), first
-        for step, batch in enumerate(batches, start=first + 1):
+        for step, batch in enumerate(waiting, start=first + 1):
             state, new = update(state, parallel.shard(batch))
             measured.append(new)
             if step == first + 1:  # compiled by now: time what follows
                 jax.block_until_ready(state.step)
                 progress, since = Progress(time.monotonic(), step), time.monotonic()
-                batches.seconds = 0.0
+                waiting.seconds = 0.0
             last = step == config.steps
             if step % config.log_every_steps == 0 or last:
                 seconds, since = time.monotonic() - since, time.monotonic()
-                waited, batches.seconds = batches.seconds, 0.0
+                waited, waiting.seconds = waiting.seconds, 0.0
                 row = {
                     "step": step,
                     **{name: float(np.mean([m[name] for m in measured])) for name in new},

@@ -19,12 +19,14 @@ _CUT_SHORT = "cut short: pixels are missing at its end; fetch it again"
 _NO_PIXELS = "a DICOM file without pixels, or cut short before them; fetch it again"
 _PIXELS = {(0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010)}  # float, double, integer
 _ITEM = (0xFFFE, 0xE000)  # DICOM PS3.5 A.4
-# Damaged JPEG 2000, baseline JPEG and JPEG-LS can make gdcm end the whole process.
+# Damaged JPEG 2000, baseline JPEG and JPEG-LS can make gdcm end the whole process, so it is last.
 _SAFEST = ("pydicom", "pillow", "pyjpegls", "pylibjpeg", "gdcm")
 _UNTIL_END = 0xFFFFFFFF
 _LOSSY = frozenset(
     f"1.2.840.10008.1.2.4.{number}" for number in ("50", "51", "81", "91", "93", "203")
 )
+# Of JPEG: the markers of a frame header, JPEG-LS's last.
+_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 
 
 class Stored(NamedTuple):
@@ -114,7 +116,7 @@ def _checked_header(dataset: Any, frame: int) -> Header:
 
 
 def _require_pixels(file: BinaryIO, dataset: Any) -> None:
-    """Raises Unusable where pixels are missing; `file` is where its data set ends.
+    """Raises Unusable where pixels are missing; `file` goes from its data set to their value.
 
     Decoders fill up what is missing, some of them silently.
     """
@@ -128,9 +130,10 @@ def _require_pixels(file: BinaryIO, dataset: Any) -> None:
     if len(head) < (12 if explicit else 8) or struct.unpack(f"{order}HH", head[:4]) not in _PIXELS:
         raise Unusable(_NO_PIXELS)
     length = struct.unpack(f"{order}L", head[-4:])[0]
-    size = os.fstat(file.fileno()).st_size
+    start, size = file.tell(), os.fstat(file.fileno()).st_size
     if length == _UNTIL_END:
         _require_fragments(file, size, frames(dataset))
+        file.seek(start)
     elif min(length, size - file.tell()) < get_expected_length(dataset):
         raise Unusable(_CUT_SHORT)
 
@@ -152,10 +155,13 @@ def _require_fragments(file: BinaryIO, size: int, least: int) -> None:
 
 def _decoded(file: BinaryIO, dataset: Any, frame: int) -> np.ndarray:
     """The pixels of one frame: [H, W], or [H, W, 3] for colors."""
+    from pydicom.encaps import get_frame
     from pydicom.pixels import pixel_array
 
     syntax = _syntax(dataset)
     decoder = _decoder(syntax)
+    if decoder == "gdcm":
+        _require_jpeg(get_frame(file, frame, number_of_frames=frames(dataset)), dataset)
     if text(dataset, "PhotometricInterpretation").upper() == "PALETTE COLOR":
         raise Unusable("has palette colors; a mammogram is gray: export it as MONOCHROME2")
     # Values beyond the stored bits are clipped later, unless other things are stored there.
@@ -200,6 +206,31 @@ def _decoder(syntax: Any) -> str:
         return ""
     _silence_gdcm()
     return min(decoder.available_plugins, key=_SAFEST.index)
+
+
+def _require_jpeg(stream: bytes, dataset: Any) -> None:
+    """Raises Unusable for a JPEG whose header is damaged or of another size than the image.
+
+    At some of them gdcm ends the whole process. Other kinds of streams pass.
+
+    Sources: ITU-T T.81, B.2; T.87, C.1 (JPEG-LS).
+    """
+    if stream[:2] != b"\xff\xd8":
+        return
+    at, sized = 2, False
+    wanted = (whole(dataset, "Rows"), whole(dataset, "Columns"), whole(dataset, "SamplesPerPixel"))
+    while True:
+        mark, kind, length = struct.unpack_from(">BBH", stream, at)
+        if mark != 0xFF or length < 2:
+            raise Unusable(_FAULT)
+        if kind == 0xDA:  # the pixels begin
+            break
+        if kind in _FRAME_HEADERS:
+            bits, *size = struct.unpack_from(">BHHB", stream, at + 4)
+            sized = tuple(size) == wanted and bits <= whole(dataset, "BitsAllocated")
+        at += 2 + length
+    if not sized:
+        raise Unusable(_FAULT)
 
 
 def _silence_gdcm() -> None:

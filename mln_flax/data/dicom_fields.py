@@ -146,9 +146,10 @@ def _laterality(dataset: Any, frame: int) -> str:
 
 
 def _view_position(dataset: Any, frame: int) -> str:
-    word = text(dataset, "ViewPosition").upper()
-    if word in _VIEW_POSITIONS:
-        return word
+    for keyword in ("ViewPosition", "PatientOrientation"):  # CBIS-DDSM has it in the second
+        word = text(dataset, keyword).upper()
+        if word in _VIEW_POSITIONS:
+            return word
     code = _item(holder(dataset, frame, "ViewCodeSequence"), "ViewCodeSequence")
     return _VIEWS.get(text(code, "CodeValue"), "") if code else ""
 

@@ -1,6 +1,8 @@
 """What may be said of a patient, an image or a file: salted hashes, and paths without names."""
 
+import contextlib
 import hashlib
+import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -8,6 +10,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 SALT_FILE = ".mln_flax_salt"
+SUFFIXES = (
+    ".dcm",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".pgm",
+    ".jpg",
+    ".jpeg",
+    ".csv",
+    ".npz",
+    ".xml",
+)
 SHORTEST_NAME = 3  # letters; shorter pieces of a name would hide every "L" and "CC"
 
 
@@ -34,28 +49,29 @@ class Names(NamedTuple):
         counts where no letter or digit stands beside it.
         """
         inside = Path(path)
-        if inside.is_absolute() and inside.is_relative_to(self.root):
+        if inside.is_relative_to(self.root):
             inside = inside.relative_to(self.root)
         if self.hide:
             return "/".join([*map(self._part, inside.parts[:-1]), self._last(inside)])
         return self.text(inside.as_posix())
 
     def text(self, text: str) -> str:
-        """A text in which every secret is replaced by its hash."""
+        """A text in which every secret is replaced by its hash; bytes that are no UTF-8 show."""
         for secret in self.secrets:
             word = rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])"
             text = re.sub(word, f"p{self._hash('patient', secret)}", text, flags=re.IGNORECASE)
-        return text
+        return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
     def _hash(self, kind: str, word: str) -> str:
-        message = f"{kind}:{word}".encode()
+        message = f"{kind}:{word}".encode(errors="surrogateescape")
         return hashlib.blake2b(message, key=self.salt, digest_size=6).hexdigest()
 
     def _part(self, part: str) -> str:
         return f"f{self._hash('file', part)}"
 
     def _last(self, path: Path) -> str:
-        return self._part(path.name) + path.suffix.lower()
+        suffix = path.suffix.lower()
+        return self._part(path.name) + (suffix if suffix in SUFFIXES else "")
 
 
 def names(root: Path, found: Iterable[str], hide: bool) -> Names:
@@ -79,21 +95,27 @@ def salt_of(root: Path) -> bytes:
     path = root / SALT_FILE
     if not path.exists() and not root.stat().st_mode & 0o222:  # the superuser could write even so
         return _from_listing(root)
-    try:
-        with open(path, "x", encoding="ascii") as file:
-            file.write(secrets.token_hex(16))
-    except FileExistsError:
-        pass
-    except OSError:
-        return _from_listing(root)
+    if not path.exists():
+        drawn = root / f"{SALT_FILE}.{os.getpid()}.tmp"
+        try:
+            drawn.write_text(secrets.token_hex(16), encoding="ascii")
+            with contextlib.suppress(FileExistsError):  # somebody else was faster
+                os.link(drawn, path)  # whole or not at all, and never over another one
+        except OSError:
+            return _from_listing(root)
+        finally:
+            with contextlib.suppress(OSError):
+                drawn.unlink(missing_ok=True)
     return path.read_text(encoding="ascii").strip().encode()
 
 
 def _from_listing(root: Path) -> bytes:
-    return hashlib.sha256(listing(root).encode()).digest()
+    return hashlib.sha256(listing(root).encode(errors="surrogateescape")).digest()
 
 
 def listing(root: Path) -> str:
     """One line per file below a folder: its path and size."""
-    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != SALT_FILE)
+    files = sorted(
+        path for path in root.rglob("*") if path.is_file() and not path.name.startswith(SALT_FILE)
+    )
     return "\n".join(f"{p.relative_to(root).as_posix()} {p.stat().st_size}" for p in files)

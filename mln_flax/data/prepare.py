@@ -35,6 +35,7 @@ SETTINGS = "settings.json"
 SPLITS = "splits.json"
 SHEET = "sheet.npz"
 LOCK = ".lock"
+STAGING = "staging"
 MOST_WORKERS = 4  # more would mostly wait for the disk, and each needs its memory
 
 
@@ -93,8 +94,16 @@ def prepare(data: DataConfig, folder: Path) -> dict[str, Any]:
             with _alone(folder):
                 if not (folder / REPORT).exists():
                     _prepare(data, index, folder)
+        if (folder / STAGING).exists():
+            with _alone(folder):  # it was killed after its last word
+                shutil.rmtree(folder / STAGING, ignore_errors=True)
     except OSError as error:
         raise UserError(_about(error, folder)) from None
+    except MemoryError:
+        raise UserError(
+            "the memory is full; the same command goes on where it stopped, with "
+            "--config.data.workers=1 it needs least"
+        ) from None
     return files.read_json(folder / REPORT)
 
 
@@ -145,25 +154,20 @@ def _index(data: DataConfig, folder: Path) -> Index:
 def _prepare(data: DataConfig, index: Index, folder: Path) -> None:
     files.write_json(folder / SETTINGS, settings_of(data))
     names = identity.names(Path(data.dir), index.secrets, data.hide_names)
-    left_out = [{"file": names.file(file), "reason": why} for file, why in index.left_out]
+    left_out = [{"file": names.file(file), "reason": why} for file, why in sorted(index.left_out)]
     _stop_at(left_out, data)
-    scratch = folder / "staging"
+    scratch = folder / STAGING
     scratch.mkdir(exist_ok=True)
+    staging.forget_reading(scratch)
+    for half in folder.glob(".*.tmp"):  # of a preparation that was killed while it wrote
+        half.unlink()
     settings = json.dumps(settings_of(data), sort_keys=True)
-    tasks = [
-        staging.Task(
-            entry,
-            names.image(entry.key),
-            names.patient(entry.patient),
-            staging.staged_path(scratch, entry, settings),
-        )
-        for entry in index.entries
-    ]
+    tasks = [staging.task(entry, names, scratch, settings) for entry in index.entries]
     staged = []
-    for task, facts in _stage_all(tasks, data):
+    for task, facts in _stage_all(tasks, names, data):
         if "left_out" in facts:
             left_out.append({"file": names.file(facts["file"]), "reason": facts["left_out"]})
-            _stop_at(left_out, data)
+            _stop_at(left_out[-1:], data)
         else:
             staged.append(Staged(task.entry, task.path, facts))
     order = {task.path: place for place, task in enumerate(tasks)}  # not that of the processes
@@ -187,13 +191,13 @@ def _prepare(data: DataConfig, index: Index, folder: Path) -> None:
 def _stop_at(left_out: Sequence[dict[str, str]], data: DataConfig) -> None:
     if left_out and data.on_error == "stop":
         raise UserError(
-            f"{left_out[-1]['file']}: {left_out[-1]['reason']}. "
+            f"{left_out[0]['file']}: {left_out[0]['reason']}. "
             "--config.data.on_error=report leaves it out and goes on"
         )
 
 
 def _stage_all(
-    tasks: Sequence[staging.Task], data: DataConfig
+    tasks: Sequence[staging.Task], names: identity.Names, data: DataConfig
 ) -> Iterator[tuple[staging.Task, dict[str, Any]]]:
     """Stages what is not staged yet, with a progress bar; gives every task and its facts."""
     from tqdm import tqdm
@@ -222,7 +226,7 @@ def _stage_all(
                 bar.update()
                 yield task, staging.read_facts(task.path) or {}
             return
-        with _pool(workers) as pool:
+        with _pool(workers, todo, names) as pool:
             futures = {pool.submit(stage, task): task for task in todo}
             for future in concurrent.futures.as_completed(futures):
                 future.result()
@@ -231,7 +235,9 @@ def _stage_all(
 
 
 @contextlib.contextmanager
-def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
+def _pool(
+    workers: int, todo: Sequence[staging.Task], names: identity.Names
+) -> Iterator[concurrent.futures.Executor]:
     """Fresh processes, which know nothing of accelerators and end with this one."""
     others = multiprocessing.active_children()
     pool = concurrent.futures.ProcessPoolExecutor(
@@ -245,9 +251,11 @@ def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
         for process in multiprocessing.active_children():
             if process not in others:
                 process.terminate()
+        at = ", ".join(names.file(task.entry.files[0]) for task in staging.being_read(todo))
         raise UserError(
-            "a process that read images was killed, perhaps for want of memory; the same command "
-            "goes on where it stopped, with --config.data.workers=1 it needs least"
+            f"a process that read images was killed at {at or 'its start'}: for want of memory, or "
+            "by a damaged file. The same command goes on where it stopped, with "
+            "--config.data.workers=1 it needs least; if it ends there again, take the file away"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -4,8 +4,10 @@ Reading needs no TensorFlow.
 """
 
 import contextlib
+import errno
 import functools
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,8 +50,14 @@ def write(folder: Path, size: int, shards: Mapping[str, Sequence[Shard]]) -> Non
     builder = _builder_class()(
         size=size, shards=shards, data_dir=str(folder), file_format="array_record"
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # it talks of downloads; there are none
-        builder.download_and_prepare(download_dir=str(scratch))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it talks of downloads; there are none
+            builder.download_and_prepare(download_dir=str(scratch))
+    except RuntimeError as error:  # what ArrayRecord makes of the system's complaints
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number)) from None
+        raise
     shutil.rmtree(scratch)
 
 
@@ -123,10 +131,11 @@ def _features(size: int) -> Any:
             "laterality": tfds.features.Text(),
             "view_position": tfds.features.Text(),
             "label_kind": tfds.features.Text(),
-            "spacing_mm": tensor(np.float64, 2),  # NaN: not known
-            "to_image": tensor(np.float64, 2, 3),
+            # As bytes: TensorFlow's own numbers have 32 bits.
+            "spacing_mm": tensor(np.float64, 2, encoding="bytes"),  # NaN: not known
+            "to_image": tensor(np.float64, 2, 3, encoding="bytes"),
             "image_shape": tensor(np.int32, 2),
-            "breast": tensor(np.float64),
+            "breast": tensor(np.float64, encoding="bytes"),
         }
     )
 
@@ -177,8 +186,8 @@ def _box(objects: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
 class PreparedTiles(Sequence[Example]):
     """Stored tiles, each read when it is asked for."""
 
-    def __init__(self, sources: Mapping[str, Any], places: Sequence[tuple[str, int]]):
-        self._sources, self._places = sources, tuple(places)
+    def __init__(self, folder: Path, sources: Mapping[str, Any], places: Sequence[tuple[str, int]]):
+        self._folder, self._sources, self._places = folder, sources, tuple(places)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -187,33 +196,54 @@ class PreparedTiles(Sequence[Example]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         split, number = self._places[index]
-        return _example(self._sources[split][number])
+        try:
+            return _example(self._sources[split][number])
+        except Exception as error:  # of ArrayRecord, zlib, protocol buffers ...
+            raise _damaged(self._folder, error) from None
 
 
 def read(folder: Path, places: Sequence[tuple[str, int]]) -> PreparedTiles:
     """The stored tiles at (split, number), in this order.
 
     Raises:
-      UserError: the stored tiles are missing or damaged.
+      UserError: the stored tiles are missing or damaged. Here if a file of them is missing or cut
+        short; when a tile is read, if it is damaged within.
     """
     import tensorflow_datasets as tfds
 
-    home = folder / BUILDER / VERSION
     longest: dict[str, int] = {}
     for split, number in places:
         longest[split] = max(number, longest.get(split, 0))
     try:
-        builder = tfds.builder_from_directory(home)
+        builder = tfds.builder_from_directory(folder / BUILDER / VERSION)
         sources = {split: builder.as_data_source(split=split) for split in longest}
+        for split, source in sources.items():
+            _check_shards(source, builder.info.splits[split].shard_lengths)
     except Exception as error:  # TFDS raises all sorts of things for files that are not its own
-        raise UserError(
-            f"{home}: the prepared tiles cannot be read ({type(error).__name__}); remove {folder} "
-            "and prepare again"
-        ) from None
+        raise _damaged(folder, error) from None
     short = [split for split, number in longest.items() if number >= len(sources[split])]
     if short:
-        raise UserError(f"{home}: {short[0]} lacks tiles; remove {folder} and prepare again")
-    return PreparedTiles(sources, places)
+        raise UserError(
+            f"{folder / BUILDER}: {short[0]} lacks tiles; remove {folder} and prepare again"
+        )
+    return PreparedTiles(folder, sources, places)
+
+
+def _check_shards(source: Any, lengths: Sequence[int]) -> None:
+    """Raises where the first or the last tile of a shard cannot be found."""
+    first = 0
+    for length in lengths:
+        for number in {first, first + length - 1}:
+            if not source.data_source[number]:  # bytes, not decoded; none where a file is cut short
+                raise EOFError
+        first += length
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{folder / BUILDER}: the prepared tiles cannot be read ({type(error).__name__}); remove "
+        f"{folder} and prepare again"
+    )
 
 
 def _example(fields: Fields) -> Example:

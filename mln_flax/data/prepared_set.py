@@ -8,7 +8,7 @@ from mln_flax import files
 from mln_flax.config import DataConfig
 from mln_flax.data import prepared
 from mln_flax.data.core import PARTS, DataSet, LeftOut, Part
-from mln_flax.data.prepare import REPORT, SETTINGS
+from mln_flax.data.prepare import FORMAT, REPORT, SETTINGS
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
@@ -31,6 +31,13 @@ def load(data: DataConfig, folder: Path) -> DataSet:
       UserError: a domain is missing or in two folders, a folder is not prepared to the end or has
         tiles of another size, or the source has masks of two kinds.
     """
+    names = (data.source, *data.targets)
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"--config.data.targets={','.join(data.targets)}: {name!r} is also the source, or "
+                "named twice; a target is a domain that training never sees"
+            )
     said = _report(folder, data.size)
     domains = _domains(folder, said)
     for other in map(Path, data.also):
@@ -73,7 +80,13 @@ def describe(part: Part) -> str:
 def _report(folder: Path, size: int) -> dict[str, Any]:
     if not (folder / REPORT).exists():
         raise UserError(f"{folder}: is not prepared to the end; run --mode=prepare for it first")
-    found = files.read_json(folder / SETTINGS)["size"]
+    settings = files.read_json(folder / SETTINGS)
+    if settings.get("format") != FORMAT:
+        raise UserError(
+            f"{folder}: was prepared by another version of this program; remove it and prepare "
+            "again"
+        )
+    found = settings["size"]
     if found != size:
         raise UserError(
             f"{folder}: its tiles have {found} pixels a side, and --config.data.size is {size}; "

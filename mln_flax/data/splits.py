@@ -115,7 +115,7 @@ def manifest(assigned: Mapping[str, str], config: SplitConfig) -> dict[str, Any]
 
 def _position(patient_id: str, seed: int) -> float:
     """A number in [0, 1) that stands for a patient; evenly spread over patients and seeds."""
-    digest = hashlib.sha256(f"{seed}:{patient_id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{patient_id}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48  # 48 bits are exact in a float
 
 

@@ -7,7 +7,8 @@ preparation has staged is not done again.
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,10 @@ from mln_flax import files
 from mln_flax.config import DataConfig
 from mln_flax.data import enter_all, prepared, tiles
 from mln_flax.data.core import Entry, Unusable, collections
+from mln_flax.data.identity import Names
 from mln_flax.types import UserError
 
+READING = ".reading"  # ends the mark of an image that is being read
 THUMBNAIL_SIDE = 320  # pixels, of the contact sheet
 
 
@@ -31,11 +34,13 @@ class Task(NamedTuple):
     path: Path  # of the staged file
 
 
-def staged_path(folder: Path, entry: Entry, settings: str) -> Path:
-    """Where an entry is staged: another place when a file of it or a setting has changed."""
-    stats = [(file, *_stamp(Path(file))) for file in entry.files]
-    text = json.dumps([entry.key, entry.domain, stats, repr(entry.details), settings])
-    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
+def task(entry: Entry, names: Names, folder: Path, settings: str) -> Task:
+    """The task of an entry; its place is another one when anything that is stored has changed."""
+    image_id, patient_id = names.image(entry.key), names.patient(entry.patient)
+    stamps = [(file, *_stamp(Path(file))) for file in entry.files]
+    known = (image_id, patient_id, entry._replace(part=""), stamps, settings)
+    digest = hashlib.sha256(repr(known).encode(errors="surrogateescape")).hexdigest()
+    return Task(entry, image_id, patient_id, folder / f"{digest[:24]}.npz")
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -48,6 +53,26 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def stage(task: Task, data: DataConfig) -> None:
     """Writes the staged file of a task: its tiles, or the reason why it has none."""
+    reading = task.path.with_suffix(READING)
+    reading.touch()
+    try:
+        _stage(task, data)
+    finally:
+        reading.unlink(missing_ok=True)
+
+
+def being_read(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks at which a process is, or was when it was killed."""
+    return [task for task in tasks if task.path.with_suffix(READING).exists()]
+
+
+def forget_reading(folder: Path) -> None:
+    """Takes away the marks of processes that are gone."""
+    for mark in folder.glob(f"*{READING}"):
+        mark.unlink(missing_ok=True)
+
+
+def _stage(task: Task, data: DataConfig) -> None:
     try:
         facts, arrays = _tiles_of(task, data)
     except Unusable as reason:
@@ -105,9 +130,11 @@ def _tiles_of(task: Task, data: DataConfig) -> tuple[dict[str, Any], dict[str, n
 def read_facts(path: Path) -> dict[str, Any] | None:
     """What is staged in a file, without its tiles; None where nothing whole is staged."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            for name in stored.files:  # all of it: a damaged tile would be found too late
+                stored[name]
             return json.loads(stored["facts"].tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 

@@ -62,7 +62,10 @@ def test_uncompressed_pixels_are_read_as_stored(tmp_path, syntax, bits):
     ],
 )
 @pytest.mark.parametrize("bits", [8, 12, 16])
-def test_compressed_pixels_are_read_as_stored(tmp_path, name, bits):
+@pytest.mark.parametrize("gdcm_first", [False, True])
+def test_compressed_pixels_are_read_as_stored(tmp_path, monkeypatch, name, bits, gdcm_first):
+    if gdcm_first:
+        monkeypatch.setattr(dicom, "_SAFEST", dicom._SAFEST[::-1])
     stored = pixels(bits)
     path = dicoms.write_gdcm(tmp_path / "a.dcm", stored, name, bits=bits)
     assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
@@ -467,6 +470,8 @@ def test_views_by_code_are_those_of_the_standard():
         ds.ViewCodeSequence = [item(CodeValue=getattr(codes.CID4014, name).value)]
         assert dicom_fields.header_of(ds).view_position == word
     assert dicom_fields.header_of(item(ViewPosition="QUENTINA")).view_position == ""
+    assert dicom_fields.header_of(item(PatientOrientation="MLO")).view_position == "MLO"
+    assert dicom_fields.header_of(item(PatientOrientation=["A", "L"])).view_position == ""
     assert dicom_fields.header_of(item(Laterality="L")).laterality == "L"
     assert dicom_fields.header_of(item(Laterality="B")).laterality == ""
 
@@ -522,6 +527,13 @@ def test_a_file_cut_short_anywhere_is_unusable(tmp_path, capfd, name):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", ["JPEGLosslessProcess14_1", "JPEG2000Lossless"])
+def test_signed_compressed_pixels(tmp_path, name):
+    stored = pixels(12).astype(np.int16) - 2048
+    path = dicoms.write_gdcm(tmp_path / "a.dcm", stored, name, bits=12)
+    np.testing.assert_array_equal(reader.read_gray(path), stored)
+
+
 @pytest.mark.parametrize("name", ["RLELossless", "JPEGLosslessProcess14_1", "JPEG2000Lossless"])
 def test_damaged_compressed_pixels_are_unusable(tmp_path, capfd, name):
     path = dicoms.write_gdcm(tmp_path / "a.dcm", pixels(), name, bits=12)
@@ -532,6 +544,20 @@ def test_damaged_compressed_pixels_are_unusable(tmp_path, capfd, name):
     with pytest.raises(Unusable, match="cannot be decoded: damaged"):
         reader.read(path)
     assert not planted("".join(capfd.readouterr()))
+
+
+# In the JPEG stream: a letter of the marker that follows the frame header, and that header's
+# precision, height and width. Some of these make gdcm end the whole process.
+@pytest.mark.parametrize(
+    "change", [(15, 0xCC), (6, 0x28), (7, 0x70), (9, 0x70), (11, 3), (3, 0xE0)]
+)
+def test_a_damaged_jpeg_header_is_unusable(tmp_path, change):
+    path = dicoms.write_gdcm(tmp_path / "a.dcm", pixels(), "JPEGLosslessProcess14_1", bits=12)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\xff\xd8\xff") + change[0]] = change[1]
+    path.write_bytes(content)
+    with pytest.raises(Unusable, match="damaged"):
+        reader.read(path)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)

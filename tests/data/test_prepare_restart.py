@@ -184,25 +184,17 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path):
     wait_until(lambda: not processes(token))
 
 
-def test_a_reader_that_is_killed_is_told_of(tree, tmp_path):
-    ended = threading.Event()
+def test_a_reader_that_is_killed_is_told_of(tree, tmp_path, monkeypatch):
+    real = prepare.concurrent.futures.as_completed
 
-    def kill_one():
-        while not ended.is_set():
-            for child in multiprocessing.active_children():
-                os.kill(child.pid, signal.SIGKILL)
-                return
-            time.sleep(0.01)
+    def kill_one_first(futures):
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        return real(futures)
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    try:
-        with pytest.raises(UserError, match="was killed.*--config.data.workers=1"):
-            prepare.prepare(trees.npz_settings(tree, workers=2), tmp_path / "out")
-    finally:
-        ended.set()
-        killer.join()
-    assert not (tmp_path / "out" / REPORT).exists()
+    monkeypatch.setattr(prepare.concurrent.futures, "as_completed", kill_one_first)
+    with pytest.raises(UserError, match="was killed.*--config.data.workers=1"):
+        prepare.prepare(trees.npz_settings(tree, workers=2), tmp_path / "out")
+    assert not (tmp_path / "out" / REPORT).exists() and not multiprocessing.active_children()
 
 
 def test_two_at_once_wait_for_each_other(tree, done, tmp_path, capsys):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import trees
+from scipy import ndimage
 
 from mln_flax.data import prepared, tiles
 from mln_flax.data.core import Example
@@ -98,6 +99,27 @@ def test_whole_images_come_back_from_their_stored_tiles(stored):
         of_image = found[4 * number : 4 * number + 4]
         objects = tiles.whole_objects(of_image, of_image[0].image_shape)
         assert (objects == whole.objects).all()
+
+
+@pytest.mark.parametrize("size", [64, 200])
+def test_distances_in_mm_are_the_same_on_stored_tile_and_image(tmp_path, size):
+    shape, spacing = (257, 191), (0.07, 0.11)
+    ends = np.array([(25, 20), (105, 70)])  # both on the first tile
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    mask = sum(np.hypot(rows - row, columns - column) <= 6 for row, column in ends)
+    example = Example(
+        trees.breast(shape), mask.astype(np.uint8), "i", "p", "film", "", "", spacing, "cluster"
+    )
+    (tmp_path / "out").mkdir()
+    places = store(tmp_path / "out", tiles.cut(example, 2, 2, size))
+    tile = prepared.read(tmp_path / "out", places)[0]
+    spots, count = ndimage.label(tile.mask)
+    assert count == 2
+    found = np.array(ndimage.center_of_mass(tile.mask, spots, [1, 2]))
+    on_tile = np.hypot(*((found[1] - found[0]) * tile.spacing_mm))
+    assert on_tile == pytest.approx(np.hypot(*((ends[1] - ends[0]) * spacing)), rel=0.02)
+    back = [tile.to_image @ (column, row, 1) for row, column in found]
+    assert np.array(back)[:, ::-1] == pytest.approx(ends, abs=1)
 
 
 def test_all_gray_levels_of_16_bits_are_kept(tmp_path):

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -198,6 +200,74 @@ def test_breast_share_counts_the_breast_over_the_whole_tile():
     assert shares == pytest.approx([20 / 41, 0, 0, 0])
     everything = [tiles.breast_share(np.ones((101, 81), bool), tile) for tile in cut]
     assert everything == pytest.approx([1, 40 / 41, 50 / 51, 40 * 50 / (41 * 51)])
+
+
+def objects_of(shape):
+    """Abnormalities that overlap, by bits, with one that is a single pixel in the last corner."""
+    objects = np.zeros(shape, np.uint16)
+    for bit, (row, column, radius) in enumerate([(60, 50, 20), (75, 60, 12), (20, 100, 6)]):
+        objects[disc(shape, row, column, radius)] |= np.uint16(1 << bit)
+    objects[-1, -1] |= np.uint16(1 << 15)
+    return objects
+
+
+@pytest.mark.parametrize("shape", [(160, 120), (161, 119), (97, 163)])
+@pytest.mark.parametrize("grid", [(2, 2), (3, 2), (1, 1)])
+@pytest.mark.parametrize("size", [16, 64, 200])
+def test_objects_come_back_pixel_by_pixel(shape, grid, size):
+    objects = objects_of(shape)
+    whole = example(np.ones(shape), objects > 0, (0.1, 0.3))._replace(objects=objects)
+    cut = tiles.cut(whole, *grid, size)
+    tall, wide = math.ceil(shape[0] / grid[0]), math.ceil(shape[1] / grid[1])
+    for tile in cut:
+        assert tile.image_shape == shape
+        assert tile.objects.shape == (tall, wide) and tile.objects.dtype == np.uint16
+        assert tiles.window_shape(tile.to_image, tile.mask.shape) == (tall, wide)
+    for order in (cut, cut[::-1]):
+        back = tiles.whole_objects(order, shape)
+        assert back.dtype == np.uint16 and (back == objects).all()
+
+
+def test_a_tile_without_objects_puts_none_back():
+    objects = objects_of((160, 120))
+    cut = tiles.cut(example(np.ones((160, 120)))._replace(objects=objects), 2, 2, 32)
+    back = tiles.whole_objects((cut[0]._replace(objects=None), *cut[1:]), (160, 120))
+    assert not back[:80, :60].any()
+    assert (back[80:] == objects[80:]).all() and (back[:, 60:] == objects[:, 60:]).all()
+    bare = tiles.cut(example(np.ones((30, 20))), 2, 2, 8)
+    assert [tile.objects for tile in bare] == 4 * [None]
+    assert not tiles.whole_objects(bare, (30, 20)).any()
+
+
+@pytest.mark.parametrize("window", [(1, 1), (997, 1213), (2048, 1664), (333, 4095)])
+@pytest.mark.parametrize("size", [1, 100, 512])
+def test_window_shape_is_exact(window, size):
+    scale = (window[0] / size, window[1] / size)
+    affine = np.array([[scale[1], 0, 7.0], [0, scale[0], 3.0]])
+    assert tiles.window_shape(affine, (size, size)) == window
+
+
+def test_thumbnails_are_small_and_show_every_label():
+    shape = (300, 200)
+    mask = np.zeros(shape)
+    mask[137, 59] = 1
+    mask[10:20, 10:20] = 1
+    levels = np.mgrid[: shape[0], : shape[1]][0] / 299
+    image, outline = tiles.thumbnail(example(levels, mask), 30)
+    assert image.shape == outline.shape == (30, 20)
+    assert image.dtype == outline.dtype == np.uint8 and set(np.unique(outline)) == {0, 1}
+    expected = levels.reshape(30, 10, 20, 10).mean(axis=(1, 3)) * 255  # each pixel a block's mean
+    assert np.abs(image - expected).max() <= 0.51
+    assert [tuple(at) for at in np.argwhere(outline)] == [(1, 1), (13, 5)]
+
+
+def test_thumbnails_never_enlarge():
+    rng = np.random.default_rng(0)
+    levels, mask = rng.random((12, 7)), rng.random((12, 7)) > 0.5
+    image, outline = tiles.thumbnail(example(levels, mask), 320)
+    assert np.abs(image - levels * 255).max() <= 0.51 and (outline == mask).all()
+    thin, _ = tiles.thumbnail(example(np.ones((2000, 3))), 100)
+    assert thin.shape == (100, 1)
 
 
 def test_what_cannot_be_cut_is_refused():
