@@ -99,14 +99,23 @@ def salt_of(root: Path) -> bytes:
         drawn = root / f"{SALT_FILE}.{os.getpid()}.tmp"
         try:
             drawn.write_text(secrets.token_hex(16), encoding="ascii")
-            with contextlib.suppress(FileExistsError):  # somebody else was faster
-                os.link(drawn, path)  # whole or not at all, and never over another one
+            _name(drawn, path)
         except OSError:
             return _from_listing(root)
         finally:
             with contextlib.suppress(OSError):
                 drawn.unlink(missing_ok=True)
     return path.read_text(encoding="ascii").strip().encode()
+
+
+def _name(drawn: Path, path: Path) -> None:
+    """Gives the drawn salt its name: whole or not at all, and never over another one."""
+    try:
+        os.link(drawn, path)
+    except FileExistsError:  # somebody else was faster
+        pass
+    except OSError:  # a file system without links
+        os.replace(drawn, path)
 
 
 def _from_listing(root: Path) -> bytes:

@@ -92,13 +92,14 @@ def prepare(data: DataConfig, folder: Path) -> dict[str, Any]:
             index = _index(data, folder)  # nothing is written for a folder that is not one
             folder.mkdir(parents=True, exist_ok=True)
             with _alone(folder):
+                refuse_other_settings(data, folder)  # another process may have begun meanwhile
                 if not (folder / REPORT).exists():
                     _prepare(data, index, folder)
         if (folder / STAGING).exists():
             with _alone(folder):  # it was killed after its last word
                 shutil.rmtree(folder / STAGING, ignore_errors=True)
     except OSError as error:
-        raise UserError(_about(error, folder)) from None
+        raise UserError(_about(error, data, folder)) from None
     except MemoryError:
         raise UserError(
             "the memory is full; the same command goes on where it stopped, with "
@@ -138,7 +139,8 @@ def has_changed(data: DataConfig, said: dict[str, Any]) -> bool:
 
 
 def _listing(root: Path) -> str:
-    return hashlib.sha256(identity.listing(root).encode()).hexdigest()[:16]
+    listed = identity.listing(root).encode(errors="surrogateescape")
+    return hashlib.sha256(listed).hexdigest()[:16]
 
 
 def _index(data: DataConfig, folder: Path) -> Index:
@@ -166,7 +168,8 @@ def _prepare(data: DataConfig, index: Index, folder: Path) -> None:
     staged = []
     for task, facts in _stage_all(tasks, names, data):
         if "left_out" in facts:
-            left_out.append({"file": names.file(facts["file"]), "reason": facts["left_out"]})
+            file = task.entry.files[facts["file"]]
+            left_out.append({"file": names.file(file), "reason": facts["left_out"]})
             _stop_at(left_out[-1:], data)
         else:
             staged.append(Staged(task.entry, task.path, facts))
@@ -307,7 +310,12 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _about(error: OSError, folder: Path) -> str:
+def _about(error: OSError, data: DataConfig, folder: Path) -> str:
+    if data.dir and error.filename and Path(str(error.filename)).is_relative_to(data.dir):
+        return (
+            f"--config.data.dir={data.dir}: something in it cannot be read ({error.strerror}); see "
+            "to its permissions"
+        )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"--config.data.prepared_dir={folder}: the disk is full; free space and give the same "

@@ -52,7 +52,10 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def stage(task: Task, data: DataConfig) -> None:
-    """Writes the staged file of a task: its tiles, or the reason why it has none."""
+    """Writes the staged file of a task: its tiles, or the reason why it has none.
+
+    The file at fault is told by its place among the entry's: a path may name a patient.
+    """
     reading = task.path.with_suffix(READING)
     reading.touch()
     try:
@@ -76,12 +79,13 @@ def _stage(task: Task, data: DataConfig) -> None:
     try:
         facts, arrays = _tiles_of(task, data)
     except Unusable as reason:
-        facts, arrays = {"left_out": str(reason), "file": reason.file or task.entry.files[0]}, {}
+        at = task.entry.files.index(reason.file) if reason.file in task.entry.files else 0
+        facts, arrays = {"left_out": str(reason), "file": at}, {}
     except (OSError, MemoryError):  # of this machine, not of the image
         raise
     except Exception as error:  # one odd file must not end the preparation of a thousand others
         why = f"{type(error).__name__} while reading: a fault of this program, please report it"
-        facts, arrays = {"left_out": why, "file": task.entry.files[0]}, {}
+        facts, arrays = {"left_out": why, "file": 0}, {}
     text = np.frombuffer(json.dumps(files.plain(facts)).encode(), np.uint8)
     files.write_npz(task.path, {"facts": text, **arrays})
 

@@ -1,7 +1,9 @@
 """Hashed ids, the salt they hang on, and paths that name nobody."""
 
 import builtins
+import io
 import os
+import pathlib
 import re
 
 import pytest
@@ -17,16 +19,26 @@ def names(*secrets, hide=False, salt=b"a", root="/archive"):
         return identity.names(identity.Path(root), secrets, hide)
 
 
-def forbid_writing(monkeypatch):
-    """A data folder in which no salt can be kept, for root as well."""
+def on_writing_the_salt(monkeypatch, then):
+    """Calls `then` with the real `open` wherever a file of the salt is opened to be written."""
     real = builtins.open
 
-    def refuse(file, mode="r", *args, **kwargs):
+    def opened(file, mode="r", *args, **kwargs):
         if SALT_FILE in str(file) and set(mode) & set("wxa+"):
-            raise PermissionError(13, "Permission denied", str(file))
+            then(file, mode)
         return real(file, mode, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, "open", refuse)
+    monkeypatch.setattr(builtins, "open", opened)
+    monkeypatch.setattr(io, "open", opened)  # what pathlib calls
+
+
+def forbid_writing(monkeypatch):
+    """Data folders in which no salt can be kept, for the superuser as well."""
+
+    def refuse(file, mode):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    on_writing_the_salt(monkeypatch, refuse)
 
 
 def test_ids_hang_on_the_salt_and_on_what_they_stand_for():
@@ -53,29 +65,32 @@ def test_the_salt_is_drawn_once_and_kept(tmp_path):
 
 def test_a_salt_cut_off_by_a_kill_is_never_used(tmp_path, monkeypatch):
     # Killed while the salt is written, the next call must find a whole one or draw it.
-    real = builtins.open
-
     class Killed(BaseException):
         pass
 
-    def killed(file, mode="r", *args, **kwargs):
-        if SALT_FILE in str(file) and set(mode) & set("wx"):
-            real(file, mode, *args, **kwargs).close()
-            raise Killed
-        return real(file, mode, *args, **kwargs)
+    def killed(file, mode):
+        pathlib.Path(file).touch()
+        raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(builtins, "open", killed)
+        on_writing_the_salt(patch, killed)
         with pytest.raises(Killed):
             identity.salt_of(tmp_path)
-    assert len(identity.salt_of(tmp_path)) == 32
+    salt = identity.salt_of(tmp_path)
+    assert len(salt) == 32 and identity.salt_of(tmp_path) == salt
 
 
-def test_a_folder_that_cannot_be_written_gets_its_salt_from_its_listing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("forbidden", ["by its mode", "by the system"])
+def test_a_folder_that_cannot_be_written_gets_its_salt_from_its_listing(
+    tmp_path, monkeypatch, forbidden
+):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(b"123")
-    forbid_writing(monkeypatch)
+        if forbidden == "by its mode":
+            (tmp_path / name).chmod(0o555)
+    if forbidden == "by the system":
+        forbid_writing(monkeypatch)
     salt = identity.salt_of(tmp_path / "one")
     assert len(salt) == 32
     assert identity.salt_of(tmp_path / "one") == salt == identity.salt_of(tmp_path / "two")

@@ -223,6 +223,14 @@ def test_what_is_left_out_is_counted_with_file_and_reason(tmp_path, monkeypatch)
     assert all(len(name) == 17 and name[-4:] in (".dcm", ".csv") for name in names)
 
 
+def test_the_file_at_fault_is_named(tmp_path, monkeypatch):
+    why = "a mask of 3x3 pixels"
+    bad = trees.Order("b", "P2", why=why, mask="masks/b_mask.png")
+    trees.enter(monkeypatch, [trees.Order("a", "P1"), bad])
+    said = prepare.prepare(trees.made_settings(tmp_path / "data"), tmp_path / "out")
+    assert said["left_out"] == [{"file": "masks/b_mask.png", "reason": why}]
+
+
 def test_stop_ends_at_the_first_with_its_file_and_reason(tmp_path, monkeypatch):
     trees.enter(monkeypatch, BAD)
     staged = trees.interrupt(monkeypatch, 99)

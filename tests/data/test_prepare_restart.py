@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pathlib
 import random
+import shutil
 import signal
 import threading
 import time
@@ -210,6 +211,27 @@ def test_two_at_once_wait_for_each_other(tree, done, tmp_path, capsys):
         assert trees.top(out) == {LOCK}
     other.join()
     assert trees.contents(out) == trees.contents(done)
+
+
+def test_one_that_waited_for_other_settings_is_refused(tree, done, tmp_path, capsys):
+    data, out, caught = trees.npz_settings(tree, size=32), tmp_path / "out", []
+    out.mkdir()
+
+    def wait():
+        try:
+            caught.append(prepare.prepare(data, out))
+        except UserError as error:
+            caught.append(str(error))
+
+    other, said = threading.Thread(target=wait), ""
+    with prepare._alone(out):
+        other.start()
+        while "waiting for it" not in said:
+            time.sleep(0.01)
+            said += capsys.readouterr().out
+        shutil.copytree(done, out, dirs_exist_ok=True)  # with tiles of 64 pixels
+    other.join()
+    assert "size 64 instead of 32" in caught[0]
 
 
 # A disk that fills up

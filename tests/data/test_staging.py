@@ -92,17 +92,35 @@ def raises(error):
     return read
 
 
-def test_what_cannot_be_used_is_staged_with_its_reason_and_which_file(tmp_path, monkeypatch):
-    # Which of the entry's files, since their paths may name a patient.
+def test_what_cannot_be_used_is_staged_with_its_reason_but_no_path(tmp_path, monkeypatch):
+    # A path may name a patient, and what is staged stays where a preparation was stopped.
     said = told(tmp_path, monkeypatch, raises(Unusable("cut short; get it again")))
-    assert said == {"left_out": "cut short; get it again", "file": 0}
+    assert said["left_out"] == "cut short; get it again" and "archive" not in str(said)
     said = told(tmp_path, monkeypatch, raises(Unusable("two masks", "/archive/mask.png")))
-    assert said == {"left_out": "two masks", "file": 1}
+    assert said["left_out"] == "two masks" and "archive" not in str(said)
+
+
+def test_an_image_is_marked_while_it_is_read(tmp_path, monkeypatch):
+    marked, tasks = [], [task(tmp_path), task(tmp_path)._replace(path=tmp_path / "b.npz")]
+
+    def read(entry, data):
+        marked.append(staging.being_read(tasks))
+        raise Unusable("torn")
+
+    told(tmp_path, monkeypatch, read)
+    assert marked == [[tasks[0]]] and staging.being_read(tasks) == []
+    with pytest.raises(MemoryError):
+        told(tmp_path, monkeypatch, raises(MemoryError()))
+    assert staging.being_read(tasks) == []
+    for one in tasks:
+        one.path.with_suffix(staging.READING).touch()  # as a kill leaves them
+    assert staging.being_read(tasks) == tasks
+    staging.forget_reading(tmp_path)
+    assert staging.being_read(tasks) == []
 
 
 def test_an_unforeseen_fault_leaves_one_image_out_and_tells_no_values(tmp_path, monkeypatch):
     said = told(tmp_path, monkeypatch, raises(ZeroDivisionError("Doe^Jane")))
-    assert said["file"] == 0
     assert "ZeroDivisionError" in said["left_out"] and "Jane" not in str(said)
 
 
@@ -168,7 +186,7 @@ def place(root, entry, data):
     with pytest.MonkeyPatch.context() as patch:
         made = Collection(lambda data: core.Index((entry,)), None)
         patch.setitem(core.collections._entries, "made", lambda: made)
-        patch.setattr(prepare, "_stage_all", lambda tasks, data: found.extend(tasks) or ())
+        patch.setattr(prepare, "_stage_all", lambda tasks, *_: found.extend(tasks) or ())
         with pytest.raises(ValueError, match="no image in it can be used"):
             prepare.prepare(data, root / f"out{len(list(root.iterdir()))}")
     return found[0].path.name

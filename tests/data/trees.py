@@ -38,7 +38,7 @@ def npz_settings(root, **changes):
 
 
 class Order(NamedTuple):
-    """One image of the collection `made`; `why` leaves it out."""
+    """One image of the collection `made`; `why` leaves it out, for its mask if `mask` says so."""
 
     key: str
     patient: str
@@ -49,6 +49,7 @@ class Order(NamedTuple):
     spacing_mm: tuple[float, float] | None = (0.2, 0.3)
     kind: str = "calcification"
     why: str = ""
+    mask: str = ""
     repaired: tuple[str, ...] = ()
 
 
@@ -98,7 +99,7 @@ def enter(monkeypatch, orders, left_out=(), secrets=()):
                 order.patient,
                 order.domain,
                 order.part,
-                (str(pathlib.Path(data.dir) / f"{order.key}.dcm"),),
+                tuple(f"{data.dir}/{name}" for name in (f"{order.key}.dcm", order.mask) if name),
                 repaired=order.repaired,
             )
             for order in orders
@@ -109,7 +110,7 @@ def enter(monkeypatch, orders, left_out=(), secrets=()):
     def read(entry, data):
         (order,) = [order for order in orders if order.key == entry.key]
         if order.why:
-            raise Unusable(order.why)
+            raise Unusable(order.why, f"{data.dir}/{order.mask}" if order.mask else "")
         return Reading(example_of(order))
 
     monkeypatch.setitem(core.collections._entries, "made", lambda: Collection(index, read))
