@@ -186,7 +186,7 @@ def place(root, entry, data):
     with pytest.MonkeyPatch.context() as patch:
         made = Collection(lambda data: core.Index((entry,)), None)
         patch.setitem(core.collections._entries, "made", lambda: made)
-        patch.setattr(prepare, "_stage_all", lambda tasks, *_: found.extend(tasks) or ())
+        patch.setattr(prepare.workers, "stage_all", lambda tasks, *_: found.extend(tasks) or ())
         with pytest.raises(ValueError, match="no image in it can be used"):
             prepare.prepare(data, root / f"out{len(list(root.iterdir()))}")
     return found[0].path.name
