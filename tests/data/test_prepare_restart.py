@@ -1,5 +1,6 @@
 """Preparation that ends before it is done: nothing half done is believed, nothing done twice."""
 
+import concurrent.futures
 import multiprocessing
 import os
 import pathlib
@@ -186,13 +187,13 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path):
 
 
 def test_a_reader_that_is_killed_is_told_of(tree, tmp_path, monkeypatch):
-    real = prepare.concurrent.futures.as_completed
+    real = concurrent.futures.as_completed
 
     def kill_one_first(futures):
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
         return real(futures)
 
-    monkeypatch.setattr(prepare.concurrent.futures, "as_completed", kill_one_first)
+    monkeypatch.setattr(concurrent.futures, "as_completed", kill_one_first)
     with pytest.raises(UserError, match="was killed.*--config.data.workers=1"):
         prepare.prepare(trees.npz_settings(tree, workers=2), tmp_path / "out")
     assert not (tmp_path / "out" / REPORT).exists() and not multiprocessing.active_children()
