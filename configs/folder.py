@@ -2,10 +2,10 @@
 
     python -m mln_flax.main --config=configs/folder.py --config.data.dir=FOLDER --workdir=W
 
-Images and masks may be DICOM, PNG, TIFF, BMP or PGM. Without `cases.csv` and its column `patient`,
-every image that is no DICOM file is taken for a patient of its own. The table's column `domain`
-makes several domains: name the one to train on and those to test on by --config.data.source and
---config.data.targets.
+Images and masks may be DICOM, PNG, TIFF, BMP, PGM or JPEG. Without `cases.csv` and its column
+`patient`, every image that is no DICOM file is taken for a patient of its own. The table's column
+`domain` makes several domains: name the one to train on and those to test on by
+--config.data.source and --config.data.targets.
 
 Not measured.
 """

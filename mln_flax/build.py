@@ -12,7 +12,6 @@ from mln_flax.branches import SELECTIONS, check_metric
 from mln_flax.config import Config, ModelConfig
 from mln_flax.data import prepared_set, splits
 from mln_flax.data.core import DataSet, collections, loaders
-from mln_flax.data.prepare import prepare
 from mln_flax.input_pipeline import Plan
 from mln_flax.methods.core import Method
 from mln_flax.methods.mln import mln
@@ -111,18 +110,17 @@ def _model_sizes(config: ModelConfig) -> dict[str, Any]:
 
 
 def load_data(config: Config, prepared_dir: Path | None = None) -> DataSet:
-    """The data set of a config: drawn, or from its prepared folder, which is prepared if needed.
+    """The data set of a config: drawn, or from its prepared folder.
 
     Raises:
-      UserError: the data set is unknown, a folder or a domain of it is missing, a part is empty,
-        or a patient is in two parts, whatever their domains.
+      UserError: the data set is unknown, its folder is not prepared, a domain of it is missing, a
+        part is empty, or a patient is in two parts, whatever their domains.
     """
     data_rooms.enter_all()
     if is_drawn(config):
         data = loaders[config.data.name](config.data)
     else:
         assert prepared_dir is not None
-        prepare(config.data, prepared_dir)
         data = prepared_set.load(config.data, prepared_dir)
     patients: dict[str, set[str]] = {}
     for part in data.parts:

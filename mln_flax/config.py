@@ -266,6 +266,5 @@ def _between(config: Config, low: float, high: float, *paths: str) -> None:
 def _one_of(config: Config, path: str, known: tuple[str, ...]) -> None:
     value = _value(config, path)
     if value not in known:
-        raise UserError(
-            f"--config.{path}={value}: unknown{nearest(value, known)}; known: {', '.join(known)}"
-        )
+        names = ", ".join(name or "nothing" for name in known)
+        raise UserError(f"--config.{path}={value}: unknown{nearest(value, known)}; known: {names}")

@@ -8,7 +8,6 @@ from mln_flax.surface import binary_pair, surface_scores
 from mln_flax.types import Record
 
 DISTANCES = ("hausdorff", "hausdorff95", "average_distance", "one_way_distance")
-EMPTY_KINDS = ("neither", "both", "prediction", "reference")
 
 
 def pixel_scores(prediction: np.ndarray, reference: np.ndarray) -> tuple[float, float, float]:

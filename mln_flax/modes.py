@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -22,7 +23,7 @@ from mln_flax import (
 )
 from mln_flax.build import Run, build, is_drawn, load_data
 from mln_flax.config import Config
-from mln_flax.data import prepare
+from mln_flax.data import prepare, prepared_set
 from mln_flax.data.core import DataSet
 from mln_flax.settings import differences, read_json, to_dict
 from mln_flax.types import UserError
@@ -44,7 +45,7 @@ def run(
         print(summary.summary(build(config)))
         return 0
     if mode == "prepare" and not is_drawn(config):
-        prepare_data(config, workdir)
+        prepare_data(config, workdir, wanted=())
         return 0
     assert workdir is not None
     if mode == "report":
@@ -116,7 +117,11 @@ def load(made: Run, workdir: Path) -> DataSet:
     """The data, with a line on each thing that the user should know."""
     started = time.monotonic()
     print(f"data: reading {made.config.data.name} ...", flush=True)
-    folder = None if is_drawn(made.config) else prepare_data(made.config, workdir)
+    config, folder = made.config.data, None
+    if not is_drawn(made.config):
+        prepared_set.check_also(config)
+        own = (config.source, *(() if config.also else config.targets))
+        folder = prepare_data(made.config, workdir, own)
     data = load_data(made.config, folder)
     for note in data.notes:
         print(f"data: {note}")
@@ -124,15 +129,18 @@ def load(made: Run, workdir: Path) -> DataSet:
     return data
 
 
-def prepare_data(config: Config, workdir: Path | None) -> Path:
-    """The prepared folder of a config, prepared now unless it is, with its report."""
+def prepare_data(config: Config, workdir: Path | None, wanted: Sequence[str]) -> Path:
+    """The prepared folder of a config, prepared now unless it is, with its report.
+
+    `wanted` are domains that must be in it.
+    """
     if not workdir and not config.data.prepared_dir:
         raise UserError("--workdir is missing; or say where with --config.data.prepared_dir=FOLDER")
     folder = Path(
         config.data.prepared_dir or prepare.default_folder(config.data, workdir or Path())
     )
     done = (folder / prepare.REPORT).exists()
-    said = prepare.prepare(config.data, folder)
+    said = prepare.prepare(config.data, folder, wanted)
     if done:
         print(f"data: prepared already in {folder}", flush=True)
         if prepare.has_changed(config.data, said):

@@ -36,6 +36,7 @@ caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
 th, td { text-align: left; padding: .32rem .7rem; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 td:first-child, td.number { white-space: nowrap; }
+td.long { overflow-wrap: anywhere; min-width: 16rem; }
 .number { text-align: right; }
 thead tr { border-bottom: 2px solid var(--line); }
 tbody tr { border-bottom: 1px solid var(--line); }

@@ -15,7 +15,8 @@ from mln_flax.types import UserError
 
 PAGE = "report.html"
 SHEET = "contact_sheet.png"
-_MOST_LINES = 10  # of a list in the terminal
+_FILES = ("prepare.json", "splits.json", "settings.json")
+_MOST_LINES = 20  # of a list in the terminal
 _MOST_OPEN = 20  # a longer list on the page is folded, reason by reason
 _MOST_NAMED = 4  # sizes or spacings of a domain
 _NUMBERS = re.compile(r"(?:[+-]?\w*\d\w*(?:\.\w+)*)+")  # and every other word with a digit in it
@@ -45,12 +46,10 @@ def write(folder: str | Path) -> Path:
         be written.
     """
     folder = Path(folder)
-    for name in ("prepare.json", "splits.json", "settings.json", "sheet.npz"):
+    for name in (*_FILES, "sheet.npz"):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing; {_AGAIN}")
-    said, splits, settings = (
-        files.read_json(folder / name) for name in ("prepare.json", "splits.json", "settings.json")
-    )
+    said, splits, settings = (files.read_json(folder / name) for name in _FILES)
     sheet = plots.thumbnail_sheet(_read_sheet(folder / "sheet.npz"))
     try:
         content = _page(said, splits, settings, sheet)
@@ -130,6 +129,7 @@ def _page(
         f"pixels. {_count(totals['left_out'], 'item')} left out, "
         f"{_count(totals['repaired'], 'image')} repaired."
     )
+    known = {name: str(value) or "none" for name, value in settings.items()}
     sections = [
         ("Counts", table(said).to_html()),
         ("Left out", _left_out(said)),
@@ -137,10 +137,7 @@ def _page(
         ("Contact sheet", page.figure(sheet, _HOW_TO_LOOK)),
         ("Images", _images(said["images"])),
         ("Split", _split(splits)),
-        (
-            "Settings",
-            page.definitions({name: str(value) or "none" for name, value in settings.items()}),
-        ),
+        ("Settings", page.definitions(known)),
         ("About this page", page.paragraph(_IDS)),
     ]
     return page.page("Prepared mammograms", lead, sections)
@@ -279,15 +276,14 @@ def _split(splits: Mapping[str, Any]) -> str:
         "By patient: all images of a patient are in one part. The second hash is of the same split "
         "by the collection's own patient ids: it does not depend on the salt of the ids."
     )
-    return page.paragraph(text) + page.definitions(
-        {
-            "patients": patients,
-            "seed": str(splits["seed"]),
-            "shares": shares,
-            "sha256": splits["sha256"],
-            "archive sha256": splits["archive_sha256"],
-        }
-    )
+    known = {
+        "patients": patients,
+        "seed": str(splits["seed"]),
+        "shares": shares,
+        "sha256": splits["sha256"],
+        "archive sha256": splits["archive_sha256"],
+    }
+    return page.paragraph(text) + page.definitions(known)
 
 
 def _cells(counts: Mapping[str, Any]) -> tuple[str, ...]:

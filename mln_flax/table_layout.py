@@ -11,6 +11,7 @@ _WIDTH = 110  # of a terminal
 _NARROWEST = 24  # the last column is not wrapped to less
 _GAP = 2
 _COUNTS = re.compile(r"\S+ \d+(, \S+ \d+)*")  # such as `identity 40, invert 8`
+_LONG_WORD = re.compile(r"\S{40}")  # a path, which a browser would never break
 _NUMBER = re.compile(r"-|[-+]?\d[\d.,/%]*")
 
 
@@ -39,12 +40,12 @@ class Table(NamedTuple):
 
     def to_html(self) -> str:
         """A `<table>` with its title as caption and its note below; all text is escaped."""
-        kinds = [' class="number"' if _numeric(self, j) else "" for j in range(len(self.columns))]
+        numeric = [_numeric(self, j) for j in range(len(self.columns))]
 
         def row(cells: Sequence[str], tag: str) -> str:
             body = "".join(
-                f"<{tag}{kind}>{html.escape(_bound(cell))}</{tag}>"
-                for cell, kind in zip(cells, kinds, strict=True)
+                f"<{tag}{_html_class(cell, number)}>{html.escape(_bound(cell))}</{tag}>"
+                for cell, number in zip(cells, numeric, strict=True)
             )
             return f"<tr>{body}</tr>"
 
@@ -60,6 +61,13 @@ class Table(NamedTuple):
 def _numeric(table: Table, column: int) -> bool:
     """Whether a column holds numbers only and is aligned to the right."""
     return bool(table.rows) and all(_NUMBER.fullmatch(row[column]) for row in table.rows)
+
+
+def _html_class(cell: str, numeric: bool) -> str:
+    """The attribute by which the style sheet knows a number, and a cell that may break anywhere."""
+    if numeric:
+        return ' class="number"'
+    return ' class="long"' if _LONG_WORD.search(cell) else ""
 
 
 def _widths(table: Table) -> list[int]:

@@ -67,22 +67,51 @@ class Progress(NamedTuple):
         return f"step {step}/{steps}  {speed:.2f} steps/s  {left // 60}:{left % 60:02d} left"
 
 
-class Waiting:
-    """Goes through batches and adds up the seconds that were spent on waiting for them."""
+class Stopwatch:
+    """Times the steps of an interval: how many, how long, and how long they waited for input.
+
+    It stands still for what is not a step: compiling, writing, validation.
+    """
 
     def __init__(self, batches: Iterator[Any]):
         self._batches = batches
-        self.seconds = 0.0
+        self._started: float | None = None
+        self.steps, self.seconds, self.waited = 0, 0.0, 0.0
 
-    def __iter__(self) -> "Waiting":
+    def __iter__(self) -> "Stopwatch":
         return self
 
     def __next__(self) -> Any:
-        started = time.monotonic()
-        try:
-            return next(self._batches)
-        finally:
-            self.seconds += time.monotonic() - started
+        before = time.monotonic()
+        batch = next(self._batches)
+        self.waited += time.monotonic() - before
+        if self._started is None:
+            self._started = before
+        self.steps += 1
+        return batch
+
+    def stop(self) -> None:
+        """Stands still until the next batch is asked for."""
+        if self._started is not None:
+            self.seconds += time.monotonic() - self._started
+        self._started = None
+
+    def reset(self) -> None:
+        """Begins a new interval."""
+        self.steps, self.seconds, self.waited = 0, 0.0, 0.0
+
+    def rates(self, batch_size: int) -> dict[str, float | None]:
+        """Of the interval: seconds, images per second, and the share of waiting; None of no time.
+
+        Args:
+          batch_size: images of a step.
+        """
+        timed = self.seconds > 0
+        return {
+            "seconds": self.seconds,
+            "images_per_s": self.steps * batch_size / self.seconds if timed else None,
+            "input_wait": self.waited / self.seconds if timed else None,
+        }
 
 
 def random_state(run: Run) -> TrainState:
@@ -153,44 +182,51 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
         )
         alone = input_pipeline.rate(parts["train"], plan(run)) if first < config.steps else 0.0
         print(f"input alone: {alone:.0f} images/s, {len(run.view_names)} views each", flush=True)
-        waiting = Waiting(batches)
+        clock = Stopwatch(batches)
         measured: list[Any] = []  # on the device; looked at only when a line is written
-        progress, since, saved = Progress(time.monotonic(), first), time.monotonic(), first
-        for step, batch in enumerate(waiting, start=first + 1):
+        progress, saved = Progress(time.monotonic(), first), first
+        for step, batch in enumerate(clock, start=first + 1):
             state, new = update(state, parallel.shard(batch))
             measured.append(new)
             if step == first + 1:  # compiled by now: time what follows
                 jax.block_until_ready(state.step)
-                progress, since = Progress(time.monotonic(), step), time.monotonic()
-                waiting.seconds = 0.0
+                progress = Progress(time.monotonic(), step)
+                clock.stop()
+                clock.reset()
             last = step == config.steps
             if step % config.log_every_steps == 0 or last:
-                seconds, since = time.monotonic() - since, time.monotonic()
-                waited, waiting.seconds = waiting.seconds, 0.0
+                means = {name: float(np.mean([m[name] for m in measured])) for name in new}
+                clock.stop()  # after the means, which wait for the device
                 row = {
                     "step": step,
-                    **{name: float(np.mean([m[name] for m in measured])) for name in new},
+                    **means,
                     "learning_rate": float(learning_rate(step - 1)),
-                    "seconds": seconds,
-                    "images_per_s": len(measured) * config.batch_size / max(seconds, 1e-9),
-                    "input_wait": min(waited / max(seconds, 1e-9), 1.0),  # share of the time
+                    **clock.rates(config.batch_size),
                     "input_alone_images_per_s": alone,
                 }
                 measured = []
+                clock.reset()
                 write(row)
+                speed = (
+                    f"  {row['images_per_s']:.1f} images/s, {row['input_wait']:.0%} of it waiting "
+                    "for input"
+                    if row["images_per_s"]
+                    else ""
+                )
                 print(
                     f"{progress.line(step, config.steps)}  loss {row['loss']:.3f}  "
-                    f"soft Dice {row['dice']:.3f}  {row['images_per_s']:.1f} images/s, "
-                    f"{row['input_wait']:.0%} waiting for input",
+                    f"soft Dice {row['dice']:.3f}{speed}",
                     flush=True,
                 )
                 _check_finite(row)
             if step % config.evaluate_every_steps == 0 or last:
+                jax.block_until_ready(state.step)
+                clock.stop()
                 scores, _ = validate(run, forward, state.params, parts["validation"])
                 write({"step": step, **scores})
                 print(f"step {step}: source validation DSC {scores['validation_dsc']:.3f}")
                 checkpoint.save(checkpoints, step, state, scores["validation_dsc"])
-                since, saved = time.monotonic(), step
+                saved = step
             if stop.name:
                 if saved != step:
                     checkpoint.save(checkpoints, step, state, None)

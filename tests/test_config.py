@@ -217,6 +217,7 @@ REFUSED = [
     ("model.dtype", "bfloat", "unknown .did you mean 'bfloat16'.*known: float32, bfloat16"),
     ("model.statistics", "layers", "did you mean 'layer'"),
     ("method.branch_map", "per_veiw", "did you mean 'per_view'"),
+    ("data.label", "mass", "unknown; known: nothing, calcification, cluster"),
     ("optim.name", "sgd", "unknown; known: adam, adamw"),
     ("model.num_classes", 3, "2 classes"),
     ("model.depths", (2, 0), "each must be above 0"),

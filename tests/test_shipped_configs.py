@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from mln_flax.types import Batch
 
 FILES = sorted(glob.glob(str(tiny.ROOT / "configs" / "*.py")))
 MINI_MIAS = str(tiny.ROOT / "configs" / "mini_mias.py")
-REAL = tiny.ROOT / "../shared/data/mini_mias"
+REAL = pathlib.Path(os.environ.get("MLN_FLAX_MINI_MIAS") or tiny.ROOT / "../shared/data/mini_mias")
 
 needs_mini_mias = pytest.mark.skipif(MINI_MIAS not in FILES, reason="the config is not there")
 

@@ -1,4 +1,5 @@
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -203,3 +204,11 @@ def test_markdown_and_html():
     assert "<caption>A &amp; B</caption>" in html
     assert "<td>a|b &lt;i&gt;</td>" in html and '<td class="number">5</td>' in html
     assert "1 &lt; 2" in html
+
+
+def test_only_cells_with_a_path_may_break_anywhere():
+    path = "folder/" * 10 + "1-1.dcm"
+    cells = ("1", "a reason of many words " * 5, path, "9" * 60)
+    html = Table("", ("", "reason", "file", "pixels"), (cells,)).to_html()
+    assert re.findall(r'<td class="long">(.*?)</td>', html) == [path]
+    assert html.count('class="number"') == 4  # two columns, with their heads

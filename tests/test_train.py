@@ -142,3 +142,30 @@ def test_a_log_cut_short_is_read_up_to_there(tmp_path):
     assert train.read_log(log) == []
     log.write_text(json.dumps({"step": 1}) + '\n{"st')
     assert train.read_log(log) == [{"step": 1}]
+
+
+def test_the_stopwatch_counts_steps_and_nothing_else(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+
+    def batches():
+        for number in range(5):
+            now[0] += 1.0  # a second of waiting for each
+            yield number
+
+    clock = train.Stopwatch(batches())
+    assert next(clock) == 0  # with compiling
+    now[0] += 60.0
+    clock.stop()
+    clock.reset()
+    assert clock.rates(4) == {"seconds": 0.0, "images_per_s": None, "input_wait": None}
+    next(clock)
+    now[0] += 3.0
+    clock.stop()
+    now[0] += 500.0  # validation
+    next(clock)
+    now[0] += 3.0
+    clock.stop()
+    assert clock.rates(4) == {"seconds": 8.0, "images_per_s": 1.0, "input_wait": 0.25}
+    clock.reset()
+    assert list(clock) == [3, 4] and clock.steps == 2

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mln_flax.config import DataConfig
-from mln_flax.data import cbis_files, cbis_names, cbis_table, reader
+from mln_flax.data import cbis_files, cbis_names, cbis_table, pairs, reader
 from mln_flax.data.core import (
     Collection,
     Entry,
@@ -38,6 +38,8 @@ DOMAIN = "cbis_ddsm"
 ASPECT_TOLERANCE = 0.02  # of height over width; a mask within it shows the same film
 MOST_ABNORMALITIES = 16  # the bits of `objects`
 
+_EXPECTED = "expected the folder of CBIS-DDSM with its tables: set --config.data.dir=FOLDER"
+
 SWAPPED = "mask and crop were swapped, told apart by their pixels"
 RESIZED = "mask of another size with the image's aspect resized to it"
 UNITED = "abnormalities united into one mask, kept apart for object scores"
@@ -50,8 +52,8 @@ TWO_IMAGES = "several files with different pixels for one mammogram; keep the ri
 NO_FILES = "the mask's file is missing; add it"
 ONLY_CROP = "the mask is missing, its files show no mask; add it"
 TWO_MASKS = "several different masks for one abnormality; keep the right one"
-EMPTY_MASK = "mask with no pixel; mend it"
-GRAY_MASK = "mask with values other than two; mend it"
+EMPTY_MASK = "mask with no pixel; fetch it again, or draw it"
+GRAY_MASK = "mask with values other than two; fetch it again, or make it two-valued"
 OTHER_ASPECT = "mask whose aspect is not that of its image; it may belong to another one"
 NO_ROW = "is in the folder, but in no table of calcification cases; add its row"
 NO_NUMBER = "a mask or crop without the number of its abnormality; rename it"
@@ -97,7 +99,7 @@ def index(data: DataConfig) -> Index:
             "--config.data.label=calcification: CBIS-DDSM outlines clusters, not single "
             "calcifications; allowed are cluster and none given"
         )
-    root = _root(data.dir)
+    root = pairs.open_folder(data.dir, _EXPECTED)
     tables = cbis_table.read(root)
     found = cbis_files.find(root, tables.cases)
     if not any(name in tables.cases for name in found.wholes):
@@ -151,17 +153,6 @@ def read(entry: Entry, data: DataConfig) -> Reading:
         objects=objects,
     )
     return Reading(example, tuple(repaired))
-
-
-def _root(folder: str) -> Path:
-    expected = "expected the folder of CBIS-DDSM with its tables: set --config.data.dir=FOLDER"
-    if not folder:
-        raise UserError(f"data.dir is empty; {expected}")
-    root = Path(folder)
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"data.dir={folder!r} {problem}; {expected}")
-    return root
 
 
 def _entry(case: cbis_table.Case, found: cbis_files.Found, root: Path) -> Entry:

@@ -156,10 +156,13 @@ def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, 
       UserError: a column that is needed is missing, or the file is no CSV.
     """
     columns = _header(path)
+    known = list(map(_column, needed))
     for column in needed:
         if _column(column) not in columns:
+            # A column that is needed itself is none that was misspelled.
+            hint = nearest(_column(column), [name for name in columns if name not in known])
             raise UserError(
-                f"{path}: no column {column!r}{nearest(_column(column), columns)}; needed are "
+                f"{path}: no column {column!r}{hint}; needed are "
                 f"{', '.join(needed)}: take the table as the archive hands it out"
             )
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:

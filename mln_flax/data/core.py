@@ -78,8 +78,7 @@ class DataSet(NamedTuple):
         return self.part(domain, name).examples
 
 
-# A loader draws a data set: it takes the data settings (config.DataConfig), returns a DataSet.
-Loader = Callable[..., DataSet]
+# Name -> a function that draws a data set: of the data settings (config.DataConfig), a DataSet.
 loaders = Registry("data set")
 
 

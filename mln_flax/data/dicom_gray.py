@@ -7,7 +7,7 @@ import numpy as np
 from mln_flax.data import borders
 from mln_flax.data.core import Unusable
 from mln_flax.data.dicom_fields import for_processing, frames, holder, numbers, text, whole
-from mln_flax.data.header import depth
+from mln_flax.data.header import ONE_LEVEL, depth
 
 _SAMPLES = 500  # of a side that are looked at for a percentile
 _ROWS = 256  # looked up at a time: indices take four times the memory of 16-bit pixels
@@ -42,7 +42,7 @@ def gray(pixels: np.ndarray, dataset: Any, frame: int) -> tuple[np.ndarray, tupl
     low, high, notes = _stored_range(darkest, brightest, dataset)
     first, last = np.clip((darkest, brightest), low, high).tolist()
     if first >= last:
-        raise Unusable("an image of one gray level; nothing can be seen in it")
+        raise Unusable(ONE_LEVEL)
     # All transformations are of single values, so a table of them is all that is computed.
     table, found = _levels(np.arange(first, last + 1), (low, high), dataset, frame)
     image = np.empty(pixels.shape, np.float32)
@@ -73,7 +73,7 @@ def _of_floats(pixels: np.ndarray, dataset: Any, frame: int) -> tuple[np.ndarray
     if not np.isfinite(pixels).all():
         raise Unusable("has pixels that are no numbers (NaN or infinite); export integers")
     if pixels.min() == pixels.max():
-        raise Unusable("an image of one gray level; nothing can be seen in it")
+        raise Unusable(ONE_LEVEL)
     shown, notes = _windowed(_modality(Scale(pixels, 0.0, 1.0), dataset, frame)[0], dataset, frame)
     if shown is None:
         if pixels.min() < 0 or pixels.max() > 1:

@@ -25,8 +25,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from mln_flax.config import DataConfig
 from mln_flax.data import pairs, reader
 from mln_flax.data.core import (
@@ -100,7 +98,7 @@ def index(data: DataConfig) -> Index:
     """
     if data.label not in ("", LABEL):
         raise UserError(f"data.label={data.label!r}: the masks of ffdm_dbt show {LABEL}s")
-    root = _root(data.dir)
+    root = pairs.open_folder(data.dir, _EXPECTED)
     found = pairs.files(root).by_stem.values()
     places = [_place(path, path.relative_to(root)) for paths in found for path in paths]
     if not any(place.domain for place in places):
@@ -142,17 +140,11 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     """
     details: Details = entry.details
     mammogram = reader.read(Path(entry.files[0]), details.frame)
-    try:
-        mask = reader.read_mask(Path(entry.files[1]))
-    except Unusable as reason:
-        raise Unusable(str(reason), entry.files[1]) from None
-    if mask.shape != mammogram.image.shape:
-        sizes = "{}x{} pixels for an image of {}x{}".format(*mask.shape, *mammogram.image.shape)
-        raise Unusable(f"a mask of {sizes}; draw it on the image itself", entry.files[1])
+    mask = pairs.read_mask(entry.files[1], mammogram.image.shape)
     header = mammogram.header
     example = Example(
         image=mammogram.image,
-        mask=mask.astype(np.uint8),
+        mask=mask,
         image_id="",
         patient_id="",
         domain=entry.domain,
@@ -162,16 +154,6 @@ def read(entry: Entry, data: DataConfig) -> Reading:
         label_kind=LABEL if mask.any() else "none",
     )
     return Reading(example, mammogram.repaired)
-
-
-def _root(folder: str) -> Path:
-    if not folder:
-        raise UserError(f"data.dir is empty; {_EXPECTED}")
-    root = Path(folder)
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"data.dir={folder!r} {problem}; {_EXPECTED}")
-    return root
 
 
 def _place(path: Path, inside: Path) -> _Place:

@@ -13,6 +13,7 @@ import numpy as np
 from mln_flax.data.core import Unusable
 
 MAX_SIDE = 16_384  # pixels; a 24 x 30 cm film in 25-micron pixels has 12,000. Chosen.
+ONE_LEVEL = "an image of one gray level: nothing is seen in it; fetch it again or take it away"
 
 
 class Header(NamedTuple):

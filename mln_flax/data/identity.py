@@ -1,7 +1,9 @@
 """What may be said of a patient, an image or a file: salted hashes, and paths without names."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -9,7 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-SALT_FILE = ".mln_flax_salt"
+from mln_flax import files
+
+OURS = ".mln_flax"  # begins the names of the two files that are kept in a data folder
+SALT_FILE = f"{OURS}_salt"
+NAMES_FILE = f"{OURS}_names.csv"  # what is called how: for the owner of the data alone
 SUFFIXES = (
     ".dcm",
     ".png",
@@ -23,6 +29,13 @@ SUFFIXES = (
     ".npz",
     ".xml",
 )
+# A date in a path, in whatever order of year, month and day.
+_MONTH, _DAY, _YEAR = "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])", "(?:19|20)[0-9]{2}"
+_ORDERS = ((_YEAR, _MONTH, _DAY), (_MONTH, _DAY, _YEAR), (_DAY, _MONTH, _YEAR))
+DATE = re.compile(
+    "(?<![0-9])(?:" + "|".join("[-_.]".join(order) for order in _ORDERS)
+    + f"|{_YEAR}{_MONTH}{_DAY})(?![0-9])"
+)  # fmt: skip
 SHORTEST_NAME = 3  # letters; shorter pieces of a name would hide every "L" and "CC"
 
 
@@ -56,10 +69,14 @@ class Names(NamedTuple):
         return self.text(inside.as_posix())
 
     def text(self, text: str) -> str:
-        """A text in which every secret is replaced by its hash; bytes that are no UTF-8 show."""
+        """A text in which every secret is replaced by its hash, and every date by that word.
+
+        Bytes that are no UTF-8 are shown by their numbers.
+        """
         for secret in self.secrets:
             word = rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])"
             text = re.sub(word, f"p{self._hash('patient', secret)}", text, flags=re.IGNORECASE)
+        text = DATE.sub("date", text)
         return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
     def _hash(self, kind: str, word: str) -> str:
@@ -85,6 +102,29 @@ def names(root: Path, found: Iterable[str], hide: bool) -> Names:
     return Names(salt_of(root), tuple(ordered), str(root), hide)
 
 
+def keep_names(root: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Writes into the data folder, beside the names themselves, which shown word is which file.
+
+    Nothing is written where the folder is not to be written.
+
+    Args:
+      root: the data folder.
+      rows: what is shown, and the path below the folder that it stands for.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(("shown", "file"))
+    writer.writerows(sorted(set(rows)))
+    if is_writable(root):
+        with contextlib.suppress(OSError):
+            files.write_bytes(root / NAMES_FILE, table.getvalue().encode(errors="surrogateescape"))
+
+
+def is_writable(root: Path) -> bool:
+    """Whether a folder is meant to be written; the superuser could write even if it is not."""
+    return bool(root.stat().st_mode & 0o222)
+
+
 def salt_of(root: Path) -> bytes:
     """The secret of a data folder that keeps its hashes from being guessed.
 
@@ -93,7 +133,7 @@ def salt_of(root: Path) -> bytes:
     cannot be written, it is made of the names and sizes of the files in it.
     """
     path = root / SALT_FILE
-    if not path.exists() and not root.stat().st_mode & 0o222:  # the superuser could write even so
+    if not path.exists() and not is_writable(root):
         return _from_listing(root)
     if not path.exists():
         drawn = root / f"{SALT_FILE}.{os.getpid()}.tmp"
@@ -124,7 +164,7 @@ def _from_listing(root: Path) -> bytes:
 
 def listing(root: Path) -> str:
     """One line per file below a folder: its path and size."""
-    files = sorted(
-        path for path in root.rglob("*") if path.is_file() and not path.name.startswith(SALT_FILE)
+    found = sorted(
+        path for path in root.rglob("*") if path.is_file() and not path.name.startswith(OURS)
     )
-    return "\n".join(f"{p.relative_to(root).as_posix()} {p.stat().st_size}" for p in files)
+    return "\n".join(f"{p.relative_to(root).as_posix()} {p.stat().st_size}" for p in found)

@@ -159,18 +159,16 @@ def read(entry: Entry, data: DataConfig) -> Reading:
 
 def _find(folder: str) -> tuple[_Found, list[LeftOut]]:
     """The archive's files below a folder, and those that belong to nothing."""
-    if not folder:
-        raise UserError(f"data.dir is empty; {_EXPECTED}")
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(f"data.dir={folder!r} is not a folder; {_EXPECTED}")
+    root = pairs.open_folder(folder, _EXPECTED)
     left_out = []
     images, regions = defaultdict(list), defaultdict(list)
     for path in (path for paths in pairs.files(root).by_stem.values() for path in paths):
         if file_id := _parts(path)[0]:
             images[file_id].append(path)
         else:
-            left_out.append(LeftOut(str(path), "its name begins with no file id of the archive"))
+            left_out.append(
+                LeftOut(str(path), "its name begins with no file id; name it as in the archive")
+            )
     for path in _files(root, ".xml"):
         # The outlines of the chest muscle lie beside the others and may have the same names.
         if "muscle" not in path.relative_to(root).as_posix().lower():
@@ -182,7 +180,7 @@ def _find(folder: str) -> tuple[_Found, list[LeftOut]]:
         left_out += [LeftOut(str(path), reason) for path in regions[file_id]]
     table, rows, secrets = _table(root)
     for file_id in rows.keys() - images.keys():
-        reason = "there is no image of this row's file name"
+        reason = "there is no image of this row's file name; add it"
         left_out += [LeftOut(str(table), f"line {row.line}: {reason}") for row in rows[file_id]]
     secrets |= {_parts(path)[1] for paths in images.values() for path in paths}
     return _Found(dict(images), dict(regions), rows, frozenset(secrets)), left_out
@@ -262,9 +260,13 @@ def _row(rows: Sequence[Row], regions: Path | None) -> Row | None:
         raise Unusable(f"lines {lines} of INbreast.csv contradict each other on it; keep one")
     row = rows[0] if rows else None
     if regions is None and row is None:
-        raise Unusable("has neither an XML file nor a row in INbreast.csv that calls it normal")
+        raise Unusable(
+            "has neither an XML file nor a row in INbreast.csv that calls it normal; add one"
+        )
     if regions is None and row is not None and row.birads != "1":
-        raise Unusable("has no XML file, while INbreast.csv does not call it normal (BI-RADS 1)")
+        raise Unusable(
+            "has no XML file, while INbreast.csv does not call it normal (BI-RADS 1); add it"
+        )
     return row
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mln_flax.config import DataConfig
-from mln_flax.data import reader, tiles
+from mln_flax.data import pairs, reader, tiles
 from mln_flax.data.core import (
     Collection,
     Entry,
@@ -125,9 +125,9 @@ def index(data: DataConfig) -> Index:
         path = paths.get(film, Path(data.dir) / f"{film}.pgm")
         try:
             if film not in info.films:
-                raise Unusable("not named in Info.txt")
+                raise Unusable("not named in Info.txt; add its row, or take it away")
             if film not in paths:
-                raise Unusable("not in the folder")
+                raise Unusable("not in the folder; add it if it is to be used")
             circles = _circles(info.films[film])
             if film in problems:
                 raise Unusable(problems[film])
@@ -175,11 +175,7 @@ def read(entry: Entry, data: DataConfig) -> Reading:
 def _open_folder(folder: str) -> tuple[Info, list[Path]]:
     """Info.txt and the paths of the PGM files."""
     expected = "expected a folder with Info.txt and mdb001.pgm ...: set --config.data.dir=FOLDER"
-    if not folder:
-        raise UserError(f"data.dir is empty; {expected}")
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(f"data.dir={folder!r} is not a folder; {expected}")
+    root = pairs.open_folder(folder, expected)
     try:
         info = read_info((root / "Info.txt").read_text(encoding="latin-1"))
     except OSError as error:
@@ -210,11 +206,11 @@ def _circles(rows: Sequence[Row]) -> tuple[Circle, ...]:
     """The circles around a film's clusters; none for a normal film."""
     findings = {row.finding for row in rows}
     if not findings.issubset(FINDINGS):
-        raise Unusable("row of Info.txt not understood")
+        raise Unusable("row of Info.txt not understood; take the archive's own file")
     if findings == {"NORM"}:
         return ()
     if "NORM" in findings:
-        raise Unusable("both normal and abnormal in Info.txt")
+        raise Unusable("both normal and abnormal in Info.txt; take the archive's own file")
     if findings != {"CALC"}:
         raise Unusable("other abnormality, on which calcifications may be unmarked")
     circles = tuple(row.circle for row in rows if row.circle and row.circle.radius > 0)

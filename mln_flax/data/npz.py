@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from mln_flax.config import DataConfig
+from mln_flax.data import pairs
 from mln_flax.data.core import (
     Collection,
     Entry,
@@ -72,12 +73,7 @@ def index(data: DataConfig) -> Index:
       UserError: the folder is missing or holds no .npz file.
     """
     expected = "expected a folder with DOMAIN/CASE_SLICE.npz files: set --config.data.dir=FOLDER"
-    if not data.dir:
-        raise UserError(f"data.dir is empty; {expected}")
-    root = Path(data.dir)
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"data.dir={data.dir!r} {problem}; {expected}")
+    root = pairs.open_folder(data.dir, expected)
     entries: dict[str, Entry] = {}
     left_out = []
     for path in sorted(root.rglob("*")):

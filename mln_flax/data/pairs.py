@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from mln_flax.data import reader
-from mln_flax.data.core import LeftOut
+from mln_flax.data.core import LeftOut, Unusable
 from mln_flax.types import UserError
 
 WHOLE = 0  # stands for the frame of a mask that belongs to no frame but to the file
@@ -21,6 +23,17 @@ class Files(NamedTuple):
 
     by_stem: dict[str, list[Path]]
     others: tuple[LeftOut, ...]
+
+
+def open_folder(folder: str, expected: str) -> Path:
+    """The data folder; raises UserError, ending in what is `expected`, where there is none."""
+    if not folder:
+        raise UserError(f"data.dir is empty; {expected}")
+    root = Path(folder)
+    if not root.is_dir():
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise UserError(f"data.dir={folder!r} {problem}; {expected}")
+    return root
 
 
 def files(root: Path) -> Files:
@@ -76,6 +89,23 @@ class Names:
         if last != name:
             return last if last in self._stems else None
         return self._alone.get(name)
+
+
+def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The label of a mask file, uint8 {0, 1} [H, W].
+
+    Raises:
+      Unusable: naming the mask, where it cannot be read, or has other than two values or another
+        shape than its image.
+    """
+    try:
+        mask = reader.read_mask(Path(path))
+    except Unusable as unusable:
+        raise Unusable(str(unusable), path) from None
+    if mask.shape != shape:
+        sizes = "{}x{} pixels for an image of {}x{}".format(*mask.shape, *shape)
+        raise Unusable(f"a mask of {sizes}; draw it on the image itself", path)
+    return mask.astype(np.uint8)
 
 
 def pair(

@@ -21,6 +21,7 @@ from mln_flax.config import DataConfig
 from mln_flax.data import enter_all, identity, inventory, prepared, splits, staging, workers
 from mln_flax.data.core import Index, collections
 from mln_flax.data.inventory import Staged
+from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
 FORMAT = 1  # of the prepared folder: another number means that it must be prepared again
@@ -62,11 +63,16 @@ def default_folder(data: DataConfig, workdir: Path) -> Path:
     return workdir.parent / "prepared" / f"{data.name}_{data.size}_{digest}"
 
 
-def prepare(data: DataConfig, folder: Path) -> dict[str, Any]:
+def prepare(data: DataConfig, folder: Path, wanted: Sequence[str] = ()) -> dict[str, Any]:
     """Prepares the images of `data.dir` into a folder; returns what `prepare.json` says.
 
     What is done already is not done again, also after a kill at any moment. Where another process
     is preparing the same folder, this one waits for it.
+
+    Args:
+      data: the data settings.
+      folder: of the prepared data.
+      wanted: domains that must be in `data.dir`; said before the work, not after it.
 
     Raises:
       UserError: the data folder is not what `data.name` needs, the prepared folder belongs to
@@ -82,7 +88,7 @@ def prepare(data: DataConfig, folder: Path) -> dict[str, Any]:
         if folder.exists():
             refuse_other_settings(data, folder)
         if not (folder / REPORT).exists():
-            index = _index(data, folder)  # nothing is written for a folder that is not one
+            index = _index(data, folder, wanted)  # nothing is written for a folder that is not one
             folder.mkdir(parents=True, exist_ok=True)
             with _alone(folder):
                 refuse_other_settings(data, folder)  # another process may have begun meanwhile
@@ -98,7 +104,9 @@ def prepare(data: DataConfig, folder: Path) -> dict[str, Any]:
             "the memory is full; the same command goes on where it stopped, with "
             "--config.data.workers=1 it needs least"
         ) from None
-    return files.read_json(folder / REPORT)
+    said = files.read_json(folder / REPORT)
+    _stop_at(said["left_out"], data)
+    return said
 
 
 def refuse_other_settings(data: DataConfig, folder: Path) -> None:
@@ -136,20 +144,32 @@ def _listing(root: Path) -> str:
     return hashlib.sha256(listed).hexdigest()[:16]
 
 
-def _index(data: DataConfig, folder: Path) -> Index:
+def _index(data: DataConfig, folder: Path, wanted: Sequence[str]) -> Index:
     if data.dir and folder.resolve().is_relative_to(Path(data.dir).resolve()):
         raise UserError(
             f"--config.data.prepared_dir={folder} lies inside --config.data.dir; take a folder "
             "outside of it"
         )
     enter_all()
-    return collections[data.name]().index(data)
+    index = collections[data.name]().index(data)
+    domains = sorted({entry.domain for entry in index.entries})
+    for name in wanted if domains else ():
+        if name not in domains:
+            raise UserError(
+                f"--config.data: no domain {name!r}{nearest(name, domains)} in data.dir; it has: "
+                f"{', '.join(domains)}"
+            )
+    return index
 
 
 def _prepare(data: DataConfig, index: Index, folder: Path) -> None:
     files.write_json(folder / SETTINGS, settings_of(data))
     names = identity.names(Path(data.dir), index.secrets, data.hide_names)
     left_out = [{"file": names.file(file), "reason": why} for file, why in sorted(index.left_out)]
+    paths = {file for entry in index.entries for file in entry.files}
+    keys = {(names.image(entry.key), entry.files[0]) for entry in index.entries}
+    called = {(names.file(path), path) for path in paths | {path for path, _ in index.left_out}}
+    identity.keep_names(Path(data.dir), called | keys)
     _stop_at(left_out, data)
     scratch = folder / STAGING
     scratch.mkdir(exist_ok=True)
@@ -188,7 +208,8 @@ def _stop_at(left_out: Sequence[dict[str, str]], data: DataConfig) -> None:
     if left_out and data.on_error == "stop":
         raise UserError(
             f"{left_out[0]['file']}: {left_out[0]['reason']}. "
-            "--config.data.on_error=report leaves it out and goes on"
+            "--config.data.on_error=report leaves it out and goes on; which file it is stands in "
+            f"{identity.NAMES_FILE} in the data folder"
         )
 
 

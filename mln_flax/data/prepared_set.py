@@ -54,6 +54,7 @@ def load(data: DataConfig, folder: Path) -> DataSet:
                 f"--config.data: no domain {name!r}{nearest(name, domains)} in the prepared data; "
                 f"it has: {', '.join(domains)}"
             )
+    _refuse_copies(domains[data.source], {name: domains[name] for name in data.targets})
     parts = [_part(data, data.source, name, _of(domains[data.source], name)) for name in PARTS]
     for name in data.targets:
         own = domains[name].folder == folder
@@ -66,6 +67,12 @@ def load(data: DataConfig, folder: Path) -> DataSet:
         *_on_kinds({name: domains[name] for name in (data.source, *data.targets)}, data.source),
     )
     return DataSet(tuple(parts), left_out, notes)
+
+
+def check_also(data: DataConfig) -> None:
+    """Raises UserError for a folder of `data.also` that is not prepared, or of another size."""
+    for other in data.also:
+        _report(Path(other), data.size)
 
 
 def describe(part: Part) -> str:
@@ -124,6 +131,21 @@ def _part(data: DataConfig, name: str, part: str, chosen: Domain) -> Part:
         patient_ids=frozenset(image["patient"] for image in chosen.images),
         label_pixels=tuple(pixels for _, _, pixels in tiles),
     )
+
+
+def _refuse_copies(source: Domain, targets: Mapping[str, Domain]) -> None:
+    """Raises UserError for a target from another folder that has images of the source's.
+
+    Its patients have other hashes there, so that they cannot be compared; equal pixels can.
+    """
+    known = {image["pixels"] for image in source.images}
+    for name, target in targets.items():
+        same = sum(image["pixels"] in known for image in target.images)
+        if same and target.folder != source.folder:
+            raise UserError(
+                f"{same} images of target {name!r} in {target.folder} are also in the source's "
+                f"{source.folder}: its patients would be trained on and tested on; take other data"
+            )
 
 
 def _on_kinds(domains: Mapping[str, Domain], source: str) -> Sequence[str]:

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from mln_flax.data.core import Unusable
-from mln_flax.data.header import MAX_SIDE, Header, check, depth, one_channel, opened
+from mln_flax.data.header import MAX_SIDE, ONE_LEVEL, Header, check, depth, one_channel, opened
 
 SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".pgm", ".jpg", ".jpeg"})
 _FORMATS = ("PNG", "TIFF", "BMP", "JPEG", "PPM")
@@ -63,7 +63,7 @@ def read(path: str | Path, frame: int = 0) -> tuple[np.ndarray, Header, tuple[st
     pixels, _, inverted, largest = stored(path, frame)
     top = int(pixels.max())
     if pixels.min() == pixels.max():
-        raise Unusable("an image of one gray level; nothing can be seen in it")
+        raise Unusable(ONE_LEVEL)
     repaired: tuple[str, ...] = ()
     if largest == 2**16 - 1 and (bits := depth(top, 16)) < 16:
         largest = 2**bits - 1

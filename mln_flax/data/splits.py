@@ -11,19 +11,6 @@ from mln_flax.data.core import PARTS
 from mln_flax.types import UserError
 
 
-def part_of(patient_id: str, split: SplitConfig) -> str:
-    """The part of one patient, known without the others: "train", "validation" or "test".
-
-    For large or growing collections: the shares hold on average only. Where all patients are
-    known, `split` keeps to them.
-    """
-    _check_shares(split)
-    position = _position(patient_id, split.seed)
-    if position < split.test:
-        return "test"
-    return "validation" if position < split.test + split.validation else "train"
-
-
 def split(
     patient_ids: Iterable[str],
     config: SplitConfig,

@@ -122,6 +122,8 @@ def _tiles_of(task: Task, data: DataConfig) -> tuple[dict[str, Any], dict[str, n
         "spacing_mm": whole.spacing_mm,
         "label_kind": whole.label_kind,
         "label_pixels": int(np.count_nonzero(whole.mask)),
+        # Tells copies of an image in other folders, where all ids are other ones.
+        "pixels": hashlib.sha256(prepared.to_bits(whole.image).tobytes()).hexdigest()[:16],
         "objects": int(np.bitwise_or.reduce(whole.objects, axis=None)).bit_count(),
         "tiles": len(cut),
         "tile_breast": [round(share, 4) for share in shares],

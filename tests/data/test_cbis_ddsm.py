@@ -281,6 +281,13 @@ def test_a_missing_column_is_named_with_its_table(tmp_path):
         with pytest.raises(UserError, match=f"train_set.csv: no column '{column}'.*needed are"):
             index(tmp_path)
         table.write_bytes(kept)
+    # What is near may be a misspelled column, but not one that is needed itself.
+    name = "image file path"
+    for head, hint in (("x", ";"), ("image file", " .did you mean 'image file'")):
+        edit(table, lambda rows, head=head: rows[0].__setitem__(rows[0].index(name), head))
+        with pytest.raises(UserError, match=f"no column '{name}'{hint}"):
+            index(tmp_path)
+        table.write_bytes(kept)
     files = tmp_path / "csv" / "dicom_info.csv"
     edit(files, lambda rows: rows[0].__setitem__(rows[0].index("PatientID"), "Patient"))
     with pytest.raises(UserError, match="dicom_info.csv: no column 'PatientID'"):

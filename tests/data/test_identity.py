@@ -178,3 +178,28 @@ def test_names_take_what_was_found_apart(tmp_path):
     assert set(found.secrets) == {"Doe^Jane", "Doe", "Jane", "P1,P2 P_3", "P_3"}
     assert list(found.secrets) == sorted(found.secrets, key=lambda piece: (-len(piece), piece))
     assert isinstance(found, Names) and found.root == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("08-29-2017-DDSM-NA-96009/1-1.dcm", "date-DDSM-NA-96009/1-1.dcm"),
+        ("2019-03-14/a.png", "date/a.png"),
+        ("14.03.2019/20190314_L.png", "date/date_L.png"),
+        ("scan_1999_12_31.png", "scan_date.png"),
+        ("20586908_MG_R.dcm", "20586908_MG_R.dcm"),  # no month 86
+        ("1.3.6.1.4.1.9590.100.1.2.85935/0.dcm", "1.3.6.1.4.1.9590.100.1.2.85935/0.dcm"),
+    ],
+)
+def test_dates_are_hidden(path, shown):
+    assert names().file(f"/archive/{path}") == shown
+
+
+def test_the_owner_of_the_data_finds_what_is_meant(tmp_path):
+    identity.keep_names(tmp_path, [("images/p12.png", "/archive/images/doe.png"), ("i7", "doe")])
+    text = (tmp_path / identity.NAMES_FILE).read_text()
+    assert text.splitlines() == ["shown,file", "i7,doe", "images/p12.png,/archive/images/doe.png"]
+    assert identity.listing(tmp_path) == ""
+    (tmp_path / "locked").mkdir(mode=0o555)
+    identity.keep_names(tmp_path / "locked", [("i7", "doe")])
+    assert not list((tmp_path / "locked").iterdir())

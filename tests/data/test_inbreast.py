@@ -337,7 +337,7 @@ def test_images_without_regions_are_normal_only_by_the_table(tmp_path):
     fill(tmp_path, rows=[ROWS["22678622"]])
     assert left_out(tmp_path) == {
         f"AllDICOMs/{name_of('22580192')}": "has neither an XML file nor a row in INbreast.csv "
-        "that calls it normal"
+        "that calls it normal; add one"
     }
     assert keys(tmp_path) == ["22678622", "22678670"]  # the latter is known from its regions
 
@@ -352,8 +352,8 @@ def test_files_and_rows_that_belong_to_nothing_are_named(tmp_path):
     assert left_out(tmp_path) == {
         "AllXML/99999999.xml": "regions without their image; add the image that its name begins "
         "with",
-        "INbreast.csv": "line 5: there is no image of this row's file name",
-        "figure.png": "its name begins with no file id of the archive",
+        "INbreast.csv": "line 5: there is no image of this row's file name; add it",
+        "figure.png": "its name begins with no file id; name it as in the archive",
     }
     assert keys(tmp_path) == sorted(ROWS)
 
@@ -454,7 +454,7 @@ def test_folders_that_are_no_inbreast_are_named(tmp_path):
 
     hint = ".*set --config.data.dir="
     refused("data.dir is empty" + hint, "")
-    refused("nowhere' is not a folder" + hint, tmp_path / "nowhere")
+    refused("nowhere' does not exist" + hint, tmp_path / "nowhere")
     refused("holds no image")
     save_dicom(tmp_path / name_of("22580192"), picture("22580192"))
     refused("holds no XML file" + hint)

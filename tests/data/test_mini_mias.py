@@ -1,3 +1,4 @@
+import os
 import pathlib
 import pickle
 
@@ -9,7 +10,8 @@ from mln_flax.data import mini_mias, tiles
 from mln_flax.data.core import LeftOut, Unusable, collections
 from mln_flax.types import UserError
 
-REAL = pathlib.Path(__file__).parents[2] / "../shared/data/mini_mias"
+BESIDE = pathlib.Path(__file__).parents[2] / "../shared/data/mini_mias"
+REAL = pathlib.Path(os.environ.get("MLN_FLAX_MINI_MIAS") or BESIDE)
 SIDE = 96
 PROSE = """A collection of films made up for a test.
 3rd column: Class of abnormality present:
@@ -120,7 +122,7 @@ def test_films_that_cannot_be_used_are_left_out_one_by_one(tmp_path, prose):
     films = {"mdb010": None, "mdb011": whole[:500], **unreadable, "mdb018": breast(64)}
     write(tmp_path, ROWS, films, prose)
     found = reasons(tmp_path)
-    assert found.pop("mdb010") == "not in the folder"
+    assert found.pop("mdb010") == "not in the folder; add it if it is to be used"
     assert "wrong size: 64x64 instead of 96x96 pixels" in found.pop("mdb018")
     if "mdb011" not in found:  # its header is whole
         with pytest.raises(Unusable):
@@ -166,10 +168,11 @@ def test_rows_that_cannot_be_used_leave_their_whole_film_out(tmp_path):
 def test_files_that_belong_to_no_film_are_left_out(tmp_path):
     write(tmp_path, ROWS, {"mdb200": breast(), "other": b"x"})
     write_pgm(tmp_path / "MDB001.PGM", breast())
+    unnamed = "not named in Info.txt; add its row, or take it away"
     assert mini_mias.index(settings(tmp_path)).left_out == (
         LeftOut(str(tmp_path / "mdb001.pgm"), "another file has this film's number; keep one"),
-        LeftOut(str(tmp_path / "mdb200.pgm"), "not named in Info.txt"),
-        LeftOut(str(tmp_path / "other.pgm"), "not named in Info.txt"),
+        LeftOut(str(tmp_path / "mdb200.pgm"), unnamed),
+        LeftOut(str(tmp_path / "other.pgm"), unnamed),
     )
 
 
@@ -197,7 +200,7 @@ def test_what_is_missing_is_named_with_the_way_to_set_it(tmp_path):
     hint = "Info.txt and mdb001.pgm .*--config.data.dir="
     with pytest.raises(UserError, match="data.dir is empty.*" + hint):
         mini_mias.index(settings(""))
-    with pytest.raises(UserError, match="nowhere' is not a folder.*" + hint):
+    with pytest.raises(UserError, match="nowhere' does not exist.*" + hint):
         mini_mias.index(settings(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="Info.txt: No such file.*" + hint):
         mini_mias.index(settings(tmp_path))

@@ -261,3 +261,21 @@ def test_two_hosts_see_every_example_once_an_epoch(tmp_path, backend, cache_gb):
     each = seen.reshape(epochs, count)
     assert (np.sort(each, axis=1) == np.arange(count)).all()
     assert len(np.unique(each, axis=0)) == epochs
+
+
+def test_a_copy_of_the_source_is_no_target(both, tmp_path):
+    """Its patients have other hashes there, drawn with another salt."""
+    data, folder = both
+    copied = [order._replace(domain="dbt") for order in orders(("film",))]
+    _, copy = make(tmp_path / "copy", copied, source="dbt")
+    assert not {i["patient"] for i in said(copy)} & {i["patient"] for i in said(folder)}
+    settings = dataclasses.replace(data, targets=("dbt",), also=(str(copy),))
+    with pytest.raises(UserError, match="20 images of target 'dbt' in .* are also in the source's"):
+        prepared_set.load(settings, folder)
+
+
+def test_other_folders_are_looked_at_before_anything_is_prepared(both, tmp_path):
+    data, folder = both
+    prepared_set.check_also(dataclasses.replace(data, also=(str(folder),)))
+    with pytest.raises(UserError, match="nowhere: is not prepared to the end"):
+        prepared_set.check_also(dataclasses.replace(data, also=(str(tmp_path / "nowhere"),)))

@@ -1,5 +1,6 @@
 """The one reader: which files it takes, images, masks, and real data where it is present."""
 
+import os
 from pathlib import Path
 
 import dicoms
@@ -12,6 +13,7 @@ from mln_flax.data.core import Unusable
 from mln_flax.data.phantom import phantom
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+FILMS = Path(os.environ.get("MLN_FLAX_MINI_MIAS") or SHARED / "mini_mias")
 
 
 def mammogram(bits=8):
@@ -149,9 +151,9 @@ def test_find_follows_links_to_other_folders(tmp_path):
     assert reader.find(tmp_path / "data") == [tmp_path / "data" / "images" / "a.png"]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="real films are not here")
+@pytest.mark.skipif(not FILMS.is_dir(), reason="real films are not here")
 def test_real_films_are_read_and_left_as_they_are():
-    paths = [*sorted(SHARED.glob("mini_mias/*.pgm"))[:6], *SHARED.glob("ffdm_birads/*.png")]
+    paths = [*sorted(FILMS.glob("*.pgm"))[:6], *SHARED.glob("ffdm_birads/*.png")]
     assert paths
     for path in paths:
         found = reader.read(path)

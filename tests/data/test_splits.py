@@ -16,21 +16,16 @@ def names(count):
     return [f"patient_{index}" for index in range(count)]
 
 
-def test_part_of_keeps_the_shares_and_follows_the_seed():
-    patients = names(4000)
-    parts = [splits.part_of(patient, SHARES) for patient in patients]
-    found = Counter(parts)
-    assert found["test"] / 4000 == pytest.approx(SHARES.test, abs=0.03)
-    assert found["validation"] / 4000 == pytest.approx(SHARES.validation, abs=0.03)
-    assert parts == [splits.part_of(patient, SHARES) for patient in patients]
-    assert parts != [splits.part_of(patient, SplitConfig(seed=1)) for patient in patients]
-
-
-def test_part_of_is_pinned():
+def test_the_split_is_pinned():
     # A split must outlive versions of this package: trained models rely on it.
-    first = int.from_bytes(hashlib.sha256(b"0:mias_105").digest()[:6], "big") / 2**48
-    expected = "test" if first < 0.25 else "validation" if first < 0.4 else "train"
-    assert splits.part_of("mias_105", SHARES) == expected
+    def place(patient):
+        return hashlib.sha256(f"0:{patient}".encode()).digest()[:6]
+
+    ordered = sorted(names(20), key=place)
+    assigned = splits.split(names(20), SHARES)
+    assert [assigned[patient] for patient in ordered] == ["test"] * 5 + ["validation"] * 3 + [
+        "train"
+    ] * 12
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -80,8 +75,6 @@ def test_impossible_shares_are_refused(shares):
     config = SplitConfig(validation=shares[0], test=shares[1])
     with pytest.raises(UserError, match="data.split.*sum below 1"):
         splits.split(names(5), config)
-    with pytest.raises(UserError, match="data.split"):
-        splits.part_of("a", config)
 
 
 def test_a_shared_patient_is_named():

@@ -72,6 +72,7 @@ def test_the_report_has_the_fields_that_programs_need(ran):
 def test_nobody_is_named_in_what_was_written_or_said(ran):
     home, said = ran
     names = [part.encode() for part in cbis_trees.PLANTED.split("^")]
+    names += [b"08-29-2017", b"10-05-2016"]  # dates in the archive's own folders
     files = list(written(home))
     assert len(files) > 30
     for path, content in [*files, ("what was said", said.encode())]:
@@ -105,6 +106,23 @@ def test_again_prepares_nothing_and_says_so(ran, capsys):
     (home / "archive" / "more.txt").write_text("new")
     assert main([*words(home / "archive", home / "run"), "--mode=prepare"]) == 0
     assert "other files than then" in capsys.readouterr().out
+
+
+def test_stopping_at_what_is_left_out_holds_for_prepared_data_too(ran, capsys):
+    home, _ = ran
+    flags = [*words(home / "archive", home / "run"), "--config.data.on_error=stop"]
+    assert main([*flags, "--mode=prepare"]) == 2
+    assert "on_error=report leaves it out" in capsys.readouterr().err
+    keys = (home / "archive" / ".mln_flax_names.csv").read_text()
+    assert PATIENT.search(keys.encode())  # beside the patients' images, and nowhere else
+
+
+def test_a_domain_that_is_not_there_is_said_before_the_work(ran, tmp_path, capsys):
+    home, _ = ran
+    flags = words(home / "archive", tmp_path / "run")
+    assert main([*flags, "--config.data.source=cbis"]) == 2
+    assert "no domain 'cbis' (did you mean 'cbis_ddsm'?)" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dicom_file_is_segmented(ran, tmp_path):
