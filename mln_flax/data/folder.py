@@ -19,8 +19,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from mln_flax.config import DataConfig
 from mln_flax.data import cases, pairs, reader
 from mln_flax.data.core import (
@@ -111,13 +109,7 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     """
     details: Details = entry.details
     mammogram = reader.read(Path(entry.files[0]), details.frame)
-    try:
-        mask = reader.read_mask(Path(entry.files[1]))
-    except Unusable as unusable:
-        raise Unusable(str(unusable), entry.files[1]) from None
-    if mask.shape != mammogram.image.shape:
-        sizes = "{}x{} pixels for an image of {}x{}".format(*mask.shape, *mammogram.image.shape)
-        raise Unusable(f"a mask of {sizes}; draw it on the image itself", entry.files[1])
+    mask = pairs.read_mask(entry.files[1], mammogram.image.shape)
     if mask.all():
         raise Unusable(
             "a mask that labels every pixel; its background must be zero", entry.files[1]
@@ -125,7 +117,7 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     header = mammogram.header
     example = Example(
         image=mammogram.image,
-        mask=mask.astype(np.uint8),
+        mask=mask,
         image_id="",
         patient_id="",
         domain=entry.domain,
@@ -140,12 +132,7 @@ def read(entry: Entry, data: DataConfig) -> Reading:
 def _root(folder: str) -> Path:
     """The folder, known to hold images/ and masks/."""
     expected = "expected a folder with images/ and masks/: set --config.data.dir=FOLDER"
-    if not folder:
-        raise UserError(f"data.dir is empty; {expected}")
-    root = Path(folder)
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"data.dir={folder!r} {problem}; {expected}")
+    root = pairs.open_folder(folder, expected)
     for name in ("images", "masks"):
         if not (root / name).is_dir():
             raise UserError(f"data.dir={folder!r} has no folder {name}/; {expected}")

@@ -78,8 +78,9 @@ def check_also(data: DataConfig) -> None:
 def describe(part: Part) -> str:
     """A line on a part: its patients, tiles, and tiles with a label."""
     labeled = sum(pixels > 0 for pixels in part.label_pixels)
+    patients = len(part.patient_ids)
     return (
-        f"{part.domain} {part.name}: {len(part.patient_ids)} patients, "
+        f"{part.domain} {part.name}: {patients} patient{'s' if patients != 1 else ''}, "
         f"{len(part.examples)} tiles, {labeled} with a label"
     )
 

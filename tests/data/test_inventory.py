@@ -85,7 +85,7 @@ def test_a_patient_is_in_the_same_part_in_all_domains():
 def test_a_patient_in_two_parts_is_refused_without_a_name(names):
     staged = [image("a", "Jane", part="train"), image("b", "P2", part="test")]
     staged += [image(f"c{i}", "Doe", "AB"[i], part) for i, part in enumerate(names)]
-    with pytest.raises(UserError, match="1 patients are in more than one part") as caught:
+    with pytest.raises(UserError, match="1 patient is in more than one part") as caught:
         inventory.parts(staged, DATA)
     text = str(caught.value).replace("hash of Doe", "its id")
     assert "its id" in text and "Doe" not in text and "Jane" not in text and "\n" not in text
