@@ -42,9 +42,10 @@ def parts(staged: Sequence[Staged], data: DataConfig) -> dict[str, str]:
     both = [patient for patient, names in official.items() if len(names) > 1]
     if both:
         ids = sorted({one.facts["patient"] for one in staged if one.entry.patient in both})
+        verb = "patients are" if len(both) > 1 else "patient is"
         raise UserError(
-            f"{len(both)} {'patients are' if len(both) > 1 else 'patient is'} in more than one part "
-            f"of the collection ({', '.join(ids[:3])} as they are called in records); a patient may be in one only"
+            f"{len(both)} {verb} in more than one part of the collection ({', '.join(ids[:3])} as "
+            "they are called in records); a patient may be in one only"
         )
     fixed = {patient: names.pop() for patient, names in official.items()}
     free = [patient for patient, name in fixed.items() if not name]
