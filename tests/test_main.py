@@ -55,7 +55,7 @@ WRONG = {
     "no workdir": (lambda _: [f"--config={tiny.PHANTOM}"], "--workdir is missing: the folder"),
     "data folder": (
         lambda workdir: [f"--config={MINI_MIAS}", f"--workdir={workdir}", "--config.data.dir=/no"],
-        "data.dir='/no' is not a folder; expected a folder with Info.txt",
+        "data.dir='/no' does not exist; expected a folder with Info.txt",
     ),
     "no data folder": (
         lambda workdir: [f"--config={MINI_MIAS}", f"--workdir={workdir}", "--mode=prepare"],

@@ -298,7 +298,7 @@ def test_official_parts_are_kept_and_patients_joint(tmp_path, monkeypatch):
 def test_a_patient_in_both_official_parts_stops_all(tmp_path, monkeypatch):
     orders = [trees.Order("a", "Jane", part="train"), trees.Order("b", "Jane", "ffdm", "test")]
     trees.enter(monkeypatch, orders)
-    with pytest.raises(UserError, match="1 patients are in more than one part") as caught:
+    with pytest.raises(UserError, match="1 patient is in more than one part") as caught:
         prepare.prepare(trees.made_settings(tmp_path / "data"), tmp_path / "out")
     assert "Jane" not in str(caught.value)
     assert not (tmp_path / "out" / REPORT).exists()
