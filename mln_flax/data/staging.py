@@ -51,15 +51,15 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def stage(task: Task, data: DataConfig) -> None:
-    """Writes the staged file of a task: its tiles, or the reason why it has none.
+def stage(task: Task, data: DataConfig) -> dict[str, Any]:
+    """Writes the staged file of a task, its tiles or the reason why it has none; returns the facts.
 
     The file at fault is told by its place among the entry's: a path may name a patient.
     """
     reading = task.path.with_suffix(READING)
     reading.touch()
     try:
-        _stage(task, data)
+        return _stage(task, data)
     finally:
         reading.unlink(missing_ok=True)
 
@@ -75,7 +75,7 @@ def forget_reading(folder: Path) -> None:
         mark.unlink(missing_ok=True)
 
 
-def _stage(task: Task, data: DataConfig) -> None:
+def _stage(task: Task, data: DataConfig) -> dict[str, Any]:
     try:
         facts, arrays = _tiles_of(task, data)
     except Unusable as reason:
@@ -88,6 +88,7 @@ def _stage(task: Task, data: DataConfig) -> None:
         facts, arrays = {"left_out": why, "file": 0}, {}
     text = np.frombuffer(json.dumps(files.plain(facts)).encode(), np.uint8)
     files.write_npz(task.path, {"facts": text, **arrays})
+    return facts
 
 
 def _tiles_of(task: Task, data: DataConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

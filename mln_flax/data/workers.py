@@ -45,16 +45,16 @@ def stage_all(
     ) as bar:
         if count <= 1:
             for task in todo:
-                stage(task)
+                facts = stage(task)
                 bar.update()
-                yield task, staging.read_facts(task.path) or {}
+                yield task, facts
             return
         with _pool(count, todo, names) as pool:
             futures = {pool.submit(stage, task): task for task in todo}
             for future in concurrent.futures.as_completed(futures):
-                future.result()
+                facts = future.result()
                 bar.update()
-                yield futures[future], staging.read_facts(futures[future].path) or {}
+                yield futures[future], facts
 
 
 @contextlib.contextmanager

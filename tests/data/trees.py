@@ -140,8 +140,9 @@ def interrupt(monkeypatch, after):
     def stage(task, data):
         if len(staged) == after:
             raise Interrupted
-        real(task, data)
+        facts = real(task, data)
         staged.append(task.path.name)
+        return facts
 
     monkeypatch.setattr(staging, "stage", stage)
     return staged
