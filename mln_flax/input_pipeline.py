@@ -9,6 +9,7 @@ import numpy as np
 
 from mln_flax import geometry
 from mln_flax.config import ViewsConfig
+from mln_flax.data import prepared
 from mln_flax.data.core import Example, Part
 from mln_flax.types import Batch, UserError
 from mln_flax.views import View
@@ -75,10 +76,10 @@ def _kept(
     def read(i: int) -> tuple[np.ndarray, np.ndarray]:
         if i in kept:
             image, mask = kept[i]
-            return image.astype(np.float32) / 65535, mask
+            return image.astype(np.float32) / prepared.BITS, mask
         example = examples[i]
         # Stored images have 16 bits, so nothing is lost on the way there and back.
-        image = np.round(example.image * 65535).astype(np.uint16)
+        image = prepared.to_bits(example.image)
         if (len(kept) + 1) * (image.nbytes + example.mask.nbytes) <= room:
             kept[i] = (image, example.mask)
         return example.image, example.mask

@@ -12,23 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mln_flax import files
+from mln_flax.data import reader
 
 OURS = ".mln_flax"  # begins the names of the two files that are kept in a data folder
 SALT_FILE = f"{OURS}_salt"
 NAMES_FILE = f"{OURS}_names.csv"  # what is called how: for the owner of the data alone
-SUFFIXES = (
-    ".dcm",
-    ".png",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".pgm",
-    ".jpg",
-    ".jpeg",
-    ".csv",
-    ".npz",
-    ".xml",
-)
+# What a hidden path still shows: of which kind the file is.
+SUFFIXES = reader.SUFFIXES | {".csv", ".npz", ".xml"}
 # A date in a path, in whatever order of year, month and day.
 _MONTH, _DAY, _YEAR = "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])", "(?:19|20)[0-9]{2}"
 _ORDERS = ((_YEAR, _MONTH, _DAY), (_MONTH, _DAY, _YEAR), (_DAY, _MONTH, _YEAR))

@@ -51,6 +51,11 @@ def settings_of(data: DataConfig) -> dict[str, Any]:
     }
 
 
+def _settings_text(data: DataConfig) -> str:
+    """The settings in one line that is the same for equal ones."""
+    return json.dumps(settings_of(data), sort_keys=True)
+
+
 def _which(folder: str) -> str:
     """A word for a data folder that does not tell its path; "" for none."""
     return hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:12] if folder else ""
@@ -58,8 +63,7 @@ def _which(folder: str) -> str:
 
 def default_folder(data: DataConfig, workdir: Path) -> Path:
     """Where prepared data lies unless the settings say it: beside the workdir, shared by runs."""
-    text = json.dumps(settings_of(data), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(_settings_text(data).encode()).hexdigest()[:8]
     return workdir.parent / "prepared" / f"{data.name}_{data.size}_{digest}"
 
 
@@ -176,7 +180,7 @@ def _prepare(data: DataConfig, index: Index, folder: Path) -> None:
     staging.forget_reading(scratch)
     for half in folder.glob(".*.tmp"):  # of a preparation that was killed while it wrote
         half.unlink()
-    settings = json.dumps(settings_of(data), sort_keys=True)
+    settings = _settings_text(data)
     tasks = [staging.task(entry, names, scratch, settings) for entry in index.entries]
     staged = []
     for task, facts in workers.stage_all(tasks, names, data):
