@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mln_flax import config as configs
-from mln_flax import settings
+from mln_flax import memory, settings
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
@@ -106,4 +106,5 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list
 
 
 if __name__ == "__main__":
+    memory.use_large_pages()
     sys.exit(main())

@@ -18,7 +18,7 @@ build source_bank
 methods input_pipeline checkpoint optim parallel metrics records tables table_layout plots page
 models data views branches losses decision
 settings
-config files
+config files memory
 types registry
 """
 GROUPS = {  # files that stand as one name and may import one another

@@ -1,5 +1,7 @@
 """Layer normalization with a scale, a shift and statistics for each branch (Eq. 10-13)."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -68,7 +70,7 @@ class DomainLayerNorm(nn.Module):
     def _update_statistics(self, moments, branch) -> None:
         """Move the running statistics of the branches in the batch, where they may be touched."""
         if not (self.is_mutable_collection("domain_stats") or self.is_initializing()):
-            return
+            return  # nobody reads the moments then, and XLA drops them
         mean, std = moments
         shape = (self.num_branches, mean.shape[-1])
         running_mean = self.variable("domain_stats", "mean", jnp.zeros, shape)
@@ -93,12 +95,49 @@ class DomainLayerNorm(nn.Module):
 
 def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """Layer norm of x [B, ..., C] with scale and bias [B, C] per sample, in the type of x."""
-    x32 = x.astype(jnp.float32)
-    centered = x32 - x32.mean(axis=-1, keepdims=True)
-    variance = jnp.square(centered).mean(axis=-1, keepdims=True)
-    y = centered * jax.lax.rsqrt(variance + epsilon)
-    aligned = (x.shape[0],) + (1,) * (x.ndim - 2) + (x.shape[-1],)
-    return (y * scale.reshape(aligned) + bias.reshape(aligned)).astype(x.dtype)
+    tokens = x.reshape(x.shape[0], -1, x.shape[-1])
+    return _normalize(tokens, scale, bias, epsilon).reshape(x.shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalize(x, scale, bias, epsilon):
+    """Of x [B, tokens, C]; the backward pass is written out, autodiff passes over x twice more."""
+    return _normalize_forward(x, scale, bias, epsilon)[0]
+
+
+def _normalize_forward(x, scale, bias, epsilon):
+    standard, _ = _standardized(x, epsilon)
+    y = standard * scale[:, None] + bias[:, None]
+    return y.astype(x.dtype), (x, scale)
+
+
+def _normalize_backward(epsilon, saved, gradient):
+    x, scale = saved
+    standard, inverse = _standardized(x, epsilon)
+    gradient = gradient.astype(jnp.float32)
+    scaled = gradient * scale[:, None]
+    along = _channel_mean(scaled * standard)
+    of_x = inverse * (scaled - _channel_mean(scaled) - standard * along)
+    ones = jnp.ones(x.shape[:2])
+    of_scale = jnp.einsum("bt,btc->bc", ones, gradient * standard)
+    of_bias = jnp.einsum("bt,btc->bc", ones, gradient)
+    return of_x.astype(x.dtype), of_scale, of_bias
+
+
+def _standardized(x, epsilon):
+    """Tokens [B, tokens, C] of zero mean and unit variance, and one over their deviation."""
+    x = x.astype(jnp.float32)
+    centered = x - _channel_mean(x)
+    inverse = jax.lax.rsqrt(_channel_mean(jnp.square(centered)) + epsilon)
+    return centered * inverse, inverse
+
+
+def _channel_mean(x):
+    """[B, tokens, C] -> [B, tokens, 1]; as a matrix, for with few samples XLA for CPUs is slow."""
+    return x.reshape(-1, x.shape[-1]).mean(axis=-1).reshape(*x.shape[:-1], 1)
+
+
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def normalized_projection(x, expand, head, scale, bias, epsilon: float) -> jax.Array:
@@ -118,17 +157,68 @@ def normalized_projection(x, expand, head, scale, bias, epsilon: float) -> jax.A
     Returns:
       float32 [B, H, W, new, classes].
     """
-    c, new, d = expand.shape
+    c, new, _ = expand.shape
     centered = expand - expand.mean(axis=-1, keepdims=True)
-    wide = jnp.dot(x, centered.reshape(c, new * d).astype(x.dtype)).astype(jnp.float32)
-    variance = jnp.square(wide).reshape(*x.shape[:-1], new, d).mean(axis=-1)
+    tokens = x.reshape(-1, c)
+    variance = expanded_variance(tokens, centered).reshape(*x.shape[:-1], new)
     kernel = jnp.einsum("cnd,bd,dk->bcnk", centered, scale, head)
     kernel = kernel.reshape(x.shape[0], c, -1).astype(x.dtype)
-    narrow = jnp.einsum("bhwc,bcm->bhwm", x, kernel).astype(jnp.float32)
-    narrow = narrow.reshape(*x.shape[:-1], new, -1)
-    return (
-        narrow * jax.lax.rsqrt(variance + epsilon)[..., None] + (bias @ head)[:, None, None, None]
-    )
+    narrow = jnp.einsum("btc,bcm->btm", x.reshape(x.shape[0], -1, c), kernel)
+    narrow = narrow.astype(jnp.float32).reshape(*variance.shape, -1)
+    inverse = jax.lax.rsqrt(variance + epsilon)[..., None]
+    return narrow * inverse + (bias @ head)[:, None, None, None]
+
+
+@jax.custom_vjp
+def expanded_variance(tokens: jax.Array, centered: jax.Array) -> jax.Array:
+    """The mean square over d of tokens [T, C] @ centered [C, new, D]: float32 [T, new].
+
+    The product, 16 times as wide as the tokens, lives for a chunk of tokens at a time, both ways.
+    """
+    c, new, d = centered.shape
+    kernel = centered.reshape(c, new * d).astype(tokens.dtype)
+
+    def of_chunk(chunk):
+        wide = jnp.dot(chunk, kernel).astype(jnp.float32)
+        return jnp.square(wide).reshape(-1, new, d).mean(axis=-1)
+
+    return jax.lax.map(of_chunk, _chunks(tokens, new * d)).reshape(-1, new)
+
+
+def _variance_forward(tokens, centered):
+    return expanded_variance(tokens, centered), (tokens, centered)
+
+
+def _variance_backward(saved, gradient):
+    tokens, centered = saved
+    c, new, d = centered.shape
+    kernel = centered.reshape(c, new * d).astype(tokens.dtype)
+
+    def of_chunk(total, pair):
+        chunk, share = pair
+        wide = jnp.dot(chunk, kernel).reshape(-1, new, d)
+        wide = (wide * (2 / d * share[..., None])).astype(tokens.dtype).reshape(-1, new * d)
+        own = jnp.dot(chunk.T, wide, preferred_element_type=jnp.float32)
+        return total + own, jnp.dot(wide, kernel.T)
+
+    chunks = _chunks(tokens, new * d)
+    shares = gradient.reshape(*chunks.shape[:2], new)
+    total, of_tokens = jax.lax.scan(of_chunk, jnp.zeros((c, new * d)), (chunks, shares))
+    return of_tokens.reshape(tokens.shape), total.reshape(centered.shape)
+
+
+expanded_variance.defvjp(_variance_forward, _variance_backward)
+
+
+def _chunks(tokens, width):
+    """Tokens [T, C] in equal chunks [chunks, rows, C] of at most CHUNK numbers at this width."""
+    total = tokens.shape[0]
+    fewest = -(-total * width // CHUNK)
+    count = next(n for n in range(fewest, total + 1) if total % n == 0)
+    return tokens.reshape(count, total // count, -1)
+
+
+CHUNK = 2**24  # 64 MB of float32
 
 
 def input_moments(x: jax.Array, statistics: str) -> tuple[jax.Array, jax.Array]:

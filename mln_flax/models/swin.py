@@ -1,5 +1,6 @@
 """The parts of a Swin transformer (Liu et al., 2021): windows, attention, blocks, scale changes."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mln_flax.models import attention
 from mln_flax.types import Moments
 
 MASKED = -100.0  # added to the logits of pairs that must not attend, as the public weights expect
@@ -48,17 +50,6 @@ def unpartition(x: jax.Array, size: tuple[int, int], height: int, width: int) ->
     return x.swapaxes(2, 3).reshape(b, height, width, c)
 
 
-def relative_position_index(size: tuple[int, int], window_size: int) -> np.ndarray:
-    """Rows of the bias table for each pair of a window's tokens: int [tokens, tokens].
-
-    The table is that of the full window, (2 * window_size - 1)^2 rows; a smaller window uses
-    the rows around its middle.
-    """
-    grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij")).reshape(2, -1)
-    difference = grid[:, :, None] - grid[:, None, :] + window_size - 1
-    return difference[0] * (2 * window_size - 1) + difference[1]
-
-
 def attention_mask(windows: Windows, height: int, width: int) -> np.ndarray | None:
     """What to add to attention logits: float32 [windows, tokens, tokens], or None for nothing.
 
@@ -92,24 +83,15 @@ class WindowAttention(nn.Module):
     def __call__(self, x: jax.Array, size: tuple[int, int], mask: np.ndarray | None) -> jax.Array:
         """[B, windows, tokens, C] -> the same shape; mask as `attention_mask` gives it."""
         b, n, t, c = x.shape
-        qkv = QueryKeyValue(self.dtype, name="qkv")(x)
-        qkv = qkv.reshape(b, n, t, 3, self.num_heads, c // self.num_heads)
-        query, key, value = (qkv[:, :, :, i] for i in range(3))
+        qkv = QueryKeyValue(self.dtype, name="qkv")(x.reshape(-1, c)).reshape(b, n, t, 3 * c)
         table = self.param(
             "relative_position_bias_table",
             table_init,
             ((2 * self.window_size - 1) ** 2, self.num_heads),
         )
-        bias = table[relative_position_index(size, self.window_size).ravel()]
-        bias = bias.reshape(t, t, self.num_heads).transpose(2, 0, 1)[None]
-        if mask is not None:
-            bias = bias + mask[:, None]
-        scale = (c // self.num_heads) ** -0.5
-        logits = jnp.einsum("bnqhd,bnkhd->bnhqk", query * scale, key)
-        weights = jax.nn.softmax(logits.astype(jnp.float32) + bias[None])
-        out = jnp.einsum("bnhqk,bnkhd->bnqhd", weights.astype(self.dtype), value)
-        out = out.reshape(b, n, t, c)
-        return nn.Dense(c, kernel_init=kernel_init, dtype=self.dtype, name="proj")(out)
+        bias = attention.relative_position_bias(table, size, self.window_size)
+        out = attention.attend(qkv, bias, attention.frozen(mask), self.num_heads)
+        return dense(c, self.dtype, "proj")(out)
 
 
 class QueryKeyValue(nn.Module):
@@ -194,9 +176,23 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., C] -> [..., C]."""
-        y = nn.Dense(self.hidden, kernel_init=kernel_init, dtype=self.dtype, name="fc1")(x)
-        y = nn.gelu(y, approximate=False)
-        return nn.Dense(x.shape[-1], kernel_init=kernel_init, dtype=self.dtype, name="fc2")(y)
+        y = gelu(dense(self.hidden, self.dtype, "fc1")(x))
+        return dense(x.shape[-1], self.dtype, "fc2")(y)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU, by the error function: one smooth formula, where its complement has cases."""
+    return x * (0.5 + 0.5 * jax.lax.erf(x * 2**-0.5))
+
+
+def dense(features: int, dtype: Any, name: str, **options: Any) -> Callable[[jax.Array], jax.Array]:
+    """A dense layer over the channels of [..., C], applied to the matrix [tokens, C].
+
+    With two dimensions the gradient of the kernel is one product of two matrices as they lie;
+    with more, XLA for CPUs copies both first and takes a slower kernel.
+    """
+    layer = nn.Dense(features, **{"kernel_init": kernel_init} | options, dtype=dtype, name=name)
+    return lambda x: layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
 
 
 def contrast_init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
@@ -227,14 +223,8 @@ class PatchEmbed(nn.Module):
     def __call__(self, image: jax.Array, branch: jax.Array) -> tuple[jax.Array, Moments]:
         """[B, H, W, channels] -> [B, H / patch, W / patch, dim] and moments."""
         x = space_to_depth(image, self.patch_size)
-        dense = nn.Dense(
-            self.dim,
-            kernel_init=contrast_init,
-            bias_init=nn.initializers.normal(1.0),
-            dtype=self.dtype,
-            name="proj",
-        )
-        x = dense(x)
+        start = {"kernel_init": contrast_init, "bias_init": nn.initializers.normal(1.0)}
+        x = dense(self.dim, self.dtype, "proj", **start)(x)
         return self.norm(name="norm")(x, branch)
 
 
@@ -251,10 +241,7 @@ class PatchMerging(nn.Module):
         # The public weights order the four neighbors column by column.
         x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 4, 2, 5)
         y, moments = self.norm(name="norm")(x.reshape(b, h // 2, w // 2, 4 * c), branch)
-        dense = nn.Dense(
-            2 * c, use_bias=False, kernel_init=kernel_init, dtype=self.dtype, name="reduction"
-        )
-        return dense(y), moments
+        return dense(2 * c, self.dtype, "reduction", use_bias=False)(y), moments
 
 
 class PatchExpanding(nn.Module):
@@ -267,10 +254,8 @@ class PatchExpanding(nn.Module):
     def __call__(self, x: jax.Array, branch: jax.Array) -> tuple[jax.Array, Moments]:
         """[B, H, W, C] -> [B, 2 H, 2 W, C / 2] and moments."""
         c = x.shape[-1]
-        dense = nn.Dense(
-            2 * c, use_bias=False, kernel_init=kernel_init, dtype=self.dtype, name="expand"
-        )
-        y = dense(x).reshape(*x.shape[:-1], 4, c // 2)
+        y = dense(2 * c, self.dtype, "expand", use_bias=False)(x)
+        y = y.reshape(*x.shape[:-1], 4, c // 2)
         y, moments = self.norm(name="norm")(y, branch)
         return depth_to_space(y), moments
 

@@ -101,12 +101,7 @@ class SwinUnet(nn.Module):
             name = "layers_up_0" if up == 1 else f"layers_up_{up - 1}_upsample"
             x, new = swin.PatchExpanding(norm, self.dtype, name=name)(x, branch)
             moments |= new
-            fuse = nn.Dense(
-                dims[i],
-                dtype=self.dtype,
-                kernel_init=swin.kernel_init,
-                name=f"concat_back_dim_{up}",
-            )
+            fuse = swin.dense(dims[i], self.dtype, f"concat_back_dim_{up}")
             x = fuse(jnp.concatenate([x, skips[i]], axis=-1))
             x, new = self._blocks(x, branch, train, i, f"layers_up_{up}", norm)
             moments |= new

@@ -240,3 +240,44 @@ def test_a_norm_with_a_head_uses_the_branch_of_each_sample(projection, x):
     np.testing.assert_allclose(state["domain_stats"]["mean"][2], pooled.mean(0), rtol=1e-3)
     np.testing.assert_allclose(state["domain_stats"]["std"][2], pooled.std(0), rtol=1e-3)
     assert moments[""][0].shape == (B, D)
+
+
+def plain_norm(x, scale, bias, epsilon):
+    centered = x - x.mean(axis=-1, keepdims=True)
+    y = centered / jnp.sqrt(jnp.square(centered).mean(axis=-1, keepdims=True) + epsilon)
+    return y * scale[:, None, None] + bias[:, None, None]
+
+
+def test_normalize_has_the_gradients_of_the_plain_formula():
+    random = np.random.default_rng(3)
+    x, weight = (jnp.asarray(random.normal(size=(3, 4, 5, 6)) + 1, jnp.float32) for _ in "ab")
+    scale, bias = (jnp.asarray(random.normal(size=(3, 6)), jnp.float32) for _ in "ab")
+    ours, wanted = (
+        jax.grad(lambda *a, f=f: (f(*a, 1e-5) * weight).sum(), (0, 1, 2))(x, scale, bias)
+        for f in (norms.normalize, plain_norm)
+    )
+    for one, other in zip(ours, wanted, strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("chunk", [2**24, 100, 12])
+def test_variance_of_the_product_in_chunks_of_any_size(monkeypatch, chunk):
+    monkeypatch.setattr(norms, "CHUNK", chunk)
+    random = np.random.default_rng(4)
+    tokens = jnp.asarray(random.normal(size=(30, 3)), jnp.float32)
+    expand = jnp.asarray(random.normal(size=(3, 4, 3)), jnp.float32)
+    weight = random.normal(size=(30, 4)).astype(np.float32)
+
+    def plain(tokens, expand):
+        return jnp.square(jnp.einsum("tc,cnd->tnd", tokens, expand)).mean(axis=-1)
+
+    np.testing.assert_allclose(
+        norms.expanded_variance(tokens, expand), plain(tokens, expand), rtol=1e-5
+    )
+    ours, wanted = (
+        jax.grad(lambda *a, f=f: (f(*a) * weight).sum(), (0, 1))(tokens, expand)
+        for f in (norms.expanded_variance, plain)
+    )
+    for one, other in zip(ours, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -72,17 +72,6 @@ def test_depth_to_space_undoes_space_to_depth():
     np.testing.assert_array_equal(swin.depth_to_space(deep.reshape(2, 2, 3, 9, 2)), x)
 
 
-@pytest.mark.parametrize("size", [(4, 4), (2, 2), (2, 4), (3, 1)])
-def test_relative_position_index_of_full_and_smaller_windows(size):
-    index = swin.relative_position_index(size, 4)
-    table = np.stack(np.meshgrid(np.arange(-3, 4), np.arange(-3, 4), indexing="ij"), -1)
-    offsets = table.reshape(-1, 2)[index]
-    tokens = [(i, j) for i in range(size[0]) for j in range(size[1])]
-    for p, (i, j) in enumerate(tokens):
-        for q, (m, n) in enumerate(tokens):
-            assert tuple(offsets[p, q]) == (i - m, j - n)
-
-
 @pytest.mark.parametrize("arguments", MAPS)
 def test_attention_mask_by_its_definition(arguments):
     """A pair may attend where both lie in one cell of the shifted grid; padding is seen by none."""
