@@ -48,7 +48,12 @@ def build(config: Config) -> Run:
     model = swin_unet(config, len(branch_names))
     optimizer = optim.optimizer(config.optim, config.train.steps)
     method = methods[config.method.name](
-        model, optimizer, config.method, len(branch_names), config.train.seed
+        model,
+        optimizer,
+        config.method,
+        len(branch_names),
+        config.train.seed,
+        config.train.accumulate,
     )
     return Run(config, names, branch_of_view, branch_names, model, optimizer, method)
 

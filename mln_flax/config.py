@@ -129,6 +129,7 @@ class TrainConfig:
 
     steps: int = 1000
     batch_size: int = 4  # images; each gives as many rows as there are views
+    accumulate: int = 1  # parts of a batch whose gradients are added before a step
     seed: int = 0
     foreground: float = 0.0  # share of a batch's places that only images with a label take
     log_every_steps: int = 20
@@ -173,6 +174,7 @@ def validate(config: Config) -> None:
         "optim.learning_rate",
         "train.steps",
         "train.batch_size",
+        "train.accumulate",
         "train.log_every_steps",
         "train.evaluate_every_steps",
         "evaluate.batch_size",
@@ -208,6 +210,11 @@ def validate(config: Config) -> None:
     for path in ("data.phantom.seed", "data.split.seed", "train.seed"):
         if _value(config, path) >= 2**31:
             raise UserError(f"--config.{path}={_value(config, path)}: must be below 2^31")
+    if config.train.batch_size % config.train.accumulate:
+        raise UserError(
+            f"--config.train.accumulate={config.train.accumulate}: must divide train.batch_size="
+            f"{config.train.batch_size}"
+        )
     if config.model.num_classes != 2:
         raise UserError("--config.model.num_classes: the masks know 2 classes")
     if any(depth < 1 for depth in config.model.depths):

@@ -11,7 +11,7 @@ import optax
 from mln_flax import losses
 from mln_flax.config import MethodConfig
 from mln_flax.methods.core import Method, TrainState
-from mln_flax.types import Batch, Prediction
+from mln_flax.types import Batch, Prediction, UserError
 
 AXIS = "batch"
 
@@ -22,6 +22,7 @@ def mln(
     config: MethodConfig,
     num_branches: int,
     seed: int = 0,
+    accumulate: int = 1,
 ) -> Method:
     """The method of the paper for a model with `num_branches` branches.
 
@@ -32,10 +33,12 @@ def mln(
       config: the loss and its options.
       num_branches: k.
       seed: of stochastic depth.
+      accumulate: parts that a step's rows go through one after the other, to save memory; the
+        gradient is the mean over the parts, and each part has a Dice of its own.
     """
     return Method(
         init=partial(_init, model, optimizer),
-        update=partial(_update, model, optimizer, config, num_branches, seed),
+        update=partial(_update, model, optimizer, config, num_branches, seed, accumulate),
         predict=partial(_predict, model, num_branches),
     )
 
@@ -51,41 +54,24 @@ def _init(model, optimizer, key, image) -> TrainState:
     )
 
 
-def _update(model, optimizer, config, num_branches, seed, state: TrainState, batch: Batch):
+def _update(
+    model, optimizer, config, num_branches, seed, accumulate, state: TrainState, batch: Batch
+):
     """One optimizer step on this device's rows; the sums run over all devices."""
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-    branch = jnp.where(batch.valid, batch.branch, -1)  # padding belongs to no branch
-
-    def loss_fn(params):
-        (logits, _), updated = model.apply(
-            {"params": params, "domain_stats": state.domain_stats},
-            batch.image,
-            branch,
-            train=True,
-            mutable=["domain_stats"],
-            rngs={"dropout": key},
-        )
-        dice = losses.branch_dice(jax.nn.softmax(logits), batch.mask, branch, num_branches, AXIS)
-        loss = losses.dice_loss(dice, config.foreground_only)
-        if config.cross_entropy:
-            loss += (
-                config.cross_entropy
-                * ramp(state.step, config)
-                * losses.cross_entropy(
-                    logits,
-                    batch.mask,
-                    batch.valid,
-                    config.class_weights,
-                    config.hard_negatives,
-                    AXIS,
-                )
-            )
-        return loss, (dice, updated["domain_stats"])
-
-    (loss, (dice, domain_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params
+    differentiate = jax.value_and_grad(
+        partial(_loss, model, config, num_branches, state.step), has_aux=True
     )
+    if accumulate == 1:
+        (loss, (dice, domain_stats)), gradients = differentiate(
+            state.params, state.domain_stats, batch, key
+        )
+    else:
+        dice_shape = (num_branches, model.num_classes)
+        loss, dice, domain_stats, gradients = _in_parts(
+            differentiate, accumulate, dice_shape, state, batch, key
+        )
     # The loss holds a psum, whose transpose sums the devices' cotangents: the mean undoes that
     # and adds the devices' shares at the same time.
     if jax.lax.axis_size(AXIS) > 1:  # alone, XLA would copy every gradient
@@ -94,6 +80,52 @@ def _update(model, optimizer, config, num_branches, seed, state: TrainState, bat
     params = optax.apply_updates(state.params, updates)
     metrics = {"loss": 1 + loss / num_branches, "dice": dice[:, 1:].mean()}
     return TrainState(state.step + 1, params, domain_stats, opt_state), metrics
+
+
+def _loss(model, config, num_branches, step, params, domain_stats, batch: Batch, key):
+    """The loss of some rows, with their Dice [k, classes] and the statistics moved on."""
+    branch = jnp.where(batch.valid, batch.branch, -1)  # padding belongs to no branch
+    (logits, _), updated = model.apply(
+        {"params": params, "domain_stats": domain_stats},
+        batch.image,
+        branch,
+        train=True,
+        mutable=["domain_stats"],
+        rngs={"dropout": key},
+    )
+    dice = losses.branch_dice(jax.nn.softmax(logits), batch.mask, branch, num_branches, AXIS)
+    loss = losses.dice_loss(dice, config.foreground_only)
+    if config.cross_entropy:
+        added = losses.cross_entropy(
+            logits, batch.mask, batch.valid, config.class_weights, config.hard_negatives, AXIS
+        )
+        loss += config.cross_entropy * ramp(step, config) * added
+    return loss, (dice, updated["domain_stats"])
+
+
+def _in_parts(differentiate, count, dice_shape, state: TrainState, batch: Batch, key):
+    """Means of loss, Dice and gradients over `count` parts of the rows, one after the other."""
+    rows = len(batch.valid)
+    if rows % count:
+        raise UserError(
+            f"--config.train.accumulate={count}: must divide the {rows} rows of each device"
+        )
+    parts = jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), batch)
+
+    def add(carry, part):
+        sums, domain_stats = carry
+        number, rows_of_part = part
+        (loss, (dice, domain_stats)), gradients = differentiate(
+            state.params, domain_stats, rows_of_part, jax.random.fold_in(key, number)
+        )
+        return (jax.tree.map(jnp.add, sums, (loss, dice, gradients)), domain_stats), None
+
+    nothing = (jnp.zeros(()), jnp.zeros(dice_shape), jax.tree.map(jnp.zeros_like, state.params))
+    (sums, domain_stats), _ = jax.lax.scan(
+        add, (nothing, state.domain_stats), (jnp.arange(count), parts)
+    )
+    loss, dice, gradients = jax.tree.map(lambda x: x / count, sums)
+    return loss, dice, domain_stats, gradients
 
 
 def ramp(step, config: MethodConfig):

@@ -10,7 +10,7 @@ import tiny
 from mln_flax import parallel
 from mln_flax.build import build
 from mln_flax.methods.mln import ramp
-from mln_flax.types import Batch
+from mln_flax.types import Batch, UserError
 
 SIDE = 24
 # The config that is shipped may change: nothing here depends on its training rule.
@@ -163,3 +163,38 @@ def test_stochastic_depth_is_drawn_anew_at_each_step(state, batch):
         for step in (0, 0, 1, 2, 3)
     ]
     assert losses[0] == losses[1] and len(set(losses)) > 2
+
+
+def first_moments(state):
+    """Adam's running mean of the gradients: after one step (1 - b1) times the gradient."""
+    return next(part.mu for part in state.opt_state if hasattr(part, "mu"))
+
+
+def test_accumulated_gradients_are_the_mean_over_the_parts(state, batch):
+    batch = batch._replace(valid=np.ones(6, bool))
+    whole, measured = one_step(state, batch, train__accumulate="2")
+    halves = [one_step(state, Batch(*(x[rows] for x in batch))) for rows in (slice(3), slice(3, 6))]
+    wanted = jax.tree.map(lambda a, b: (a + b) / 2, *(first_moments(half[0]) for half in halves))
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * largest),
+        first_moments(whole),
+        wanted,
+    )
+    for name in ("loss", "dice"):
+        mean = np.mean([half[1][name] for half in halves])
+        np.testing.assert_allclose(measured[name], mean, rtol=1e-5)
+    assert whole.step == 1
+    # The statistics went through both parts, one after the other.
+    after_first = state._replace(domain_stats=halves[0][0].domain_stats)
+    second, _ = one_step(after_first, Batch(*(x[3:] for x in batch)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        whole.domain_stats,
+        second.domain_stats,
+    )
+
+
+def test_rows_that_do_not_divide_are_refused(state, batch):
+    with pytest.raises(UserError, match="accumulate=2: must divide the 5 rows"):
+        one_step(state, Batch(*(x[:5] for x in batch)), train__accumulate="2")
