@@ -7,6 +7,9 @@ from typing import Any
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
+PROGRAMS = ("forward", "train", "train_views", "predict", "predict_all", "input")
+GROWTH = ("size", "k", "devices")
+
 
 @dataclass(frozen=True)
 class PhantomConfig:
@@ -107,6 +110,7 @@ class MethodConfig:
     class_weights: tuple[float, ...] = ()  # of the cross-entropy
     hard_negatives: float = 1.0  # share of the background pixels, hardest first, that it counts
     selection: str = "image"  # the shipped rule: see branches.SELECTIONS
+    early: bool = True  # predict chooses first and runs one branch; false runs all of them
     momentum: float = 0.95  # of the running statistics
 
 
@@ -147,6 +151,17 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class BenchmarkConfig:
+    """What --mode=benchmark times."""
+
+    runs: int = 7  # of each program, in turns; 0 compiles only: compile time, memory, operations
+    only: tuple[str, ...] = ()  # some of PROGRAMS; () is all of them
+    against: str = ""  # a Python file with a PyTorch SwinUnet, which is timed in turns with ours
+    against_compiled: bool = False  # that network through torch.compile
+    growth: tuple[str, ...] = ()  # some of GROWTH: a table of the time against each, instead
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run."""
 
@@ -157,6 +172,7 @@ class Config:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
 
 
 def validate(config: Config) -> None:
@@ -196,6 +212,7 @@ def validate(config: Config) -> None:
         "optim.clip_norm",
         "train.seed",
         "evaluate.examples",
+        "benchmark.runs",
     )
     _between(config, 0, 1, "method.momentum", "method.hard_negatives", "data.tiles.min_breast")
     _between(config, 0, 1, "train.foreground")
@@ -207,6 +224,8 @@ def validate(config: Config) -> None:
     _one_of(config, "optim.name", ("adam", "adamw"))
     _one_of(config, "data.label", ("", "calcification", "cluster"))
     _one_of(config, "data.on_error", ("report", "stop"))
+    _each_of(config, "benchmark.only", PROGRAMS)
+    _each_of(config, "benchmark.growth", GROWTH)
     for path in ("data.phantom.seed", "data.split.seed", "train.seed"):
         if _value(config, path) >= 2**31:
             raise UserError(f"--config.{path}={_value(config, path)}: must be below 2^31")
@@ -271,7 +290,15 @@ def _between(config: Config, low: float, high: float, *paths: str) -> None:
 
 
 def _one_of(config: Config, path: str, known: tuple[str, ...]) -> None:
-    value = _value(config, path)
+    _known(path, _value(config, path), known)
+
+
+def _each_of(config: Config, path: str, known: tuple[str, ...]) -> None:
+    for value in _value(config, path):
+        _known(path, value, known)
+
+
+def _known(path: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         names = ", ".join(name or "nothing" for name in known)
         raise UserError(f"--config.{path}={value}: unknown{nearest(value, known)}; known: {names}")

@@ -22,9 +22,9 @@ def decide(probability: np.ndarray, point: OperatingPoint) -> np.ndarray:
     mask = probability > float(point.threshold)
     if int(point.min_pixels) <= 1:
         return mask
-    objects, _ = ndimage.label(mask, EIGHT_NEIGHBORS)
-    large = np.bincount(objects.ravel()) >= int(point.min_pixels)
-    large[0] = False  # the background
+    objects, count = ndimage.label(mask, EIGHT_NEIGHBORS)
+    # The background's number, zero, is not among the marked pixels: it stays too small.
+    large = np.bincount(objects[mask], minlength=count + 1) >= int(point.min_pixels)
     return large[objects]
 
 
@@ -50,13 +50,14 @@ def dsc_on_grid(probability: np.ndarray, mask: np.ndarray) -> list[float]:
       probability: [H, W].
       mask: bool [H, W], its label.
     """
-    scores = []
+    scores, labeled = [], int(np.count_nonzero(mask))
     for threshold in THRESHOLDS:
-        objects, count = ndimage.label(probability > threshold, EIGHT_NEIGHBORS)
-        pixels = np.bincount(objects.ravel(), minlength=count + 1)[1:]
+        marked = probability > threshold
+        objects, count = ndimage.label(marked, EIGHT_NEIGHBORS)
+        pixels = np.bincount(objects[marked], minlength=count + 1)[1:]
         hits = np.bincount(objects[mask], minlength=count + 1)[1:]
         for size in SIZES:
             kept = pixels >= size
-            total = int(pixels[kept].sum() + mask.sum())
+            total = int(pixels[kept].sum()) + labeled
             scores.append(2 * int(hits[kept].sum()) / total if total else 1.0)
     return scores

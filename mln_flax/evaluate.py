@@ -8,81 +8,40 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mln_flax import branches, checkpoint, decision, files, metrics, parallel, records, source_bank
+from mln_flax import (
+    branches,
+    checkpoint,
+    decision,
+    files,
+    metrics,
+    parallel,
+    records,
+    selection,
+    source_bank,
+    tables,
+)
 from mln_flax.build import Run
 from mln_flax.data import phantom
 from mln_flax.data.core import DataSet, Example
 from mln_flax.input_pipeline import chunks
-from mln_flax.source_bank import Trained
+from mln_flax.selection import Answer
+from mln_flax.source_bank import Early, Trained
 from mln_flax.train import MODEL, random_state
 from mln_flax.types import Record, UserError
 from mln_flax.views import make_view
-
-
-class Answer(NamedTuple):
-    """What the network says of N images."""
-
-    probability: np.ndarray  # float32 [N, k, H, W]: of a calcification, in each branch
-    distances: dict[str, np.ndarray]  # rule -> [N, k], smaller is nearer
-    point: decision.OperatingPoint
-
-    def mask(self, i: int, branch: int) -> np.ndarray:
-        """The mask bool [H, W] of image i in one branch."""
-        return decision.decide(self.probability[i, branch], self.point)
-
-    def union(self, i: int) -> np.ndarray:
-        """The mask bool [H, W] of image i in all branches together."""
-        return decision.decide(branches.combine(self.probability[i][None])[0], self.point)
-
-
-def predictor(run: Run, trained: Trained, devices: Any = None) -> Any:
-    """`answer(image [N, H, W])`: all branches and the distances by every rule.
-
-    An image's answer depends on nothing but the image.
-    """
-
-    def network(variables, image):
-        prediction = run.method.predict(variables, image)
-        return jax.nn.softmax(prediction.logits)[..., 1], prediction.moments
-
-    call = parallel.parallel_map(network, devices)
-    rules = {
-        metric: jax.jit(partial(branches.distances, metric=metric)) for metric in branches.METRICS
-    }
-    bank, size = trained.bank, run.config.evaluate.batch_size
-
-    def answer(image: np.ndarray) -> Answer:
-        probabilities, measured = [], []
-        for rows, count in chunks(len(image), size):
-            # Always full batches: one shape, so one compilation, and the same sums for each image.
-            batch = parallel.pad_rows(image[rows, ..., None].astype(np.float32), size)
-            probability, moments = call({"params": trained.params}, batch)
-            found = {
-                metric: rule(bank.mean, moments, spread=bank.spread)
-                for metric, rule in rules.items()
-            }
-            features = branches.image_features(image[rows])
-            of_view = branches.image_distances(bank.image, features)
-            found = {name: np.asarray(value)[:count] for name, value in found.items()}
-            found["image"] = branches.nearest_view(of_view, run.branch_of_view)
-            probabilities.append(probability[:count])
-            measured.append(found)
-        joined = {name: np.concatenate([m[name] for m in measured]) for name in measured[0]}
-        return Answer(np.concatenate(probabilities), joined, trained.point)
-
-    return answer
 
 
 def load_model(run: Run, workdir: Path) -> Trained:
     """The trained model of a workdir.
 
     Raises:
-      UserError: there is none yet.
+      UserError: there is none yet, or one of another form.
     """
     if not (workdir / MODEL).exists():
         raise UserError(f"--workdir={workdir}: holds no trained model; run --mode=train first")
     state = jax.eval_shape(partial(random_state, run))
     layers, views, size = state.domain_stats, len(run.view_names), branches.FEATURES
+    norms = len(jax.tree.leaves(layers)) // 2
     # What is numpy here comes back as numpy: jax would make float32 of float64.
     like = {
         "params": state.params,
@@ -95,47 +54,72 @@ def load_model(run: Run, workdir: Path) -> Trained:
             "log_determinant": np.zeros(views),
         },
         "point": {name: np.zeros(()) for name in decision.OperatingPoint._fields},
+        "early": {
+            rule: {name: np.zeros(1 if rule == "image" else norms) for name in Early._fields}
+            | {"norms": np.zeros((), np.int64)}
+            for rule in branches.SELECTIONS
+        },
     }
-    return source_bank.from_tree(checkpoint.load_tree(workdir / MODEL, like))
+    try:
+        return source_bank.from_tree(checkpoint.load_tree(workdir / MODEL, like))
+    except ValueError:
+        raise UserError(
+            f"--workdir={workdir}: its model was written by another version, which kept other "
+            "things; train again in another workdir"
+        ) from None
 
 
 def evaluate(run: Run, data: DataSet, workdir: Path) -> list[Record]:
     """Measures source and targets, writes examples.npz and, last, records.jsonl."""
-    answer = predictor(run, load_model(run, workdir))
+    trained = load_model(run, workdir)
+    answer = selection.predictor(run, trained)
     config, lines, shown = run.config.data, [], []
     for domain in (config.source, *config.targets):
         examples = data.examples(domain, "test")
         role = "source" if domain == config.source else "target"
-        of_domain = list(image_records(run, answer, examples, role))
+        measured = list(image_records(run, answer, trained.early, examples, role))
+        of_domain = [one.record for one in measured]
         lines += of_domain
-        shown += pictures(run, answer, examples, of_domain)
+        shown += pictures(run, examples, measured)
         print(f"evaluation: {domain}, {len(examples)} images", flush=True)
-    lines += view_records(run, answer, data.examples(config.source, "test"))
-    worth = validation_choice(run, answer, data.examples(config.source, "validation"))
-    for rule, values in worth.items():
-        print(
-            f"selection on source validation: {rule}, DSC {values['dsc']:.3f}, "
-            f"view accuracy {values['view_accuracy']:.3f}"
-        )
+    of_source = [line for line in lines if line["role"] == "source"]
+    examples = data.examples(config.source, "test")
+    lines += view_records(run, answer, trained.early, examples, of_source)
+    for rule, early in trained.early.items():
+        print(_worth_line(rule, early))
+    print(tables.early_table(lines).to_text())
     if parallel.is_main_process():
         write_examples(workdir / "examples.npz", shown)
-        files.write_json(workdir / "selection.json", worth)
+        files.write_json(workdir / "selection.json", worth(trained.early, lines))
         records.write(workdir / "records.jsonl", lines)
     return lines
 
 
+class Measured(NamedTuple):
+    """The record of one image, and the mask of its chosen branch: [H, W] packed into bits."""
+
+    record: Record
+    bits: np.ndarray
+
+    def mask(self) -> np.ndarray:
+        """The mask uint8 [H, W]."""
+        height, width = self.record["height"], self.record["width"]
+        return np.unpackbits(self.bits, count=height * width).reshape(height, width)
+
+
 def image_records(
-    run: Run, answer: Any, examples: Sequence[Example], role: str
-) -> Iterator[Record]:
+    run: Run, answer: Any, early: dict[str, Early], examples: Sequence[Example], role: str
+) -> Iterator[Measured]:
     """One record per image: distances, choices, and the scores of every branch and their union."""
     for rows, _ in chunks(len(examples), run.config.evaluate.batch_size):
         group = examples[rows]
         said = answer(np.stack([example.image for example in group]))
-        for i, example in enumerate(group):
+        for i, (example, choice) in enumerate(zip(group, choices(run, said, early), strict=True)):
             score = partial(
                 metrics.image_scores, reference=example.mask, spacing_mm=example.spacing_mm
             )
-            yield {
+            masks = [said.mask(i, branch) for branch in range(run.num_branches)]
+            record = {
                 "kind": "image",
                 "image_id": example.image_id,
                 "patient_id": example.patient_id,
@@ -149,108 +133,134 @@ def image_records(
                 "label_pixels": int(example.mask.sum()),
                 "threshold": float(said.point.threshold),
                 "min_pixels": int(said.point.min_pixels),
-                **_choice(run, said, i),
+                **choice,
                 "scores": {
-                    "branch": [score(said.mask(i, branch)) for branch in range(run.num_branches)],
+                    "branch": [score(mask) for mask in masks],
                     "union": score(said.union(i)),
                 },
             }
+            yield Measured(record, np.packbits(masks[choice["chosen"][choice["selection"]]]))
 
 
-class Seen(NamedTuple):
-    """One source image seen through one view, and what the network says of it."""
+def view_records(
+    run: Run,
+    answer: Any,
+    early: dict[str, Early],
+    examples: Sequence[Example],
+    lines: list[Record],
+) -> Iterator[Record]:
+    """Source images passed through every view: which branch do they choose?
 
-    view: str
-    branch: int  # the view's own
-    example: Example
-    said: Answer
-    i: int  # the image's place in the answer
-
-
-def through_views(run: Run, answer: Any, examples: Sequence[Example]) -> Iterator[Seen]:
-    """Every image through every view, few at a time: a part may be larger than the memory."""
+    `lines` are the images' own records, which say it of the view that leaves an image as it is.
+    """
     for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
-        view = make_view(name).numpy
-        for rows, _ in chunks(len(examples), run.config.evaluate.batch_size):
-            group = examples[rows]
-            said = answer(view(np.stack([example.image for example in group])))
-            for i, example in enumerate(group):
-                yield Seen(name, branch, example, said, i)
+        if name == "identity":
+            found = [{key: line[key] for key in CHOICE} for line in lines]
+        else:
+            found = list(_choices_through(run, answer, early, examples, name))
+        for line, choice in zip(lines, found, strict=True):
+            yield {
+                "kind": "view",
+                "image_id": line["image_id"],
+                "domain": line["domain"],
+                "part": "test",
+                "view": name,
+                "branch": branch,
+                **choice,
+            }
 
 
-def view_records(run: Run, answer: Any, examples: Sequence[Example]) -> Iterator[Record]:
-    """Source images passed through every view: which branch do they choose?"""
-    for seen in through_views(run, answer, examples):
+def _choices_through(run, answer, early, examples, name: str) -> Iterator[Record]:
+    """The choices for every image seen through a view; few at a time, a part may be large."""
+    view = make_view(name).numpy
+    for rows, _ in chunks(len(examples), run.config.evaluate.batch_size):
+        said = answer(view(np.stack([example.image for example in examples[rows]])))
+        yield from choices(run, said, early)
+
+
+CHOICE = ("branches", "selection", "distances", "chosen", "chosen_early")
+
+
+def choices(run: Run, said: Answer, early: dict[str, Early]) -> Iterator[Record]:
+    """What is said of each image about branches, as CHOICE names it.
+
+    Distances and choices are those of every rule by all norms; "chosen_early" holds the choices
+    by as many of the first norms as `early` says.
+    """
+    distances = {rule: found.tolist() for rule, found in said.distances.items()}
+    full = {rule: said.chosen(rule).tolist() for rule in distances}
+    first = {rule: said.chosen(rule, int(one.norms)).tolist() for rule, one in early.items()}
+    for i in range(len(said.probability)):
         yield {
-            "kind": "view",
-            "image_id": seen.example.image_id,
-            "domain": seen.example.domain,
-            "part": "test",
-            "view": seen.view,
-            "branch": seen.branch,
-            **_choice(run, seen.said, seen.i),
+            "branches": list(run.branch_names),
+            "selection": run.config.method.selection,
+            "distances": {rule: values[i] for rule, values in distances.items()},
+            "chosen": {rule: values[i] for rule, values in full.items()},
+            "chosen_early": {rule: values[i] for rule, values in first.items()},
         }
 
 
-def validation_choice(
-    run: Run, answer: Any, examples: Sequence[Example]
-) -> dict[str, dict[str, float]]:
-    """What every rule is worth on source validation: rule -> {"dsc", "view_accuracy"}.
+def worth(early: dict[str, Early], lines: Sequence[Record]) -> dict[str, Any]:
+    """What every rule is worth: on source validation, and how its early choice agrees on `lines`.
 
-    The means are over all views of all images; this, and nothing of a target, is what a default
-    selection may be chosen by.
+    Rule -> "dsc" and "view_accuracy" of the full choice, and "early": how many norms choose, what
+    that is worth, and the agreement on each domain's test images. "by_norms" has the same for the
+    first 1, 2, ... norms.
     """
-    dsc: dict[str, list[float]] = {}
-    right: dict[str, list[bool]] = {}
-    for seen in through_views(run, answer, examples):
-        of_branch = [
-            metrics.pixel_scores(seen.said.mask(seen.i, b), seen.example.mask)[2]
-            for b in range(run.num_branches)
-        ]
-        for rule, chosen in _choice(run, seen.said, seen.i)["chosen"].items():
-            dsc.setdefault(rule, []).append(of_branch[chosen])
-            right.setdefault(rule, []).append(chosen == seen.branch)
+    agreement = tables.early_agreement(lines)
     return {
-        rule: {"dsc": float(np.mean(dsc[rule])), "view_accuracy": float(np.mean(right[rule]))}
-        for rule in dsc
+        rule: {
+            "dsc": float(one.dsc[-1]),
+            "view_accuracy": float(one.view_accuracy[-1]),
+            "early": {
+                "norms": int(one.norms),
+                **{name: float(values[one.at]) for name, values in _by_norms(one).items()},
+                "agreement_on_test": agreement[rule],
+            },
+            "by_norms": {name: values.tolist() for name, values in _by_norms(one).items()},
+        }
+        for rule, one in early.items()
     }
 
 
-def _choice(run: Run, said: Answer, i: int) -> Record:
-    """What is said of image i about branches: names, distances and choices by every rule."""
-    distances = {rule: values[i] for rule, values in said.distances.items()}
-    return {
-        "branches": list(run.branch_names),
-        "selection": run.config.method.selection,
-        "distances": {rule: [float(v) for v in values] for rule, values in distances.items()},
-        "chosen": {rule: int(np.argmin(values)) for rule, values in distances.items()},
-    }
+def _by_norms(early: Early) -> dict[str, np.ndarray]:
+    return {name: values for name, values in early._asdict().items() if name != "norms"}
 
 
-def pictures(run: Run, answer: Any, examples: Sequence[Example], lines: list[Record]) -> list[Any]:
+def _worth_line(rule: str, early: Early) -> str:
+    full, at = f"DSC {early.dsc[-1]:.3f}, view accuracy {early.view_accuracy[-1]:.3f}", early.at
+    line = f"selection on source validation: {rule}, {full}"
+    if not int(early.norms):
+        return f"{line}; no norm needed"
+    return (
+        f"{line}; {int(early.norms)} of {len(early.dsc)} norms: agreement "
+        f"{early.agreement[at]:.3f}, DSC {early.dsc[at]:.3f}, "
+        f"view accuracy {early.view_accuracy[at]:.3f}"
+    )
+
+
+def pictures(
+    run: Run, examples: Sequence[Example], measured: Sequence[Measured]
+) -> list[dict[str, Any]]:
     """A few images for the report: spread evenly from the best to the worst DSC."""
-    rule = run.config.method.selection
+    rule, lines = run.config.method.selection, [one.record for one in measured]
     labeled = [i for i, line in enumerate(lines) if line["label_pixels"]]
     scores = {i: lines[i]["scores"]["branch"][lines[i]["chosen"][rule]]["dsc"] for i in labeled}
     ranked = sorted(labeled, key=lambda i: -scores[i])
     wanted = min(run.config.evaluate.examples, len(ranked))
     places = np.linspace(0.1, 0.9, wanted) * max(len(ranked) - 1, 0)
-    shown = []
-    for i in (ranked[round(place)] for place in places):
-        branch = lines[i]["chosen"][rule]
-        said = answer(examples[i].image[None])
-        shown.append(
-            {
-                "image": np.round(examples[i].image * 255).astype(np.uint8),
-                "mask": examples[i].mask,
-                "prediction": said.mask(0, branch).astype(np.uint8),
-                "domain": examples[i].domain,
-                "image_id": examples[i].image_id,
-                "branch": run.branch_names[branch],
-                "dsc": scores[i],
-            }
-        )
-    return shown
+    return [
+        {
+            "image": np.round(examples[i].image * 255).astype(np.uint8),
+            "mask": examples[i].mask,
+            "prediction": measured[i].mask(),
+            "domain": examples[i].domain,
+            "image_id": examples[i].image_id,
+            "branch": run.branch_names[lines[i]["chosen"][rule]],
+            "dsc": scores[i],
+        }
+        for i in (ranked[round(place)] for place in places)
+    ]
 
 
 def write_examples(path: Path, shown: list[dict[str, Any]]) -> None:

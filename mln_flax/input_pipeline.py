@@ -1,8 +1,10 @@
 """Batches of views, in an order that (seed, step) alone decides: the one file with tf.data."""
 
+import collections
+import concurrent.futures
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +15,8 @@ from mln_flax.data import prepared
 from mln_flax.data.core import Example, Part
 from mln_flax.types import Batch, UserError
 from mln_flax.views import View
+
+BATCHES_AHEAD = 2  # made before they are asked for
 
 
 class Images(NamedTuple):
@@ -97,6 +101,11 @@ def have_tensorflow() -> bool:
     except ImportError:
         return False
     return True
+
+
+def threads() -> int:
+    """How many threads make batches: one for each core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def train_batches(
@@ -209,21 +218,23 @@ def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
             scale=plan.config.scale,
             crop=crop,
         )
-        return tf.stack([view.tf(image) for view in plan.views]), mask
+        made = tf.stack([view.tf(image) for view in plan.views])[..., tf.newaxis]
+        return made, tf.repeat(tf.cast(mask, tf.int32)[tf.newaxis], len(branch), axis=0)
 
     dataset = (
         tf.data.Dataset.range(start_step * len(rows), steps * len(rows))
-        .map(example, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(example, num_parallel_calls=threads())
         .batch(len(rows))
-        .prefetch(2)
+        .prefetch(BATCHES_AHEAD)
     )
     options = tf.data.Options()
-    options.threading.private_threadpool_size = 2
+    options.threading.private_threadpool_size = threads()
     for views, mask in dataset.with_options(options).as_numpy_iterator():
         yield _rows(views, mask, branch)
 
 
 def _numpy_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
+    rows = host_rows(plan.batch_size, host)
     branch = np.asarray(plan.branch_of_view, np.int32)
     labeled = np.flatnonzero(images.labeled)
     crop = _crop(images, plan)
@@ -232,27 +243,44 @@ def _numpy_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
         order = np.random.default_rng([plan.seed + stream, number // total]).permutation(total)
         return order[number % total]
 
-    for step in range(start_step, steps):
-        views, masks = [], []
-        for place in host_rows(plan.batch_size, host):
-            counter = step * plan.batch_size + place
-            is_labeled, (of_labeled, of_all) = stream_of(counter, plan.foreground)
-            if is_labeled:
-                index = labeled[shuffled(of_labeled, len(labeled), 1)]
-            else:
-                index = shuffled(of_all, images.total, 0)
-            image, mask = images.read(int(index))
-            image, mask = geometry.augment_numpy(
-                image,
-                mask,
-                np.random.default_rng([plan.seed, counter, 1]),
-                flip=plan.config.flip,
-                scale=plan.config.scale,
-                crop=crop,
-            )
-            views.append(np.stack([view.numpy(image) for view in plan.views]))
-            masks.append(mask)
-        yield _rows(np.stack(views), np.stack(masks), branch)
+    def example(counter):
+        is_labeled, (of_labeled, of_all) = stream_of(counter, plan.foreground)
+        if is_labeled:
+            index = labeled[shuffled(of_labeled, len(labeled), 1)]
+        else:
+            index = shuffled(of_all, images.total, 0)
+        image, mask = images.read(int(index))
+        image, mask = geometry.augment_numpy(
+            image,
+            mask,
+            np.random.default_rng([plan.seed, counter, 1]),
+            flip=plan.config.flip,
+            scale=plan.config.scale,
+            crop=crop,
+        )
+        views = np.stack([view.numpy(image) for view in plan.views])[..., np.newaxis]
+        return views, np.repeat(mask.astype(np.int32)[np.newaxis], len(branch), axis=0)
+
+    def batch(step):
+        made = [example(step * plan.batch_size + place) for place in rows]
+        return _rows(np.stack([v for v, _ in made]), np.stack([m for _, m in made]), branch)
+
+    yield from _ahead(batch, range(start_step, steps))
+
+
+def _ahead(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
+    """What `make` gives for each step, in their order, made by threads before it is asked for."""
+    pool = concurrent.futures.ThreadPoolExecutor(threads())
+    waiting: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
+    try:
+        for step in steps:
+            waiting.append(pool.submit(make, step))
+            if len(waiting) > max(threads(), BATCHES_AHEAD):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _crop(images: Images, plan: Plan) -> int:
@@ -261,11 +289,11 @@ def _crop(images: Images, plan: Plan) -> int:
 
 
 def _rows(views: np.ndarray, mask: np.ndarray, branch: np.ndarray) -> Batch:
-    """[B, V, H, W] views and [B, H, W] masks -> B * V rows."""
+    """[B, V, H, W, 1] views and [B, V, H, W] masks -> B * V rows, without a copy."""
     batch, count = views.shape[:2]
     return Batch(
-        image=views.reshape(batch * count, *views.shape[2:], 1).astype(np.float32),
-        mask=np.repeat(mask.astype(np.int32), count, axis=0),
+        image=views.reshape(batch * count, *views.shape[2:]),
+        mask=mask.reshape(batch * count, *mask.shape[2:]),
         branch=np.tile(branch, batch),
         valid=np.ones(batch * count, bool),
     )

@@ -12,7 +12,7 @@ from mln_flax import memory, settings
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
-MODES = ("train", "prepare", "evaluate", "predict", "report", "summary")
+MODES = ("train", "prepare", "evaluate", "predict", "report", "summary", "benchmark")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
         )
     if paths and flags.mode != "predict":
         raise UserError(f"{paths[0]!r}: only --mode=predict takes paths")
-    needs_none = flags.mode == "summary" or (
+    needs_none = flags.mode in ("summary", "benchmark") or (
         flags.mode == "prepare" and "data.prepared_dir" in overrides
     )
     if not flags.workdir and not needs_none:

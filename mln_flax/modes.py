@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from mln_flax import (
+    benchmark,
     evaluate,
     files,
     parallel,
@@ -28,7 +29,8 @@ from mln_flax.data.core import DataSet
 from mln_flax.settings import differences, read_json, to_dict
 from mln_flax.types import UserError
 
-AFTERWARDS = ("evaluate.", "method.selection:")  # settings that touch nothing trained
+# Settings that touch nothing trained.
+AFTERWARDS = ("evaluate.", "method.selection:", "method.early:", "benchmark.")
 STOPPED = {"SIGTERM": 143, "SIGINT": 130}  # exit codes, as shells count signals
 
 
@@ -43,6 +45,9 @@ def run(
     """Does what the mode asks; returns the exit code. `command` is noted with what is trained."""
     if mode == "summary":
         print(summary.summary(build(config)))
+        return 0
+    if mode == "benchmark":
+        benchmark.benchmark(config, commit())
         return 0
     if mode == "prepare" and not is_drawn(config):
         prepare_data(config, workdir, wanted=())

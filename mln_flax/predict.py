@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mln_flax import evaluate, files, records
+from mln_flax import evaluate, files, records, selection
 from mln_flax.build import Run
 from mln_flax.data import reader, tiles
 from mln_flax.data.core import Example, Unusable
@@ -46,7 +46,7 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={output}: {error.strerror}") from None
-    answer = evaluate.predictor(one_at_a_time(run), trained)
+    answer = selection.selected(one_at_a_time(run), trained)
     lines = []
     for number, picture in enumerate(pictures, start=1):
         mask, chosen = segment(run, answer, read_image(picture.file, picture.frame))
@@ -58,6 +58,7 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
                 "mask": picture.mask,
                 "label_pixels": int(mask.sum()),
                 "selection": run.config.method.selection,
+                "early": selection.is_early(run, trained),
                 "branches": [run.branch_names[b] for b in chosen],
             }
         )
@@ -76,20 +77,19 @@ def segment(run: Run, answer, image: np.ndarray) -> tuple[np.ndarray, list[int]]
     """The mask uint8 [H, W] of an image [H, W] in [0, 1], and the branch of each of its tiles.
 
     The image is cut as the training images were; one that was trained on whole goes in whole.
+    `answer` is what `selection.selected` made.
     """
-    config, rule = run.config.data, run.config.method.selection
+    config = run.config.data
     if not config.tiles.rows:
         said = answer(image[None])
-        branch = int(said.distances[rule][0].argmin())
-        return said.mask(0, branch).astype(np.uint8), [branch]
+        return said.mask(0).astype(np.uint8), said.chosen.tolist()
     whole = Example(image, np.zeros(image.shape, np.uint8), "image", "", "", "", "", None, "none")
     cut = tiles.cut(whole, config.tiles.rows, config.tiles.columns, config.size)
     said = answer(np.stack([tile.image for tile in cut]))
-    chosen = [int(branch) for branch in said.distances[rule].argmin(axis=1)]
-    found = [said.mask(i, branch) for i, branch in enumerate(chosen)]
+    found = [said.mask(i) for i in range(len(cut))]
     affines = [tile.to_image for tile in cut if tile.to_image is not None]
     stitched = tiles.put_back([mask.astype(np.float32) for mask in found], affines, image.shape)
-    return (stitched > 0.5).astype(np.uint8), chosen
+    return (stitched > 0.5).astype(np.uint8), said.chosen.tolist()
 
 
 def find(paths: list[Path]) -> list[Picture]:

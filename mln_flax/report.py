@@ -213,7 +213,8 @@ def _choice(work: _Work, pictures: Mapping[str, bytes]) -> str:
         page.figure(pictures[f"choices-{rule}"], caption)
         for rule, caption in zip(_shown_rules(work), captions, strict=True)
     ]
-    return "".join(figures) + tables.view_accuracy_table(work.records).to_html()
+    shown = [tables.view_accuracy_table(work.records), tables.early_table(work.records)]
+    return "".join([*figures, *(table.to_html() for table in shown if table.rows)])
 
 
 def _details(work: _Work) -> str:

@@ -12,6 +12,24 @@ from mln_flax.decision import OperatingPoint
 from mln_flax.input_pipeline import Images, chunks
 
 
+class Early(NamedTuple):
+    """What a rule's choice from the network's first norms is worth on source validation.
+
+    Of M numbers the i-th belongs to the first i + 1 norms, the last to all of them: the full
+    choice. The rule "image" needs no norm and has one number each.
+    """
+
+    norms: Any  # so many choose as all do: the shortest that agrees; 0 for "image"
+    agreement: Any  # float64 [M]: the share of images for which they choose as all norms do
+    view_accuracy: Any  # float64 [M]
+    dsc: Any  # float64 [M]
+
+    @property
+    def at(self) -> int:
+        """The place of the early choice among the M."""
+        return max(int(self.norms), 1) - 1
+
+
 class Trained(NamedTuple):
     """All that prediction needs."""
 
@@ -19,6 +37,7 @@ class Trained(NamedTuple):
     domain_stats: Any  # exact: per branch and channel, over positions and images
     bank: branches.Bank
     point: OperatingPoint
+    early: dict[str, Early]  # by rule; measured with the rest of it
 
 
 def forward(run: Run, devices: Any = None) -> Any:
@@ -32,7 +51,7 @@ def forward(run: Run, devices: Any = None) -> Any:
 
 
 def collect(run: Run, params: Any, images: Images, call: Any, point: OperatingPoint) -> Trained:
-    """The trained model with its bank, from all views of all training images.
+    """The trained model with its bank, from all views of all training images; `early` is empty.
 
     Args:
       run: the run.
@@ -63,6 +82,7 @@ def collect(run: Run, params: Any, images: Images, call: Any, point: OperatingPo
             image=branches.fit_gaussian(np.stack(features)),
         ),
         point=point,
+        early={},
     )
 
 
@@ -133,6 +153,10 @@ def to_tree(trained: Trained) -> dict[str, Any]:
         "spread": _nest(bank.spread),
         "image": bank.image._asdict(),
         "point": {name: np.float64(v) for name, v in trained.point._asdict().items()},
+        "early": {
+            rule: {name: np.asarray(v) for name, v in early._asdict().items()}
+            for rule, early in trained.early.items()
+        },
     }
 
 
@@ -141,7 +165,10 @@ def from_tree(tree: dict[str, Any]) -> Trained:
     bank = branches.Bank(
         _flatten(tree["mean"]), _flatten(tree["spread"]), branches.Gaussian(**tree["image"])
     )
-    return Trained(tree["params"], tree["domain_stats"], bank, OperatingPoint(**tree["point"]))
+    point = OperatingPoint(**tree["point"])
+    known = [rule for rule in branches.SELECTIONS if rule in tree["early"]]  # in their order
+    early = {rule: Early(**tree["early"][rule]) for rule in known}
+    return Trained(tree["params"], tree["domain_stats"], bank, point, early)
 
 
 def _nest(moments: Any) -> Any:

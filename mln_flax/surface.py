@@ -26,6 +26,8 @@ def binary_pair(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarr
     for name, mask in zip(("prediction", "reference"), pair, strict=True):
         if mask.ndim != 2:
             raise ValueError(f"{name} has shape {mask.shape}; allowed: two dimensions (H, W)")
+        if mask.dtype == bool:
+            continue
         strange = mask[(mask != 0) & (mask != 1)]
         if strange.size:
             raise ValueError(f"{name} holds {strange.flat[0]}; allowed: 0 and 1")
@@ -116,13 +118,29 @@ def _directed_distances(
     # so the crop changes no boundary and no distance.
     box = ndimage.find_objects((prediction | reference).astype(np.uint8))[0]
     edges = _boundary(prediction[box]), _boundary(reference[box])
-    maps = [ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in edges]
-    return maps[1][edges[0]], maps[0][edges[1]]
+    return _to_nearest(*edges, spacing), _to_nearest(*edges[::-1], spacing)
+
+
+def _to_nearest(start: np.ndarray, goal: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
+    """The distance from each pixel of `start` to the nearest of `goal`: [pixels].
+
+    Of scipy's distance transform we need the nearest pixels only: distances over the whole image
+    would take half as long again.
+    """
+    nearest = ndimage.distance_transform_edt(
+        ~goal, sampling=spacing, return_distances=False, return_indices=True
+    )
+    rows, columns = np.nonzero(start)
+    down, across = nearest[:, rows, columns] - (rows, columns)
+    return np.sqrt((down * spacing[0]) ** 2 + (across * spacing[1]) ** 2)
 
 
 def _boundary(mask: np.ndarray) -> np.ndarray:
     """Mask pixels with a 4-neighbor outside the mask; beyond the image is outside."""
-    return mask & ~ndimage.binary_erosion(mask, border_value=0)
+    inner = np.zeros_like(mask)
+    beside = mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    inner[1:-1, 1:-1] = mask[1:-1, 1:-1] & beside
+    return mask & ~inner
 
 
 def _checked_spacing(spacing_mm: tuple[float, float]) -> tuple[float, float]:

@@ -156,6 +156,43 @@ def view_accuracy_table(records: Iterable[Record]) -> Table:
     return Table("View accuracy", ("rule", *views, "mean"), tuple(rows), note)
 
 
+def early_agreement(records: Iterable[Record]) -> dict[str, dict[str, float]]:
+    """Rule -> domain -> the share of test images whose early choice is that of all norms.
+
+    Empty where no early choice was recorded, as in older records.
+    """
+    domains = _by_domain(records)
+    every = [record for group in domains.values() for record in group]
+    if not all("chosen_early" in record for record in every):
+        return {}
+    return {
+        rule: {
+            _domain_name(domain, group): float(
+                np.mean([r["chosen_early"][rule] == r["chosen"][rule] for r in group])
+            )
+            for domain, group in domains.items()
+        }
+        for rule in _rules(every)
+    }
+
+
+def early_table(records: Iterable[Record]) -> Table:
+    """Per rule and domain: how often the first norms choose as all of them do."""
+    records = list(records)
+    agreement = early_agreement(records)
+    rows = tuple(
+        (_marked(records[0], rule), *map(_format, shares.values()))
+        for rule, shares in agreement.items()
+    )
+    note = (
+        "* the shipped selection. Share of test images for which the first norms of the network, "
+        "as many as source validation asks for, choose the branch that all norms choose. The rule "
+        "image needs none."
+    )
+    domains = next(iter(agreement.values()), {})
+    return Table("Early choice: agreement with the full one", ("rule", *domains), rows, note)
+
+
 def choice_matrix(records: Iterable[Record], rule: str) -> tuple[Matrix, Matrix]:
     """How often `rule` chose each branch: per view of the source's test images, and per domain.
 

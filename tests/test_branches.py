@@ -66,6 +66,22 @@ def test_a_bank_of_two_branches_by_hand():
     np.testing.assert_allclose(d("standardized"), [[0, (4 + 1) / 4]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("metric", branches.METRICS)
+def test_the_layers_shares_add_up_and_choose_as_the_first_layers_alone(made, metric):
+    bank, spread, moments = made
+    order = list(reversed(sorted(bank)))
+    shares = np.asarray(branches.layer_distances(bank, moments, metric, spread, order))
+    assert shares.shape == (len(moments["norm_up"][0]), len(order), K)
+    whole = branches.distances(bank, moments, metric, spread)
+    np.testing.assert_allclose(shares.sum(axis=1), whole, rtol=1e-5)
+    for m in range(1, len(order) + 1):
+        first = [{layer: of[layer] for layer in order[:m]} for of in (bank, moments, spread)]
+        alone = np.asarray(branches.distances(*first[:2], metric, first[2]))
+        summed = shares[:, :m].sum(axis=1)
+        np.testing.assert_array_equal(branches.select(summed), branches.select(alone))
+        np.testing.assert_allclose(summed / summed[0, 0], alone / alone[0, 0], rtol=1e-4)
+
+
 def test_literal_chooses_the_least_similar_branch(made):
     bank, _, moments = made
     cosine = branches.distances(bank, moments, "cosine")
@@ -164,12 +180,26 @@ def test_combine_is_the_union_or_a_weighted_mean():
     np.testing.assert_allclose(nearest_only, p[:1, 0], rtol=1e-6)
 
 
-def test_image_features_of_one_image_by_hand():
-    image = np.random.default_rng(2).random((7, 9))
+def images_to_measure() -> list[np.ndarray]:
+    """Smaller than a blur reaches, of an odd size, and as stored, with a black background."""
+    rng = np.random.default_rng(2)
+    breast = rng.random((48, 64)).astype(np.float32) ** 2
+    breast[:, :25] = 0
+    return [rng.random((7, 9)), rng.random((33, 50)), breast]
+
+
+@pytest.mark.parametrize("image", images_to_measure())
+def test_image_features_of_one_image_by_hand(image):
+    height, width = image.shape
+    stored, image = image, image.astype(np.float64)
     quantiles = np.quantile(image, [0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
     borders = sorted(edge.mean() for edge in (image[0], image[-1], image[:, 0], image[:, -1]))
-    down = np.mean([abs(image[i + 1, j] - image[i, j]) for i in range(6) for j in range(9)])
-    across = np.mean([abs(image[i, j + 1] - image[i, j]) for i in range(7) for j in range(8)])
+    down = np.mean(
+        [abs(image[i + 1, j] - image[i, j]) for i in range(height - 1) for j in range(width)]
+    )
+    across = np.mean(
+        [abs(image[i, j + 1] - image[i, j]) for i in range(height) for j in range(width - 1)]
+    )
     gradient = np.log((down + across) / 2 + branches.NOISE_FLOOR)
     center = image[1:-1, 1:-1].ravel()
     kernel = [[0, -1, 0], [-1, 4, -1], [0, -1, 0]]
@@ -189,10 +219,10 @@ def test_image_features_of_one_image_by_hand():
         ]
         polarity.append(np.log((bright - middle) / (middle - dark)))
     expected = [*quantiles, *borders, gradient, stats.skew(image, axis=None), *noise, *polarity]
-    features = branches.image_features(image[None])
+    features = branches.image_features(stored[None])
     assert features.shape == (1, 19) == (1, branches.FEATURES)
     assert features.dtype == np.float64
-    np.testing.assert_allclose(features[0], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(features[0], expected, rtol=1e-9, atol=1e-12)
 
 
 def test_image_features_know_no_orientation_but_the_intensity():

@@ -201,7 +201,7 @@ ABOVE_0 = (
 NOT_NEGATIVE = (
     "data.phantom.seed data.split.seed data.tiles.rows data.tiles.columns model.patch_size "
     "model.embed_dim model.window_size method.cross_entropy optim.weight_decay "
-    "optim.warmup_steps optim.clip_norm train.seed evaluate.examples"
+    "optim.warmup_steps optim.clip_norm train.seed evaluate.examples benchmark.runs"
 ).split()
 SHARES = (
     "data.split.validation data.split.test data.tiles.min_breast method.momentum "
@@ -219,6 +219,8 @@ REFUSED = [
     ("method.branch_map", "per_veiw", "did you mean 'per_view'"),
     ("data.label", "mass", "unknown; known: nothing, calcification, cluster"),
     ("optim.name", "sgd", "unknown; known: adam, adamw"),
+    ("benchmark.only", ("train", "predic"), "did you mean 'predict'"),
+    ("benchmark.growth", ("sizes",), "did you mean 'size'.*known: size, k, devices"),
     ("model.num_classes", 3, "2 classes"),
     ("model.depths", (2, 0), "each must be above 0"),
     ("method.class_weights", (1.0,), "one above 0 for each of 2 classes"),

@@ -1,10 +1,12 @@
 """The answers of a trained model: an image's own, whatever stands beside it."""
 
+import json
+
 import numpy as np
 import pytest
 import tiny
 
-from mln_flax import branches, evaluate, records
+from mln_flax import branches, checkpoint, evaluate, records, selection, source_bank, train
 from mln_flax.build import build, load_data
 from mln_flax.types import UserError
 from mln_flax.views import make_view
@@ -17,7 +19,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def answer(run, tiny_workdir):
-    return evaluate.predictor(run, evaluate.load_model(run, tiny_workdir))
+    return selection.predictor(run, evaluate.load_model(run, tiny_workdir))
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +43,8 @@ def assert_same(a, b):
 
 def rows(answer, chosen):
     """The answer for some of its images, in some order."""
-    distances = {rule: values[chosen] for rule, values in answer.distances.items()}
-    return answer._replace(probability=answer.probability[chosen], distances=distances)
+    by_norms = {rule: values[chosen] for rule, values in answer.by_norms.items()}
+    return answer._replace(probability=answer.probability[chosen], by_norms=by_norms)
 
 
 def test_an_answer_depends_on_no_order_and_no_company(answer, images):
@@ -69,6 +71,71 @@ def test_a_record_holds_what_the_predictor_says(run, answer, tiny_workdir):
         overlap, total = (found & (example.mask > 0)).sum(), found.sum() + example.mask.sum()
         dsc = 2 * overlap / total if total else 1.0
         assert line["scores"]["branch"][branch]["dsc"] == pytest.approx(dsc)
+
+
+def test_a_record_holds_the_early_choice(run, answer, tiny_workdir):
+    early = evaluate.load_model(run, tiny_workdir).early
+    example = load_data(run.config).examples("processing", "test")[2]
+    lines = records.read(tiny_workdir / "records.jsonl")
+    (line,) = (one for one in lines if one["image_id"] == example.image_id)
+    said = answer(example.image[None])
+    assert set(line["chosen_early"]) == set(branches.SELECTIONS)
+    for rule, chosen in line["chosen_early"].items():
+        first = said.by_norms[rule][0, early[rule].at]
+        assert chosen == int(first.argmin())
+    assert line["chosen_early"]["image"] == line["chosen"]["image"]
+
+
+def test_what_is_not_asked_twice_is_what_the_network_says(run, answer, tiny_workdir):
+    """The view that changes nothing, and the pictures of the report."""
+    lines = records.read(tiny_workdir / "records.jsonl")
+    data = load_data(run.config)
+    by_id = {e.image_id: e for d in ("ffdm", "film") for e in data.examples(d, "test")}
+    same = [line for line in lines if line["kind"] == "view" and line["view"] == "identity"]
+    assert [line["image_id"] for line in same] == [
+        example.image_id for example in data.examples("ffdm", "test")
+    ]
+    for line in same:
+        said = answer(by_id[line["image_id"]].image[None])
+        for rule in branches.SELECTIONS:
+            assert line["chosen"][rule] == int(said.distances[rule][0].argmin())
+            np.testing.assert_allclose(
+                line["distances"][rule], said.distances[rule][0], rtol=1e-4, atol=1e-6
+            )
+    with np.load(tiny_workdir / "examples.npz") as shown:
+        seen = 0
+        for image_id, prediction in zip(shown["image_id"], shown["prediction"], strict=True):
+            if str(image_id) in by_id:
+                said = answer(by_id[str(image_id)].image[None])
+                branch = int(said.distances["image"][0].argmin())
+                np.testing.assert_array_equal(prediction, said.mask(0, branch))
+                assert prediction.dtype == np.uint8
+                seen += 1
+    assert seen
+
+
+def test_the_worth_of_every_rule_is_written(run, tiny_workdir):
+    early = evaluate.load_model(run, tiny_workdir).early
+    written = json.loads((tiny_workdir / "selection.json").read_text())
+    assert list(written) == list(branches.SELECTIONS)
+    lines = [line for line in records.read(tiny_workdir / "records.jsonl") if "scores" in line]
+    for rule, found in written.items():
+        assert found["dsc"] == early[rule].dsc[-1]
+        assert found["view_accuracy"] == early[rule].view_accuracy[-1]
+        assert found["by_norms"]["agreement"] == early[rule].agreement.tolist()
+        assert found["early"]["norms"] == int(early[rule].norms)
+        assert found["early"]["dsc"] == early[rule].dsc[early[rule].at]
+        films = [line for line in lines if line["domain"] == "film"]
+        same = np.mean([line["chosen"][rule] == line["chosen_early"][rule] for line in films])
+        assert found["early"]["agreement_on_test"]["film"] == same
+
+
+def test_a_model_of_another_form(run, tiny_workdir, tmp_path):
+    tree = source_bank.to_tree(evaluate.load_model(run, tiny_workdir))
+    del tree["early"]
+    checkpoint.save_tree(tmp_path / train.MODEL, tree)
+    with pytest.raises(UserError, match="its model was written by another version"):
+        evaluate.load_model(run, tmp_path)
 
 
 def test_a_workdir_without_a_model(run, tmp_path):

@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from mln_flax.config import ViewsConfig
 from mln_flax.data.core import Example, Part
 from mln_flax.input_pipeline import (
     Plan,
+    _ahead,
     chunks,
     from_arrays,
     host_rows,
@@ -133,6 +135,30 @@ def test_one_image_alone_can_be_trained_on(source, backend):
 def test_masks_belong_to_their_images(source):
     (batch,) = train_batches(source, a_plan(batch_size=4), 0, 1, backend="numpy")
     np.testing.assert_array_equal(batch.mask[::3], first_view(batch) > 0.6)
+
+
+def test_batches_made_ahead_keep_their_order_and_stop_with_their_reader():
+    asked = []
+
+    def slow_first(step):
+        asked.append(step)
+        time.sleep(0.02 * (step == 0))
+        return step
+
+    assert list(_ahead(slow_first, range(20))) == list(range(20))
+    asked.clear()
+    some = _ahead(slow_first, range(10**9))
+    assert [next(some), next(some)] == [0, 1]
+    some.close()
+    assert len(asked) < 100  # it was never more than a few ahead, and asks for nothing after
+
+
+def test_what_is_wrong_with_an_image_reaches_the_reader(source):
+    def read(i):
+        raise UserError("the stored tiles are damaged")
+
+    with pytest.raises(UserError, match="damaged"):
+        next(train_batches(source._replace(read=read), a_plan(), 0, 5, backend="numpy"))
 
 
 def test_chunks_cover_everything_once():

@@ -13,12 +13,13 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "mln_flax"
 LAYERS = """
 main
 modes
-train evaluate predict report prepare_report summary
-build source_bank
+train evaluate predict report prepare_report summary benchmark
+selection
+build source_bank growth speeds
 methods input_pipeline checkpoint optim parallel metrics records tables table_layout plots page
-models data views branches losses decision
+models data views branches losses decision yardstick
 settings
-config files memory
+config files memory timing cost
 types registry
 """
 GROUPS = {  # files that stand as one name and may import one another
@@ -29,12 +30,13 @@ BESIDE = {  # the only imports within one line: who -> whom
     "evaluate": ("train",),
     "predict": ("evaluate",),
     "source_bank": ("build",),
+    "speeds": ("build",),
     "plots": ("tables",),
     "tables": ("table_layout",),
     "registry": ("types",),
     "checkpoint": ("parallel",),
 }
-LAZY = "tensorflow tensorflow_datasets clu pydicom highdicom matplotlib PIL".split()
+LAZY = "tensorflow tensorflow_datasets clu pydicom highdicom matplotlib PIL torch".split()
 NOT_IN_DATA = "jax jaxlib flax optax orbax".split()  # nor in what data imports
 
 

@@ -33,6 +33,7 @@ def test_every_image_of_source_and_targets_has_one_record(lines):
         assert {line["role"] for line in own} == {"source" if domain == "ffdm" else "target"}
     assert {line["domain"] for line in images} == set(DOMAINS)
     for line in images:
+        assert set(line["chosen_early"]) == set(branches.SELECTIONS)
         assert set(line["chosen"]) == set(line["distances"]) == set(branches.SELECTIONS)
         for rule, distances in line["distances"].items():
             assert len(distances) == 3 and line["chosen"][rule] == int(np.argmin(distances))

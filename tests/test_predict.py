@@ -5,7 +5,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from mln_flax import evaluate, predict, records, settings
+from mln_flax import evaluate, predict, records, selection, settings
 from mln_flax.build import build, load_data
 from mln_flax.data import reader
 from mln_flax.main import main
@@ -43,7 +43,7 @@ def test_masks_and_lines_for_8_and_16_bits(image, tiny_workdir, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == [*names, "predictions.jsonl"]
 
     run = build(tiny.config())
-    answer = evaluate.predictor(run, evaluate.load_model(run, tiny_workdir))
+    answer = selection.predictor(run, evaluate.load_model(run, tiny_workdir))
     for line, name, bits in zip(lines, names, (8, 16), strict=False):
         said = answer((levels(image, bits) / (2**bits - 1)).astype(np.float32)[None])
         branch = int(said.distances["image"][0].argmin())
@@ -53,8 +53,22 @@ def test_masks_and_lines_for_8_and_16_bits(image, tiny_workdir, tmp_path):
         assert mask.dtype == np.uint8 and line["mask"] == name
         assert line["label_pixels"] == (mask > 0).sum()
         assert line["branches"] == [tiny.VIEWS[branch]] and line["selection"] == "image"
+        assert line["early"] is True
     with Image.open(out / "c_mask.png") as opened:
         assert opened.size == (20, 32)
+
+
+def test_all_branches_give_the_same_masks(image, tiny_workdir, tmp_path):
+    file = save(tmp_path / "a.png", levels(image, 16))
+    found = {}
+    for early in ("true", "false"):
+        out = tmp_path / early
+        words = [f"--workdir={tiny_workdir}", "--mode=predict", f"--output={out}", str(file)]
+        assert main([*words, f"--config.method.early={early}"]) == 0
+        (line,) = records.read(out / "predictions.jsonl")
+        assert line.pop("early") is (early == "true")
+        found[early] = line, (out / "a_mask.png").read_bytes()
+    assert found["true"] == found["false"]
 
 
 def test_one_wrong_image_among_good_ones_writes_nothing(image, tiny_workdir, tmp_path, capsys):

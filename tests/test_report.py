@@ -108,6 +108,15 @@ def test_the_page_shows_the_numbers(workdir):
         assert words in text
 
 
+def test_early_choices_are_shown_where_they_were_recorded(workdir):
+    assert "Early choice" not in report.write(workdir).read_text(encoding="utf-8")
+    lines = records.read(workdir / "records.jsonl")
+    lines = [line | {"chosen_early": line["chosen"] | {"cosine": 1}} for line in lines]
+    records.write(workdir / "records.jsonl", lines)
+    text = report.write(workdir).read_text(encoding="utf-8")
+    assert tables.early_table(lines).to_html() in text and "Early choice" in text
+
+
 def test_the_limits_fit_the_data(workdir):
     text = report.write(workdir).read_text(encoding="utf-8")
     assert "Phantoms are drawn" in text and "whole clusters" not in text

@@ -128,6 +128,8 @@ def test_the_gaussians_are_those_of_the_views(images, trained):
 
 
 def test_the_tree_holds_nested_arrays_and_gives_all_back(trained):
+    early = source_bank.Early(np.int64(2), *np.random.default_rng(3).random((3, 5)))
+    trained = trained._replace(early={"cosine": early})
     tree = source_bank.to_tree(trained)
     for path, leaf in flax.traverse_util.flatten_dict(tree).items():
         assert all(isinstance(name, str) and "/" not in name for name in path)

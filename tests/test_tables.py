@@ -55,6 +55,12 @@ RECORDS = [
 ]
 
 
+def with_early(record, *wrong):
+    """The record with early choices that differ from the full ones for some rules."""
+    early = {rule: b ^ (rule in wrong) for rule, b in record["chosen"].items()}
+    return record | {"chosen_early": early}
+
+
 def rows(table):
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
@@ -212,3 +218,21 @@ def test_only_cells_with_a_path_may_break_anywhere():
     html = Table("", ("", "reason", "file", "pixels"), (cells,)).to_html()
     assert re.findall(r'<td class="long">(.*?)</td>', html) == [path]
     assert html.count('class="number"') == 4  # two columns, with their heads
+
+
+def test_early_choices_are_compared_with_the_full_ones_by_domain():
+    film, *source = RECORDS[:5]
+    lines = [with_early(film, "cosine"), *map(with_early, source[:3])]
+    lines.append(with_early(source[3], "cosine"))
+    assert tables.early_agreement(lines) == {
+        "cosine": {"ffdm (source)": 0.75, "film": 0.0},
+        "image": {"ffdm (source)": 1.0, "film": 1.0},
+    }
+    table = tables.early_table([*lines, *RECORDS[5:]])
+    assert table.columns == ("rule", "ffdm (source)", "film")
+    assert table.rows == (("cosine", "0.750", "0.000"), ("image*", "1.000", "1.000"))
+
+
+def test_older_records_have_no_early_choice():
+    assert tables.early_agreement(RECORDS) == {}
+    assert tables.early_table(RECORDS).rows == ()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mln_flax import checkpoint, evaluate, records, train
+from mln_flax import checkpoint, evaluate, input_pipeline, records, source_bank, train
 from mln_flax.build import build, load_data
 from mln_flax.main import main
 from mln_flax.types import UserError
@@ -123,6 +123,20 @@ def test_the_log_holds_steps_and_validations(tiny_workdir):
         per_view = line["validation_dsc_per_view"]
         assert list(per_view) == list(tiny.VIEWS)
         assert line["validation_dsc"] == pytest.approx(np.mean(list(per_view.values())))
+
+
+def test_the_model_has_the_operating_point_of_its_validation(run, tiny_workdir, tmp_path):
+    with checkpoint.manager(tiny_workdir) as checkpoints:
+        best = checkpoints.best_step()
+    (row,) = (r for r in log_of(tiny_workdir) if r["step"] == best and "validation_dsc" in r)
+    point = train.logged_point(tiny_workdir / "train.jsonl", best)
+    assert point == (row["threshold"], row["min_pixels"])
+    model = evaluate.load_model(run, tiny_workdir)
+    assert model.point == point
+    images = input_pipeline.images_of(load_data(run.config).part("ffdm", "validation"))
+    assert train.validate(run, source_bank.forward(run), model.params, images)[1] == point
+    assert train.logged_point(tiny_workdir / "train.jsonl", 3) is None  # a step, no validation
+    assert train.logged_point(tmp_path / "train.jsonl", best) is None
 
 
 def test_a_loss_that_is_not_finite_is_said_in_one_line():

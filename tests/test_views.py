@@ -63,6 +63,20 @@ def test_curve_agrees_with_a_root_solver(a):
     )
 
 
+@pytest.mark.parametrize("a", [*CURVES, 0.06, 0.93])
+def test_float32_takes_equal_steps_where_they_agree_with_a_root_solver(a):
+    x = np.concatenate([grays()[::97], np.float32([0, 1]), np.linspace(0, 1, 257, dtype="f4")])
+    np.testing.assert_allclose(
+        views.bezier_numpy(a)(x), [solved(a, float(value)) for value in x], atol=1e-6, rtol=0
+    )
+    table = views.even_table(a)
+    assert (table is None) == (not 0.06 <= a <= 0.9)
+    if table is not None:
+        start, rise = table
+        assert start.dtype == rise.dtype == np.float32
+        assert (start[0], start[-1], rise[-1]) == (0, 1, 0) and (rise[:-1] > 0).all()
+
+
 @pytest.mark.parametrize("a", CURVES)
 def test_curve_is_strictly_monotone_from_corner_to_corner(a):
     x, y = views.bezier_curve(a)

@@ -22,7 +22,7 @@ import mln_flax
 for module in pkgutil.walk_packages(mln_flax.__path__, "mln_flax."):
     importlib.import_module(module.name)
 import tiny
-from mln_flax import evaluate, input_pipeline, train
+from mln_flax import evaluate, input_pipeline, selection, train
 from mln_flax.build import build
 from mln_flax.data.core import DataSet, Example, Part
 
@@ -38,9 +38,11 @@ parts = [Part.of("mine", "train", tuple(map(example, range(6)))),
 run = build(tiny.config(data__source="mine", data__targets=""))
 workdir = pathlib.Path(sys.argv[1])
 train.train(run, DataSet(tuple(parts)), workdir)
-answer = evaluate.predictor(run, evaluate.load_model(run, workdir))
-said = answer(parts[0].examples[0].image[None])
-assert said.probability.shape == (1, 3, 32, 32) and np.isfinite(said.probability).all()
+trained = evaluate.load_model(run, workdir)
+image = parts[0].examples[0].image[None]
+for make, shape in ((selection.predictor, (1, 3, 32, 32)), (selection.selected, (1, 32, 32))):
+    said = make(run, trained)(image)
+    assert said.probability.shape == shape and np.isfinite(said.probability).all()
 assert not input_pipeline.have_tensorflow() and not MISSING & set(sys.modules)
 """
 MISSING = (

@@ -5,7 +5,7 @@ object whatever the pixels. Attenuation is the natural logarithm of the loss of 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -113,11 +113,14 @@ def breast(seed: int, index: int) -> Breast:
     )
 
 
-def outline_mm(body: Breast, angle: float, depth_mm: float) -> tuple[float, float]:
-    """The point (x, y) in mm that lies `depth_mm` under the skin in the direction `angle`."""
+def outline_mm(body: Breast, angle: Any, depth_mm: Any) -> tuple[Any, Any]:
+    """The point (x, y) in mm that lies `depth_mm` under the skin in the direction `angle`.
+
+    Of numbers or of arrays.
+    """
     radius = np.interp(angle, body.angle, body.radius)
-    radius -= depth_mm / np.interp(angle, body.angle, body.slant)
-    return float(radius * np.cos(angle)), float(radius * np.sin(angle))
+    radius = radius - depth_mm / np.interp(angle, body.angle, body.slant)
+    return radius * np.cos(angle), radius * np.sin(angle)
 
 
 def depth_mm(body: Breast, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -232,9 +235,10 @@ def _fibers(body: Breast, thin: bool) -> noise.Curves:
     tip = np.array(body.nipple) - [4.0, 0.0]
     start = np.tile(tip, (count, 1)) + rng.normal(0, 1.5, (count, 2))
     angles = rng.uniform(-1.25, 1.25, count)
-    for k in np.flatnonzero(kind):
-        deep = rng.uniform(4, 25) if kind[k] == 1 else rng.uniform(2.5, 16)
-        start[k] = outline_mm(body, angles[k], deep)
+    deep = rng.uniform(
+        np.repeat([4, 2.5], [vessels, ligaments]), np.repeat([25, 16], [vessels, ligaments])
+    )
+    start[ducts:] = np.column_stack(outline_mm(body, angles[ducts:], deep))
     heading = np.pi + rng.uniform(-0.85, 0.85, count)  # ducts run back from the nipple
     inward = np.arctan2(-start[:, 1], -start[:, 0])
     heading = np.where(kind == 1, np.pi + rng.normal(0, 0.5, count), heading)

@@ -67,8 +67,10 @@ def _spline(values: np.ndarray, at: np.ndarray) -> np.ndarray:
         (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
         t**3 / 6,
     )
-    rows = len(values)
-    return sum(w * values[(base + k) % rows] for k, w in enumerate(weights))
+    total = weights[0] * values.take(base, axis=0, mode="wrap")
+    for k, weight in enumerate(weights[1:], 1):
+        total += weight * values.take(base + k, axis=0, mode="wrap")
+    return total
 
 
 def curves(lines: Curves, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -1,0 +1,24 @@
+"""How fast this machine is: nothing is trained, no data is needed, nothing is written.
+
+    python -m mln_flax.main --config=configs/benchmark.py --mode=benchmark
+
+prints a table and, last, one line of JSON. Any shipped config can be timed by this mode; here it is
+one branch and one pass of `tiny` at 224 pixels, and the four branches beside it. At 512 pixels:
+
+    --config.data.size=512 --config.model.window_size=8 --config.train.batch_size=1
+
+In turns with a PyTorch Swin-Unet, where torch is installed: --config.benchmark.against=FILE
+Compile time, memory and operations alone, without running a step: --config.benchmark.runs=0
+Time against image size, branches and devices: --config.benchmark.growth=size,k,devices
+"""
+
+from mln_flax.config import Config, DataConfig, ModelConfig, TrainConfig
+
+
+def get_config() -> Config:
+    """The network and the loss that public PyTorch code has too."""
+    return Config(
+        data=DataConfig(size=224),
+        model=ModelConfig(preset="tiny", drop_path_rate=0.0),
+        train=TrainConfig(batch_size=2),
+    )
