@@ -15,9 +15,9 @@ main
 modes
 train evaluate predict report prepare_report summary benchmark
 selection
-build source_bank growth speeds
+build source_bank growth speeds yardstick
 methods input_pipeline checkpoint optim parallel metrics records tables table_layout plots page
-models data views branches losses decision yardstick
+models data views branches losses decision
 settings
 config files memory timing cost
 types registry
@@ -30,7 +30,7 @@ BESIDE = {  # the only imports within one line: who -> whom
     "evaluate": ("train",),
     "predict": ("evaluate",),
     "source_bank": ("build",),
-    "speeds": ("build",),
+    "speeds": ("build", "yardstick"),
     "plots": ("tables",),
     "tables": ("table_layout",),
     "registry": ("types",),
