@@ -58,7 +58,7 @@ def by_size(config: Config, measure: Measure) -> tuple[Table, list[dict[str, Any
         (str(row["size"]), _shown(row["forward"]), _shown(row["forward"] * 1e6 / row["size"] ** 2))
         for row in rows
     )
-    note = "Attention stays in windows, so the time follows the number of pixels."
+    note = "Attention stays in windows: the last column should be level."
     columns = ("side, pixels", "one pass, s", "s per million pixels")
     return Table(f"Size ({config.model.preset}, one image)", columns, cells, note), rows
 
@@ -79,8 +79,8 @@ def by_branches(config: Config, measure: Measure) -> tuple[Table, list[dict[str,
         for row in rows
     )
     note = (
-        "The branch is chosen before the network runs, so k branches cost little more than one; "
-        "in training each branch has its own view of an image."
+        "Where a branch is chosen before the network runs, its column should be level; all "
+        "branches, and a step with a view for each, should cost at most k times one."
     )
     columns = ("k", "chosen branch, s", "all branches, s", "train step, s", "train step / k, s")
     side = config.data.size
@@ -101,8 +101,8 @@ def by_devices(config: Config, measure: Measure) -> tuple[Table, list[dict[str, 
         (str(row["devices"]), _shown(row["forward"]), _shown(row["train"])) for row in rows
     )
     note = (
-        "Virtual devices share this machine's cores: a flat column says that splitting a batch "
-        "costs nothing, and real devices would divide it."
+        "Virtual devices share this machine's cores: a level column says that splitting a batch "
+        "costs nothing."
     )
     columns = ("devices", "one pass, s", "train step, s")
     side = config.data.size

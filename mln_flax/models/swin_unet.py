@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mln_flax.models import swin
 from mln_flax.models.norms import DomainLayerNorm
+from mln_flax.models.recompute import recomputed
 from mln_flax.types import Moments
 
 
@@ -114,13 +115,11 @@ class SwinUnet(nn.Module):
 
     def _blocks(self, x, branch, train, level, name, norm) -> tuple[jax.Array, Moments]:
         """The blocks of one stage, every second one with shifted windows."""
-        block_class = (
-            nn.remat(swin.SwinBlock, static_argnums=(3,)) if self.remat else swin.SwinBlock
-        )
         before, total = sum(self.depths[:level]), max(sum(self.depths) - 1, 1)
         moments: Moments = {}
         for j in range(self.depths[level]):
-            block = block_class(
+            make = partial(
+                swin.SwinBlock,
                 num_heads=self.num_heads[level],
                 window_size=self.window_size,
                 shifted=j % 2 == 1,
@@ -128,8 +127,11 @@ class SwinUnet(nn.Module):
                 mlp_ratio=self.mlp_ratio,
                 drop_path_rate=self.drop_path_rate * (before + j) / total,
                 dtype=self.dtype,
-                name=f"{name}_blocks_{j}",
             )
-            x, new = block(x, branch, train)
+            block = f"{name}_blocks_{j}"
+            if self.remat and not self.is_initializing():
+                x, new = recomputed(self, make, block, x, branch, train)
+            else:
+                x, new = make(name=block)(x, branch, train)
             moments |= new
         return x, moments

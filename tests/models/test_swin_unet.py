@@ -186,10 +186,14 @@ def loss_and_gradient(model, params, image, branch, key):
 
 
 def test_remat_changes_nothing(one):
-    """Not the loss, the moments, the gradients, nor the parameters' names."""
-    again = ONE.clone(remat=True)
+    """Not the loss, the moments, the gradients, nor the parameters' names.
+
+    Stochastic depth is off: its draws come from another stream.
+    """
+    plain = ONE.clone(drop_path_rate=0.0)
+    again = plain.clone(remat=True)
     assert jax.tree.structure(shapes_of(again)) == jax.tree.structure(shapes_of(ONE))
-    results = [loss_and_gradient(m, *one, jax.random.key(3)) for m in (ONE, again)]
+    results = [loss_and_gradient(m, *one, jax.random.key(3)) for m in (plain, again)]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(a).max()),
         *results,
@@ -230,3 +234,33 @@ def test_statistics_of_whole_layers(one):
     assert {m.shape for pair in out["moments"].values() for m in pair} == {(4, 1)}
     expected = apply(ONE)({"params": params}, image, branch)[0]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_remat_writes_the_running_statistics_too(one):
+    params, image, branch = one
+    plain = ONE.clone(drop_path_rate=0.0)
+    stats = plain.init(jax.random.key(0), image, branch)["domain_stats"]
+    variables = {"params": params, "domain_stats": stats}
+    written = [
+        m.apply(variables, image, branch, train=True, mutable=["domain_stats"])[1]["domain_stats"]
+        for m in (plain, plain.clone(remat=True))
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *written)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), stats, written[1])
+    assert min(jax.tree.leaves(moved)) > 0
+
+
+def test_remat_needs_less_memory(one):
+    """In the compiler's plan of a step of a deeper network than the tests' usual one."""
+    deep = ONE.clone(drop_path_rate=0.0, depths=(6,) * len(ONE.depths))
+    image, branch = jnp.zeros((4, 64, 64, 1)), jnp.zeros(4, jnp.int32)
+    params = jax.eval_shape(deep.init, jax.random.key(0), image, branch)["params"]
+    planned = []
+    for model in (deep, deep.clone(remat=True)):
+
+        def loss(params, image, model=model):
+            return model.apply({"params": params}, image, branch)[0].sum()
+
+        compiled = jax.jit(jax.grad(loss)).lower(params, image).compile()
+        planned.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert planned[1] < 0.6 * planned[0]
