@@ -1,7 +1,8 @@
 """Phantoms: source `ffdm`, targets `dbt`, `film` and `processing`.
 
-7 to 9 minutes on two cores, with the installation. Seed 0, commit fdc9e8a: DSC 0.65 on `ffdm`,
-0.51 on `dbt`, 0.32 on `film` and on `processing`; view accuracy of the shipped selection 0.95.
+Two to three minutes on two cores after the installation. Seed 0, commit d00c650: DSC 0.62 on
+`ffdm`, 0.45 on `dbt`, 0.32 on `film`, 0.34 on `processing`; view accuracy of the shipped selection
+0.95.
 
 python -m mln_flax.main --config=configs/phantom.py --workdir=runs/demo
 """
