@@ -31,6 +31,7 @@ from mln_flax.input_pipeline import Images
 from mln_flax.source_bank import Early, Trained
 from mln_flax.speeds import Found
 from mln_flax.timing import Program, Spread
+from mln_flax.train import random_state
 from mln_flax.types import Batch
 from mln_flax.yardstick import Yardstick
 
@@ -167,14 +168,14 @@ def predict_all_program(run: Run, side: int) -> Program:
 
 def _on_devices(function: Any, run: Run, batch: Batch) -> Program:
     mapped = jax.pmap(function, in_axes=(None, 0))
-    variables = parallel.replicate({"params": first_state(run).params})
+    variables = parallel.replicate({"params": random_state(run).params})
     placed = jax.pmap(lambda x: x)(parallel.shard(batch))
     return lambda: jax.block_until_ready(mapped(variables, placed))
 
 
 def train_program(run: Run, call: Any, side: int) -> Program:
     """One step after the other of a compiled train step."""
-    state = parallel.replicate(first_state(run))
+    state = parallel.replicate(random_state(run))
     batch = jax.pmap(lambda x: x)(parallel.shard(random_batch(run, side)))
 
     def program() -> None:
@@ -182,12 +183,6 @@ def train_program(run: Run, call: Any, side: int) -> Program:
         state, _ = jax.block_until_ready(call(state, batch))
 
     return program
-
-
-def first_state(run: Run) -> Any:
-    """The state before the first step."""
-    side = run.config.data.size
-    return jax.jit(run.method.init)(jax.random.key(0), jnp.zeros((1, side, side, 1)))
 
 
 def predict_program(run: Run) -> Program:
@@ -203,7 +198,7 @@ def predict_program(run: Run) -> Program:
 
 def stand_in(run: Run, images: Images) -> Trained:
     """A model that has learned nothing but what the images look like in their views."""
-    params, point = first_state(run).params, OperatingPoint(0.5, 1)
+    params, point = random_state(run).params, OperatingPoint(0.5, 1)
     if run.config.method.selection != "image" or not run.config.method.early:
         trained = source_bank.collect(run, params, images, source_bank.forward(run), point)
         return trained._replace(early=selection.measure(run, trained, images))

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from mln_flax.config import Config
@@ -30,18 +31,27 @@ def load_file(path: str) -> Config:
             f"--config={path}: no such file{nearest(os.path.basename(path), found)}"
             + (f"; in {folder}: {', '.join(found)}" if found else "")
         )
-    spec = importlib.util.spec_from_file_location("mln_flax_config", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config={path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config()
-    except Exception as error:  # whatever a user's file may do
-        raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
+    config = from_python(path, f"--config={path}", lambda module: module.get_config())
     if not isinstance(config, Config):
         raise UserError(f"--config={path}: get_config() must return a mln_flax.config.Config")
     return config
+
+
+def from_python(path: str, flag: str, take: Callable[[Any], Any]) -> Any:
+    """What `take` finds in the module that a user's Python file is.
+
+    Raises:
+      UserError: it is no Python file, or it or `take` fails; `flag` says where the path stands.
+    """
+    spec = importlib.util.spec_from_file_location("mln_flax_users_file", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{flag}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return take(module)
+    except Exception as error:  # whatever a user's file may do
+        raise UserError(f"{flag}: {type(error).__name__}: {error}") from error
 
 
 def override(config: Any, path: str, text: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from mln_flax import yardstick
+from mln_flax import input_pipeline
 from mln_flax.build import Run
 from mln_flax.config import Config
 from mln_flax.cost import Cost
@@ -196,7 +196,7 @@ def settings(config: Config, run: Run, commit: str) -> dict[str, Any]:
         "runs": config.benchmark.runs,
         "selection": config.method.selection,
         "devices": f"{jax.local_device_count()} x {device.device_kind}",
-        "machine": f"{platform.system()} {platform.machine()}, {yardstick.cores()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {input_pipeline.threads()} cores",
         "jax": jax.__version__,
         "commit": commit,
     }

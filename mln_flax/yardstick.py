@@ -1,17 +1,17 @@
 """A PyTorch Swin-Unet from a user's file, doing the same work as ours."""
 
 import contextlib
-import importlib.util
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mln_flax import input_pipeline
 from mln_flax.config import Config
 from mln_flax.losses import SMOOTH
 from mln_flax.models.swin_unet import SwinUnet
+from mln_flax.settings import from_python
 from mln_flax.timing import Program, Spread
 from mln_flax.types import UserError
 
@@ -97,25 +97,13 @@ def load(config: Config, model: SwinUnet, on_gpu: bool = False) -> Yardstick:
         import torch
     except ImportError:
         raise UserError(f"{flag}: torch is not installed; pip install torch") from None
-    spec = importlib.util.spec_from_file_location("mln_flax_yardstick", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{flag}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file may do
-        raise UserError(f"{flag}: {type(error).__name__}: {error}") from error
+    module = from_python(path, flag, lambda module: module)
     if not hasattr(module, "SwinUnet"):
         raise UserError(f"{flag}: has no class SwinUnet")
-    torch.set_num_threads(cores())
+    torch.set_num_threads(input_pipeline.threads())
     torch.manual_seed(0)
     device = "cuda" if on_gpu and torch.cuda.is_available() else "cpu"
     return Yardstick(torch, module.SwinUnet, config, model, device)
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def forward(other: Yardstick, image: np.ndarray, passes: int = 1) -> Program:

@@ -128,7 +128,7 @@ def test_the_train_step_is_the_runs_own(run):
     assert (int(first.step), int(second.step)) == (1, 2)
     # The loss of the first step, from an untrained network's own answer.
     image, mask = benchmark.random_images(run.config, 32)
-    params = benchmark.first_state(single).params
+    params = benchmark.random_state(single).params
     zeros = np.zeros(len(image), np.int32)
     logits, _ = single.model.apply({"params": params}, image[..., None], zeros)
     dice = losses.branch_dice(jax.nn.softmax(logits), mask, zeros, 1)
