@@ -26,11 +26,9 @@ from mln_flax.build import Run, build, is_drawn, load_data
 from mln_flax.config import Config
 from mln_flax.data import prepare, prepared_set
 from mln_flax.data.core import DataSet
-from mln_flax.settings import differences, read_json, to_dict
+from mln_flax.settings import AFTERWARDS, differences, read_json, to_dict
 from mln_flax.types import UserError
 
-# Settings that touch nothing trained.
-AFTERWARDS = ("evaluate.", "method.selection:", "method.early:", "benchmark.")
 STOPPED = {"SIGTERM": 143, "SIGINT": 130}  # exit codes, as shells count signals
 
 
@@ -81,8 +79,14 @@ def run(
     return 0
 
 
-def train_all(made: Run, workdir: Path, stop: train.StopSignal, command: str) -> None:
-    """Trains and evaluates, or says that it is done."""
+def train_all(
+    made: Run,
+    workdir: Path,
+    stop: train.StopSignal,
+    command: str,
+    data: DataSet | None = None,
+) -> None:
+    """Trains and evaluates, or says that it is done. `data` is what is read already."""
     model, lines = workdir / train.MODEL, workdir / "records.jsonl"
     if model.exists():
         print(f"training: done already ({made.config.train.steps} steps, {model})")
@@ -92,7 +96,7 @@ def train_all(made: Run, workdir: Path, stop: train.StopSignal, command: str) ->
         return
     if made.config.model.pretrained and not model.exists():
         train.pretrained(made)  # what is wrong with it is said before anything is written
-    data = read_data(made, workdir)
+    data = read_data(made, workdir, data)
     if not model.exists():
         write_environment(workdir, command)
         train.train(made, data, workdir, stop)
@@ -107,12 +111,12 @@ def evaluate_again(made: Run, workdir: Path) -> None:
     evaluate.evaluate(made, read_data(made, workdir), workdir)
 
 
-def read_data(made: Run, workdir: Path) -> DataSet:
+def read_data(made: Run, workdir: Path, data: DataSet | None = None) -> DataSet:
     """The data, described in the workdir, which belongs to these settings from here on.
 
     Not sooner: after a mistyped data folder, the right one is no other setting.
     """
-    data = load(made, workdir)
+    data = load(made, workdir) if data is None else data
     claim(workdir, made.config)
     evaluate.describe_data(made, data, workdir)
     return data

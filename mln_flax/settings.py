@@ -6,12 +6,20 @@ import importlib.util
 import json
 import os
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mln_flax.config import Config
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
+
+# Settings that touch nothing trained: beginnings of the lines of `differences`.
+AFTERWARDS = ("evaluate.", "method.selection:", "method.early:", "benchmark.")
+# What a Python file of settings defines, and the modes that it is for.
+FUNCTIONS = {
+    "get_config": "--mode=train and the others of one run",
+    "get_experiment": "--mode=experiment",
+}
 
 
 def load_file(path: str) -> Config:
@@ -19,6 +27,18 @@ def load_file(path: str) -> Config:
 
     Raises:
       UserError: there is no such file, or it does not give a Config.
+    """
+    config = load(path, "get_config")
+    if not isinstance(config, Config):
+        raise UserError(f"--config={path}: get_config() must return a mln_flax.config.Config")
+    return config
+
+
+def load(path: str, function: str) -> Any:
+    """What one of FUNCTIONS in a Python file returns.
+
+    Raises:
+      UserError: there is no such file, it fails, or it defines another of FUNCTIONS instead.
     """
     if not os.path.isfile(path):
         folder = os.path.dirname(path) or "."
@@ -31,10 +51,14 @@ def load_file(path: str) -> Config:
             f"--config={path}: no such file{nearest(os.path.basename(path), found)}"
             + (f"; in {folder}: {', '.join(found)}" if found else "")
         )
-    config = from_python(path, f"--config={path}", lambda module: module.get_config())
-    if not isinstance(config, Config):
-        raise UserError(f"--config={path}: get_config() must return a mln_flax.config.Config")
-    return config
+
+    def take(module: Any) -> Any:
+        for other, modes in FUNCTIONS.items():
+            if not hasattr(module, function) and hasattr(module, other):
+                raise UserError(f"--config={path}: defines {other}(), which is for {modes}")
+        return getattr(module, function)()
+
+    return from_python(path, f"--config={path}", take)
 
 
 def from_python(path: str, flag: str, take: Callable[[Any], Any]) -> Any:
@@ -50,6 +74,8 @@ def from_python(path: str, flag: str, take: Callable[[Any], Any]) -> Any:
     try:
         spec.loader.exec_module(module)
         return take(module)
+    except UserError:
+        raise
     except Exception as error:  # whatever a user's file may do
         raise UserError(f"{flag}: {type(error).__name__}: {error}") from error
 
@@ -148,16 +174,17 @@ def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config.
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"{where}: unknown setting {name!r}{nearest(name, hints)}")
-        if dataclasses.is_dataclass(hints[name]):
-            fields[name] = from_dict(value, typing.cast(type, hints[name]), f"{where}: {name}")
-        else:
-            fields[name] = _typed(value, hints[name], f"{where}: {name}")
+        fields[name] = _typed(value, hints[name], f"{where}: {name}")
     return kind(**fields)
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
     """A plain value in its field's type: a list as a tuple, a whole number also for a float."""
+    if dataclasses.is_dataclass(hint):
+        return from_dict(value, typing.cast(type, hint), where)
     kinds = typing.get_args(hint)
+    if typing.get_origin(hint) is Mapping and isinstance(value, dict):
+        return {name: _typed(item, kinds[1], f"{where}: {name}") for name, item in value.items()}
     if kinds and isinstance(value, list) and (kinds[1] is Ellipsis or len(value) == len(kinds)):
         return tuple(_typed(item, kinds[0], where) for item in value)
     if hint is float and type(value) is int:
