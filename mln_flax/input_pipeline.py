@@ -5,14 +5,15 @@ import concurrent.futures
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from mln_flax import geometry
+from mln_flax import geometry, jitter
 from mln_flax.config import ViewsConfig
 from mln_flax.data import prepared
 from mln_flax.data.core import Example, Part
+from mln_flax.order import host_rows, stream_of
 from mln_flax.types import Batch, UserError
 from mln_flax.views import View
 
@@ -119,10 +120,11 @@ def train_batches(
     """The rows of one host for steps start_step, ..., steps - 1.
 
     Example number c of the run (c = step * batch_size + place) is the image at place c mod N of
-    a shuffle that the seed and the epoch (c div N) decide, with geometry drawn from (seed, c):
-    each epoch sees each image once, and a run that starts at any step goes on exactly. Where
-    `plan.foreground` gives a share of the places to images with a label, those go through a
-    shuffle of their own in the same way, and the other places through the shuffle of all images.
+    a shuffle that the seed and the epoch (c div N) decide, with geometry and jitter drawn from
+    (seed, c): each epoch sees each image once, and a run that starts at any step goes on
+    exactly. Where `plan.foreground` gives a share of the places to images with a label, those go
+    through a shuffle of their own in the same way, and the other places through the shuffle of
+    all images.
 
     Args:
       images: the source's training images.
@@ -151,34 +153,6 @@ def rate(images: Images, plan: Plan, batches: int = 8) -> float:
     for _ in made:
         pass
     return batches * plan.batch_size / (time.monotonic() - started)
-
-
-def host_rows(batch_size: int, host: tuple[int, int]) -> range:
-    """The places of a batch that belong to one host.
-
-    Raises:
-      UserError: the hosts cannot have equally many, as the devices' common step needs.
-    """
-    index, count = host
-    if batch_size % count:
-        raise UserError(
-            f"--config.train.batch_size={batch_size}: must be a multiple of the {count} processes"
-        )
-    return range(batch_size * index // count, batch_size * (index + 1) // count)
-
-
-PARTS_OF_SHARE = 1000  # a share is counted in thousandths, exactly, however far a run goes
-
-
-def stream_of(counter: Any, foreground: float) -> tuple[Any, Any]:
-    """Whether example `counter` is a labeled one, and its number among its kind.
-
-    Integers only, so that it holds for numpy and TensorFlow alike, at any counter.
-    """
-    share = round(foreground * PARTS_OF_SHARE)
-    before = counter * share // PARTS_OF_SHARE
-    is_labeled = (counter + 1) * share // PARTS_OF_SHARE > before
-    return is_labeled, (before, counter - before)
 
 
 def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
@@ -210,14 +184,17 @@ def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
         image, mask = tf.numpy_function(
             lambda i: images.read(int(i)), [index], (tf.float32, tf.uint8), stateful=False
         )
+        seed = tf.stack([tf.constant(plan.seed, tf.int64), counter])
         image, mask = geometry.augment_tf(
             tf.ensure_shape(image, images.shape),
             tf.ensure_shape(mask, images.shape),
-            tf.stack([tf.constant(plan.seed, tf.int64), counter]),
+            seed,
             flip=plan.config.flip,
             scale=plan.config.scale,
             crop=crop,
         )
+        if plan.config.jitter:
+            image = jitter.jitter_tf(image, seed, plan.config.jitter)
         made = tf.stack([view.tf(image) for view in plan.views])[..., tf.newaxis]
         return made, tf.repeat(tf.cast(mask, tf.int32)[tf.newaxis], len(branch), axis=0)
 
@@ -258,6 +235,9 @@ def _numpy_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
             scale=plan.config.scale,
             crop=crop,
         )
+        if plan.config.jitter:
+            rng = np.random.default_rng([plan.seed, counter, 2])
+            image = jitter.jitter_numpy(image, rng, plan.config.jitter)
         views = np.stack([view.numpy(image) for view in plan.views])[..., np.newaxis]
         return views, np.repeat(mask.astype(np.int32)[np.newaxis], len(branch), axis=0)
 

@@ -23,7 +23,8 @@ config files memory timing cost
 types registry
 """
 GROUPS = {  # files that stand as one name and may import one another
-    "views": ("views", "geometry"),
+    "views": ("views", "geometry", "jitter"),
+    "input_pipeline": ("input_pipeline", "order"),
     "metrics": ("metrics", "surface"),
 }
 BESIDE = {  # the only imports within one line: who -> whom
