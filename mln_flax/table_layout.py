@@ -1,7 +1,10 @@
-"""A table of text cells, laid out for a terminal, as Markdown or as HTML."""
+"""A table of text cells, laid out for a terminal, as Markdown, HTML, LaTeX or CSV."""
 
+import csv
 import html
+import io
 import itertools
+import math
 import re
 import textwrap
 from collections.abc import Sequence
@@ -12,7 +15,16 @@ _NARROWEST = 24  # the last column is not wrapped to less
 _GAP = 2
 _COUNTS = re.compile(r"\S+ \d+(, \S+ \d+)*")  # such as `identity 40, invert 8`
 _LONG_WORD = re.compile(r"\S{40}")  # a path, which a browser would never break
-_NUMBER = re.compile(r"-|[-+]?\d[\d.,/%]*")
+_NUMBER = re.compile(r"-|[-+<]?\d[\d.,/%]*( (±|to) ([-+]?\d[\d.]*|-))?")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"$<$",
+    ">": r"$>$",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+}
 
 
 class Table(NamedTuple):
@@ -56,6 +68,41 @@ class Table(NamedTuple):
             f"<thead>{row(self.columns, 'th')}</thead>\n"
             f"<tbody>\n{rows}\n</tbody>\n</table></div>\n{note}"
         )
+
+    def to_latex(self) -> str:
+        """A LaTeX table (package booktabs) with its title as caption and its note below."""
+        columns = "".join("r" if _numeric(self, j) else "l" for j in range(len(self.columns)))
+        header, *body = (" & ".join(map(_latex, row)) for row in (self.columns, *self.rows))
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(self.title)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            rf"{header} \\",
+            r"\midrule",
+            *(rf"{row} \\" for row in body),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *([rf"\par\smallskip\footnotesize {_latex(self.note)}"] if self.note else []),
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def to_csv(self) -> str:
+        """The columns' names and the rows, with commas; neither title nor note."""
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows((self.columns, *self.rows))
+        return buffer.getvalue()
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number as a cell shows it; a dash for what is not defined."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
 def _numeric(table: Table, column: int) -> bool:

@@ -1,13 +1,13 @@
 """Tables of results: pure functions of the recorded lines."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from mln_flax.table_layout import Table
+from mln_flax.statistics import finite_mean
+from mln_flax.table_layout import Table, number
 from mln_flax.types import Record, UserError
 
 RULES = ("cosine", "euclidean", "standardized", "literal", "image")
@@ -128,8 +128,8 @@ def selection_table(records: Iterable[Record]) -> Table:
     rows = []
     for domain, group in domains.items():
         answers = [_dsc_of_ways(record, _rules(every)) for record in group]
-        means = (_finite_mean(answer[way] for answer in answers) for way in ways[2:])
-        rows.append((_domain_name(domain, group), str(len(group)), *map(_format, means)))
+        means = (finite_mean(answer[way] for answer in answers) for way in ways[2:])
+        rows.append((_domain_name(domain, group), str(len(group)), *map(number, means)))
     note = (
         "* the shipped selection. Union: a pixel that any branch marks. "
         "Best branch: the best for each image, found with its reference; only reported."
@@ -150,7 +150,7 @@ def view_accuracy_table(records: Iterable[Record]) -> Table:
             float(np.mean([record["chosen"][rule] == record["branch"] for record in group]))
             for group in views.values()
         ]
-        rows.append((_marked(every[0], rule), *map(_format, (*shares, _finite_mean(shares)))))
+        rows.append((_marked(every[0], rule), *map(number, (*shares, finite_mean(shares)))))
     counts = ", ".join(f"{view} {len(group)}" for view, group in views.items())
     note = f"* the shipped selection. Images: {counts}."
     return Table("View accuracy", ("rule", *views, "mean"), tuple(rows), note)
@@ -181,7 +181,7 @@ def early_table(records: Iterable[Record]) -> Table:
     records = list(records)
     agreement = early_agreement(records)
     rows = tuple(
-        (_marked(records[0], rule), *map(_format, shares.values()))
+        (_marked(records[0], rule), *map(number, shares.values()))
         for rule, shares in agreement.items()
     )
     note = (
@@ -293,14 +293,4 @@ def _empty_counts(scores: list[Record]) -> list[str]:
 
 
 def _mean(scores: list[Record], key: str, digits: int = 3) -> str:
-    return _format(_finite_mean(score[key] for score in scores), digits)
-
-
-def _finite_mean(values: Iterable[float | None]) -> float:
-    """The mean over what is defined; nan where nothing is."""
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    return float(np.mean(finite)) if finite else math.nan
-
-
-def _format(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+    return number(finite_mean(score[key] for score in scores), digits)
