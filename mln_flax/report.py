@@ -1,7 +1,5 @@
 """The report of a workdir: one self-contained page, a function of the workdir's files alone."""
 
-import dataclasses
-import json
 import pathlib
 import re
 import zipfile
@@ -11,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mln_flax import files, page, plots, records, tables
+from mln_flax import files, page, plots, records, settings, tables
 from mln_flax.config import Config
 from mln_flax.types import Record, UserError
 
@@ -173,16 +171,16 @@ def _page(work: _Work, pictures: Mapping[str, bytes]) -> str:
 def _trained(work: _Work) -> str:
     environment = dict(work.environment)
     command = environment.pop("command", None)
-    defaults = _flat(json.loads(json.dumps(dataclasses.asdict(Config()))))
+    defaults = settings.flat(settings.to_dict(Config()))
     changed = {
         name: f"{_shown(value)} (default {_shown(defaults[name])})"
         if name in defaults
         else _shown(value)
-        for name, value in _flat(work.config).items()
+        for name, value in settings.flat(work.config).items()
         if name not in defaults or value != defaults[name]
     }
     shown = " ".join(command) if isinstance(command, list) else command
-    everything = {name: _shown(value) for name, value in _flat(work.config).items()}
+    everything = {name: _shown(value) for name, value in settings.flat(work.config).items()}
     return "\n".join(
         [
             page.preformatted(str(shown)) if shown else "",
@@ -190,7 +188,9 @@ def _trained(work: _Work) -> str:
             page.definitions(changed) if changed else page.paragraph("None."),
             page.folded("All settings", page.definitions(everything)),
             page.heading("Environment"),
-            page.definitions({name: _shown(value) for name, value in _flat(environment).items()}),
+            page.definitions(
+                {name: _shown(value) for name, value in settings.flat(environment).items()}
+            ),
         ]
     )
 
@@ -274,16 +274,6 @@ def _limits(work: _Work) -> list[str]:
     labels = (record for record in work.records if record.get("label_kind") == "cluster")
     domains = dict.fromkeys(record["domain"] for record in labels)
     return [*_LIMITS, *phantoms, *([_CLUSTERS.format(", ".join(domains))] if domains else [])]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `section.name`."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        flat.update(_flat(item, f"{prefix}.{name}" if prefix else str(name)))
-    return flat
 
 
 def _shown(value: Any) -> str:

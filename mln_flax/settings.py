@@ -161,6 +161,16 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested values as `section.name`."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        found.update(flat(item, f"{prefix}.{name}" if prefix else str(name)))
+    return found
+
+
 def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config.json") -> Any:
     """The settings that `to_dict` made plain; what is absent keeps its default.
 
