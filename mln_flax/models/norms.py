@@ -1,4 +1,4 @@
-"""Layer normalization with a scale, a shift and statistics for each branch (Eq. 10-13)."""
+"""Normalization with a scale, a shift and statistics for each branch (Eq. 10-13)."""
 
 from functools import partial
 
@@ -6,9 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mln_flax.models import norm_kinds
 from mln_flax.types import Moments
 
 STATISTICS = ("channel", "layer")
+MEAN, STD = ("domain_stats", "mean"), ("domain_stats", "std")
 
 
 class DomainLayerNorm(nn.Module):
@@ -16,17 +18,23 @@ class DomainLayerNorm(nn.Module):
 
     Each token is normalized over its own channels, as in every layer norm; only the scale and the
     bias depend on the branch (Eq. 13). The moments of the layer's *input* over the positions of
-    an image are what branch selection compares (Eq. 16-17).
+    an image are what branch selection compares (Eq. 16-17). Other kinds of normalization differ
+    in what they subtract and divide by, and in nothing else.
 
     Attributes:
       num_branches: k, the rows of scale, bias and statistics.
+      kind: over what is normalized: "channel", a token's channels; "sample", all features of a
+        sample; "instance", the positions of a sample's channel; "batch", the positions of a
+        channel in all samples of the branch, and in evaluation by the running statistics.
       epsilon: added to the variance.
       momentum: share of the old running statistics that stays at each update.
-      statistics: "channel" keeps moments per channel, "layer" of all channels together.
-      axis_name: the device axis over which running statistics are summed, or None.
+      statistics: "channel" keeps moments per channel, "layer" of all channels together, which
+        "batch" cannot use.
+      axis_name: the device axis over which statistics are summed, or None.
     """
 
     num_branches: int = 1
+    kind: str = "channel"
     epsilon: float = 1e-5
     momentum: float = 0.95
     statistics: str = "channel"
@@ -39,6 +47,7 @@ class DomainLayerNorm(nn.Module):
         branch: jax.Array,
         expand: jax.Array | None = None,
         head: jax.Array | None = None,
+        train: bool = False,
     ) -> tuple[jax.Array, Moments]:
         """The normalized x and its moments.
 
@@ -47,44 +56,70 @@ class DomainLayerNorm(nn.Module):
           branch: int32 [B] in [0, num_branches); a negative one marks padding, which is
             normalized with some branch and counted in no statistics.
           expand: [C, new, D], with `head`: the layer's input is then x @ expand, of which only
-            norm(x @ expand) @ head is asked for (see `normalized_projection`).
+            norm(x @ expand) @ head is asked for (see `normalized_projection`); only of "channel".
           head: [D, classes].
+          train: "batch" normalizes with the batch, not with the running statistics.
 
         Returns:
           y [B, ..., C] in the type of x (with a head float32 [B, ..., new, classes]), and
           {path of this layer: (mean [B, C], std [B, C])}; C is 1 with statistics="layer".
+
+        Raises:
+          ValueError: "batch" in evaluation is not given the collection domain_stats.
         """
         channels = x.shape[-1] if expand is None else expand.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (self.num_branches, channels))
         bias = self.param("bias", nn.initializers.zeros, (self.num_branches, channels))
+        running = self._running(1 if self.statistics == "layer" else channels)
         own = jnp.maximum(branch, 0)
         if expand is not None and head is not None:
             y = normalized_projection(x, expand, head, scale[own], bias[own], self.epsilon)
             moments = expanded_moments(x, expand, self.statistics)
         else:
-            y = normalize(x, scale[own], bias[own], self.epsilon)
+            if self.kind == "channel":
+                y = normalize(x, scale[own], bias[own], self.epsilon)
+            else:
+                center = self._center(x, branch, running, train)
+                y = norm_kinds.standardize(x, *center, scale[own], bias[own], self.epsilon)
             moments = input_moments(x, self.statistics)
-        self._update_statistics(moments, branch)
+        self._update_statistics(running, moments, branch)
         return y, {"/".join(self.path): moments}
 
-    def _update_statistics(self, moments, branch) -> None:
+    def _running(self, width: int) -> tuple[nn.Variable, nn.Variable] | None:
+        """The running mean and deviation [k, width], where there are any."""
+        if not (self.is_mutable_collection("domain_stats") or self.has_variable(*MEAN)):
+            return None
+        shape = (self.num_branches, width)
+        return self.variable(*MEAN, jnp.zeros, shape), self.variable(*STD, jnp.ones, shape)
+
+    def _center(self, x, branch, running, train) -> tuple[jax.Array, jax.Array]:
+        """Mean and variance [B, C] by which a sample is normalized."""
+        if self.kind != "batch":
+            return norm_kinds.of_sample(x, self.kind)
+        if train:
+            return norm_kinds.of_batch(x, branch, self.num_branches, self.axis_name)
+        if running is None:
+            raise ValueError(
+                f"batch norm {'/'.join(self.path)}: evaluation needs the running statistics, the "
+                "collection domain_stats beside the parameters"
+            )
+        mean, std = (value.value[jnp.maximum(branch, 0)] for value in running)
+        return mean, jnp.square(std)
+
+    def _update_statistics(self, running, moments, branch) -> None:
         """Move the running statistics of the branches in the batch, where they may be touched."""
-        if not (self.is_mutable_collection("domain_stats") or self.is_initializing()):
+        if self.is_initializing() or not self.is_mutable_collection("domain_stats"):
             return  # nobody reads the moments then, and XLA drops them
         mean, std = moments
-        shape = (self.num_branches, mean.shape[-1])
-        running_mean = self.variable("domain_stats", "mean", jnp.zeros, shape)
-        running_std = self.variable("domain_stats", "std", jnp.ones, shape)
-        if self.is_initializing():
-            return
+        running_mean, running_std = running
         # A sum over samples and devices before any ratio: devices may hold unequal numbers.
         members = jax.nn.one_hot(branch, self.num_branches)
         sums = (
             members.sum(axis=0)[:, None],
-            _per_branch(members, mean),
-            _per_branch(members, jnp.square(std) + jnp.square(mean)),
+            norm_kinds.per_branch(members, mean),
+            norm_kinds.per_branch(members, jnp.square(std) + jnp.square(mean)),
         )
-        count, total, squares = jax.lax.psum(sums, self.axis_name) if self.axis_name else sums
+        count, total, squares = norm_kinds.over_devices(sums, self.axis_name)
         batch_mean = total / jnp.maximum(count, 1)
         batch_variance = jnp.maximum(squares / jnp.maximum(count, 1) - jnp.square(batch_mean), 0)
         step = jnp.where(count > 0, 1 - self.momentum, 0)
@@ -253,8 +288,3 @@ def expanded_moments(x: jax.Array, expand: jax.Array, statistics: str):
         mean, variance = (v.mean(axis=-1, keepdims=True) for v in (mean, variance))
         variance += between
     return mean, jnp.sqrt(jnp.maximum(variance, 0))
-
-
-def _per_branch(members, values):
-    """Sums of values [B, C] over the members [B, k] of each branch: [k, C]."""
-    return jnp.einsum("bk,bc->kc", members, values, precision=jax.lax.Precision.HIGHEST)
