@@ -14,8 +14,7 @@ from mln_flax.config import ViewsConfig
 from mln_flax.data import prepared
 from mln_flax.data.core import Example, Part
 from mln_flax.order import host_rows, stream_of
-from mln_flax.types import Batch, UserError
-from mln_flax.views import View
+from mln_flax.types import Batch, UserError, View
 
 BATCHES_AHEAD = 2  # made before they are asked for
 

@@ -1,5 +1,6 @@
-"""The words that every room of the package shares: Batch, Moments, Prediction, Record."""
+"""The words that every room of the package shares: Batch, Moments, Prediction, Record, View."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 # Per layer norm (its path in the model): mean and standard deviation of its input over the
@@ -28,6 +29,18 @@ class Prediction(NamedTuple):
 
     logits: Any  # float32 [B, k, H, W, classes]
     moments: Moments  # layer -> (mean [B, k, C], std [B, k, C])
+
+
+class View(NamedTuple):
+    """An intensity version: its exact name, and the same map in numpy and in TensorFlow.
+
+    Both take float32 [..., H, W] in [0, 1] and return the same shape and type; what depends on
+    an image's own numbers is taken per image, over the last two axes.
+    """
+
+    name: str
+    numpy: Callable[[Any], Any]
+    tf: Callable[[Any], Any]
 
 
 class UserError(ValueError):

@@ -1,4 +1,4 @@
-"""Intensity versions of an image (paper, section 3.1): Bezier curves and inversion, by name.
+"""Intensity versions of an image by name: Bezier curves, inversion (paper, section 3.1), others.
 
 Each view exists twice, in numpy (for prediction) and as TensorFlow operations (for tf.data), from
 one table or one formula. TensorFlow is imported only when its half is called.
@@ -8,13 +8,14 @@ import functools
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from mln_flax import more_views
 from mln_flax.config import ViewsConfig
 from mln_flax.registry import Registry, nearest
-from mln_flax.types import UserError
+from mln_flax.types import UserError, View
 
 SAMPLES = 4096  # nodes of a curve's table; the chords are then within 3e-7 of it for a <= 0.9
 CELLS = 2**16  # equal steps of x: a power of two, so that float32 finds its cell without rounding
@@ -23,18 +24,6 @@ BACKGROUND = 0.02  # share of T up to which `invert` may take a pixel for backgr
 GRID = 10_000  # drawn curves have a = n / GRID, so that names are short and exact
 STRATEGIES = ("listed", "mean", "random")
 BRANCH_MAPS = ("per_view", "grouped", "shared")
-
-
-class View(NamedTuple):
-    """An intensity version: its exact name, and the same map in numpy and in TensorFlow.
-
-    Both take float32 [..., H, W] in [0, 1] and return the same shape and type; what depends on
-    an image's own numbers is taken per image, over the last two axes.
-    """
-
-    name: str
-    numpy: Callable[[Any], Any]
-    tf: Callable[[Any], Any]
 
 
 def bezier_curve(a: float, samples: int = SAMPLES) -> tuple[np.ndarray, np.ndarray]:
@@ -127,6 +116,8 @@ def bezier_tf(a: float) -> Callable[[Any], Any]:
 
 
 views = Registry("view")
+views.register("location_scale")(more_views.location_scale)
+views.register("convolve")(more_views.convolve)
 
 
 @views.register("identity")

@@ -23,7 +23,7 @@ config files memory timing cost
 types registry
 """
 GROUPS = {  # files that stand as one name and may import one another
-    "views": ("views", "geometry", "jitter"),
+    "views": ("views", "more_views", "geometry", "jitter"),
     "input_pipeline": ("input_pipeline", "order"),
     "metrics": ("metrics", "surface"),
 }
