@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from mln_flax import config as configs
-from mln_flax import memory, settings
+from mln_flax import experiment_config, memory, settings
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
-MODES = ("train", "prepare", "evaluate", "predict", "report", "summary", "benchmark")
+MODES = tuple("train prepare evaluate predict report summary benchmark experiment".split())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,12 +42,32 @@ def run(argv: Sequence[str]) -> int:
     )
     if not flags.workdir and not needs_none:
         raise UserError("--workdir is missing: the folder for checkpoints, records and the report")
+    workdir = Path(flags.workdir) if flags.workdir else None
+    command = f"python -m mln_flax.main {shlex.join(argv)}"
+    if workdir and (flags.mode == "experiment" or (workdir / experiment_config.FILE).exists()):
+        return run_experiment(flags, overrides, workdir, command)
     from mln_flax import modes  # jax is slow to import: a mistyped flag should not wait for it
 
-    workdir = Path(flags.workdir) if flags.workdir else None
     config = choose(flags.config, overrides, workdir)
-    command = f"python -m mln_flax.main {shlex.join(argv)}"
     return modes.run(flags.mode, config, workdir, [Path(p) for p in paths], flags.output, command)
+
+
+def run_experiment(
+    flags: argparse.Namespace, overrides: dict[str, str], workdir: Path, command: str
+) -> int:
+    """Hands over to an experiment: its runs, or its report alone."""
+    if flags.mode not in ("experiment", "report"):
+        raise UserError(
+            f"--workdir={workdir} holds an experiment: allowed are --mode=experiment and "
+            "--mode=report; each of its runs is a workdir of its own below runs/"
+        )
+    chosen = experiment_config.choose(flags.config, overrides, workdir)
+    from mln_flax import experiment
+
+    if flags.mode == "experiment":
+        return experiment.run(chosen, workdir, command)
+    experiment.report(experiment.whole_of(chosen, workdir), workdir)
+    return 0
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,7 +105,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list
         epilog="Any setting: --config.optim.learning_rate=3e-4. Research use only.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", default="", help="a file with get_config()")
+    parser.add_argument("--config", default="", help="a file with get_config() or get_experiment()")
     parser.add_argument("--workdir", default="", help="folder for all that a run writes")
     parser.add_argument("--mode", default="train", help=", ".join(MODES))
     parser.add_argument("--output", default="", help="predict: folder for the masks")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # and Ito's palette, brightened for small marks on gray).
 COLORS = {"true positive": "#f0e442", "false positive": "#e0521b", "missed": "#56b4e9"}
 _LABEL = "#56b4e9"
-_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _INK = "#333333"
 _GAP_PX = 10
 _PANEL_PX = 384  # an example's panel is at least about this high and wide
@@ -40,14 +40,14 @@ def training_curve(lines: Sequence[Record]) -> bytes:
     losses = _by_step(lines, "loss")
     if not losses:
         raise UserError("train.jsonl holds no loss; --mode=train writes it")
-    figure = _chart(11, 3.6)
+    figure = chart(11, 3.6)
     left, right = figure.subplots(1, 2)
-    left.plot(list(losses), list(losses.values()), color=_LINES[0], linewidth=1.4)
+    left.plot(list(losses), list(losses.values()), color=LINES[0], linewidth=1.4)
     left.set(title="Training loss", xlabel="step")
     dice = _by_step(lines, "dice")
     right.plot(list(dice), list(dice.values()), color="#b0b0b0", linewidth=1.2, label="soft Dice")
     per_view = _by_step(lines, "validation_dsc_per_view")
-    for view, color in zip(_keys(per_view.values()), itertools.cycle(_LINES[1:]), strict=False):
+    for view, color in zip(_keys(per_view.values()), itertools.cycle(LINES[1:]), strict=False):
         points = {step: scores[view] for step, scores in per_view.items() if view in scores}
         right.plot(
             list(points), list(points.values()), color=color, linewidth=1, alpha=0.7, label=view
@@ -55,14 +55,14 @@ def training_curve(lines: Sequence[Record]) -> bytes:
     validation = _by_step(lines, "validation_dsc")
     if validation:
         right.plot(
-            list(validation), list(validation.values()), "o-", color=_LINES[0], label="validation"
+            list(validation), list(validation.values()), "o-", color=LINES[0], label="validation"
         )
     right.set(title="Soft Dice in training, DSC on source validation", xlabel="step", ylim=(0, 1))
     right.legend(fontsize=8, frameon=False, ncols=2, loc="lower right")
     for axes in (left, right):
         axes.grid(color="#e6e6e6", linewidth=0.8)
-        _sober(axes)
-    return _png(figure)
+        sober(axes)
+    return png(figure)
 
 
 def choice_matrices(views: Matrix, domains: Matrix, rule: str) -> bytes:
@@ -71,11 +71,11 @@ def choice_matrices(views: Matrix, domains: Matrix, rule: str) -> bytes:
     A frame marks the branch that belongs to a view; shades are shares of the row.
     """
     height = 1.3 + 0.5 * max(len(views.rows), len(domains.rows))
-    figure = _chart(11, height)
+    figure = chart(11, height)
     left, right = figure.subplots(1, 2)
     _heat_map(left, views, f"Source test images through each view ({rule})")
     _heat_map(right, domains, f"Test images of each domain ({rule})")
-    return _png(figure)
+    return png(figure)
 
 
 def example(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> bytes:
@@ -132,7 +132,7 @@ def contact_sheet(
         rgb = _outlined(image, shown > 0, scale)
         row, column = divmod(number, columns)
         _place(figure, rgb, _GAP_PX + column * cell[0], _GAP_PX + 18 + row * cell[1], title)
-    return _png(figure)
+    return png(figure)
 
 
 def thumbnail_sheet(thumbnails: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> bytes:
@@ -162,7 +162,8 @@ def _keys(dictionaries: Any) -> list[str]:
     return list(dict.fromkeys(key for dictionary in dictionaries for key in dictionary))
 
 
-def _chart(width: float, height: float) -> "Figure":
+def chart(width: float, height: float) -> "Figure":
+    """An empty figure, sizes in inches, that lays out its panels itself."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=140, facecolor="white")
@@ -170,7 +171,8 @@ def _chart(width: float, height: float) -> "Figure":
     return figure
 
 
-def _sober(axes: "Axes") -> None:
+def sober(axes: "Axes") -> None:
+    """Gives a panel the look that all have: no frame above and beside, small gray numbers."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.title.set_fontsize(10)
     axes.tick_params(labelsize=8, colors=_INK)
@@ -186,11 +188,11 @@ def _heat_map(axes: "Axes", matrix: Matrix, title: str) -> None:
         axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=9)
     for row, column in enumerate(matrix.expected):
         edge = (column - 0.5, row - 0.5)
-        axes.add_patch(Rectangle(edge, 1, 1, fill=False, edgecolor=_LINES[1], linewidth=1.8))
+        axes.add_patch(Rectangle(edge, 1, 1, fill=False, edgecolor=LINES[1], linewidth=1.8))
     axes.set_xticks(range(len(matrix.columns)), matrix.columns)
     axes.set_yticks(range(len(matrix.rows)), matrix.rows)
     axes.set(title=title, xlabel="chosen branch")
-    _sober(axes)
+    sober(axes)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
@@ -269,7 +271,7 @@ def _row_of_panels(panels: list[np.ndarray], titles: list[str]) -> bytes:
         for name, color in COLORS.items()
     ]
     figure.legend(handles=entries, loc="lower left", ncols=3, frameon=False, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def _canvas(width_px: int, height_px: int) -> "Figure":
@@ -290,7 +292,8 @@ def _place(figure: "Figure", rgb: np.ndarray, left: int, top: int, title: str) -
     axes.set_title(title, fontsize=9, color=_INK, pad=4, loc="left", parse_math=False)
 
 
-def _png(figure: "Figure") -> bytes:
+def png(figure: "Figure") -> bytes:
+    """The figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

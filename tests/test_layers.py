@@ -12,20 +12,24 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "mln_flax"
 # and names of one line do not import each other.
 LAYERS = """
 main
+experiment
 modes
-train evaluate predict report prepare_report summary benchmark
-selection
+train evaluate predict report prepare_report summary benchmark experiment_report
+experiment_tables experiment_plots
+selection train_step
 build source_bank growth speeds yardstick
 methods input_pipeline checkpoint optim parallel metrics records tables table_layout plots page
-models data views branches losses decision
+models data views branches losses decision answers
+experiment_config
 settings
-config files memory timing cost
+config files memory timing cost statistics
 types registry
 """
 GROUPS = {  # files that stand as one name and may import one another
     "views": ("views", "more_views", "geometry", "jitter"),
     "input_pipeline": ("input_pipeline", "order"),
     "metrics": ("metrics", "surface"),
+    "experiment_config": ("experiment_config", "experiment_jobs"),
 }
 BESIDE = {  # the only imports within one line: who -> whom
     "evaluate": ("train",),
@@ -34,6 +38,7 @@ BESIDE = {  # the only imports within one line: who -> whom
     "speeds": ("build",),
     "benchmark": ("train",),
     "plots": ("tables",),
+    "experiment_plots": ("experiment_tables",),
     "tables": ("table_layout",),
     "registry": ("types",),
     "checkpoint": ("parallel",),
