@@ -39,7 +39,7 @@ def pool(x, kind, i, h, w, c):
 
 
 def by_hand(x, kind, params, stats=None):
-    """Float64 [B, H, W, C] of the rows that are real; "batch" by statistics where they are given."""
+    """Float64 [real rows, H, W, C]; "batch" by statistics where they are given."""
     x, y = x.astype(np.float64), np.zeros(x.shape)
     for i, h, w, c in np.ndindex(x.shape):
         b = BRANCH[i]

@@ -1,0 +1,159 @@
+"""U-Net (Ronneberger et al., 2015) with branches and a choice of normalization."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mln_flax.models import norm_kinds, swin
+from mln_flax.models.norms import DomainLayerNorm
+from mln_flax.models.recompute import recomputed
+from mln_flax.types import Moments
+
+
+class Preset(NamedTuple):
+    """The sizes that make a U-Net."""
+
+    widths: tuple[int, ...]
+
+
+# Pinned by a test to 31,042,434, 1,943,778 and 117,410 parameters at one channel, two classes and
+# one branch, normalized by "channel" or "sample".
+PRESETS = {
+    "unet": Preset((64, 128, 256, 512, 1024)),  # the published widths
+    "unet_narrow": Preset((16, 32, 64, 128, 256)),
+    "unet_demo": Preset((16, 32, 64)),
+}
+kernel_init = nn.initializers.he_normal()  # variance-preserving in front of a ReLU
+
+
+class UNet(nn.Module):
+    """Convolutions down and up with skips; every norm has `num_branches` parameter sets.
+
+    Any height and width: the image is continued at its edges to whole pixels of the last stage.
+    Convolutions pad with zeros, so maps keep their size; the published network cut its skips.
+
+    Attributes:
+      num_classes: of the logits.
+      num_branches: k.
+      widths: channels of every stage; each stage but the first halves height and width.
+      norm: one of `norm_kinds.KINDS`. Where it drops a constant, convolutions have no bias.
+      dtype: in which is computed; parameters, statistics and logits are float32.
+      remat: a stage keeps nothing for the backward pass but its input.
+      statistics: "channel" or "layer", see `DomainLayerNorm`.
+      momentum: of the running statistics.
+      axis_name: the device axis, or None.
+    """
+
+    num_classes: int = 2
+    num_branches: int = 1
+    widths: tuple[int, ...] = PRESETS["unet"].widths
+    norm: str = "channel"
+    dtype: Any = jnp.float32
+    remat: bool = False
+    statistics: str = "channel"
+    momentum: float = 0.95
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, image: jax.Array, branch: jax.Array, train: bool = False
+    ) -> tuple[jax.Array, dict[str, Moments]]:
+        """The logits and the moments of every norm.
+
+        Args:
+          image: float [B, H, W, channels].
+          branch: int32 [B]: the branch of each sample; a batch may mix branches. Negative marks
+            padding, which counts in no statistics.
+          train: "batch" normalizes with the batch; in evaluation it needs `domain_stats`.
+
+        Returns:
+          logits float32 [B, H, W, num_classes], and {"moments": {path: (mean, std)}}.
+        """
+        height, width = image.shape[1:3]
+        last = len(self.widths) - 1
+        padding = ((0, 0), (0, -height % 2**last), (0, -width % 2**last), (0, 0))
+        x = jnp.pad(image.astype(self.dtype), padding, mode="edge")
+        moments: Moments = {}
+        skips = []
+        for i in range(last + 1):
+            x, new = self._stage(f"down_{i}", i, max_pool(x) if i else x, branch, train)
+            skips.append(x)
+            moments |= new
+        for i in reversed(range(last)):
+            x = Upsample(self.widths[i], self.dtype, name=f"upsample_{i}")(x)
+            x = jnp.concatenate([skips[i], x], axis=-1)
+            x, new = self._stage(f"up_{i}", i, x, branch, train)
+            moments |= new
+        logits = swin.dense(self.num_classes, jnp.float32, "head")(x)
+        return logits[:, :height, :width], {"moments": moments}
+
+    def _stage(self, name, level, x, branch, train) -> tuple[jax.Array, Moments]:
+        norm = partial(
+            DomainLayerNorm,
+            num_branches=self.num_branches,
+            kind=self.norm,
+            momentum=self.momentum,
+            statistics=self.statistics,
+            axis_name=self.axis_name,
+        )
+        use_bias = self.norm not in norm_kinds.DROPS_BIAS
+        make = partial(Stage, self.widths[level], norm, use_bias, self.dtype)
+        if self.remat and not self.is_initializing():
+            return recomputed(self, make, name, x, branch, train)
+        return make(name=name)(x, branch, train)
+
+
+class Stage(nn.Module):
+    """Two 3x3 convolutions, each with a norm and a ReLU behind it."""
+
+    width: int
+    norm: Any  # makes a DomainLayerNorm, given its name
+    use_bias: bool
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, branch: jax.Array, train: bool) -> tuple[jax.Array, Moments]:
+        """[B, H, W, C] -> [B, H, W, width], and the moments of both norms."""
+        moments: Moments = {}
+        for i in (1, 2):
+            x = nn.Conv(
+                self.width,
+                (3, 3),
+                use_bias=self.use_bias,
+                dtype=self.dtype,
+                kernel_init=kernel_init,
+                name=f"conv{i}",
+            )(x)
+            x, new = self.norm(name=f"norm{i}")(x, branch, train=train)
+            x = nn.relu(x)
+            moments |= new
+        return x, moments
+
+
+class Upsample(nn.Module):
+    """A 2x2 transposed convolution of stride 2: each pixel becomes four."""
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, 2 H, 2 W, width]."""
+        # The four kernels do not overlap: one product of matrices, then pixels to their places.
+        c = x.shape[-1]
+        kernel = swin.Kernel((c, 4 * self.width), name="expand")().astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
+        y = jnp.dot(x.reshape(-1, c), kernel).reshape(*x.shape[:-1], 4, self.width)
+        return swin.depth_to_space(y) + bias.reshape(1, 1, 1, -1)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """The largest of every 2x2 pixels: [B, H, W, C] -> [B, H / 2, W / 2, C]; H and W are even.
+
+    As a reduction of an array: the gradient of a window reduction is slow on CPUs.
+    """
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
