@@ -1,0 +1,66 @@
+"""The ablation on phantoms of 256 pixels with the Swin-Unet of full width, for an accelerator.
+
+Twenty thousand steps of 8 images. Runs may be shared by several machines: give each its part with
+--config.shard=1/3, 2/3 and 3/3, and let them write to one workdir, or copy their runs/ together.
+
+Not measured.
+
+python -m mln_flax.main --mode=experiment --config=configs/experiments/large.py --workdir=runs/large
+"""
+
+from mln_flax.config import (
+    Config,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimConfig,
+    PhantomConfig,
+    TilesConfig,
+    TrainConfig,
+    ViewsConfig,
+)
+from mln_flax.experiment_config import Experiment, Row
+
+
+def get_experiment() -> Experiment:
+    """The rows of table3.py that need no U-Net, on every source."""
+    return Experiment(
+        title="Ablation of MLN-net on phantoms of 256 pixels",
+        base=base(),
+        rows=(
+            Row("Basenet", {"views.names": "identity"}),
+            Row("Basenet-S", {"method.branch_map": "shared"}),
+            Row("MLN-net-R", {"method.answer": "union"}),
+            Row("MLN-net-E", {"method.selection": "euclidean"}),
+            Row("MLN-net", {"method.selection": "cosine"}),
+            Row("MLN-net-E+", {"method.selection": "euclidean+"}),
+            Row("MLN-net+", {"method.selection": "cosine+"}),
+            Row("MLN-net, image", {"method.selection": "image"}),
+        ),
+        sources=("ffdm", "dbt", "film", "processing"),
+        domains=("ffdm", "dbt", "film", "processing"),
+        against="Basenet-S",
+    )
+
+
+def base() -> Config:
+    """Settings of a run in which nothing is sized for a small machine."""
+    return Config(
+        data=DataConfig(
+            size=256,
+            phantom=PhantomConfig(train=4000, validation=100, test=200),
+            tiles=TilesConfig(rows=0, columns=0),  # phantoms are as small as tiles already
+        ),
+        views=ViewsConfig(crop=0.75),
+        model=ModelConfig(preset="tiny", dtype="bfloat16"),
+        method=MethodConfig(
+            foreground_only=True,
+            cross_entropy=1.0,
+            cross_entropy_from_step=4000,
+            hard_negatives=0.03,
+        ),
+        optim=OptimConfig(learning_rate=5e-4, warmup_steps=500),
+        train=TrainConfig(
+            steps=20_000, batch_size=8, evaluate_every_steps=1000, log_every_steps=100
+        ),
+    )

@@ -1,0 +1,44 @@
+"""The ablation of the paper's Table 3 on phantoms; three of its rows on the other sources too.
+
+Basenet is the plain Swin-Unet, Basenet-S sees all views in one branch. -R takes the union of the
+branches, -E chooses by Euclidean distance, MLN-net by cosine, + adds the mean of the input without
+its background. Rows that differ in the answer alone share their trainings: 12 on `ffdm` (Basenet,
+Basenet-S, MLN-net and U-Net, three seeds each), 9 on each other source. A step takes 4 images, each
+through all views of the row: Basenet has one view, the others four.
+
+39 runs; at most 5 minutes each are meant on two cores. Not measured.
+
+python -m mln_flax.main --mode=experiment --config=configs/experiments/table3.py --workdir=runs/t3
+"""
+
+from pathlib import Path
+
+from mln_flax.experiment_config import Experiment, Row
+from mln_flax.settings import load_file
+
+UNET = {"model.name": "unet", "model.preset": "unet_demo", "model.norm": "sample"}
+FFDM = ("ffdm",)
+
+
+def get_experiment() -> Experiment:
+    """Ten rows; those of the paper that say the most are trained on every source."""
+    return Experiment(
+        title="Ablation of MLN-net on phantoms (Table 3 of the paper)",
+        base=load_file(str(Path(__file__).parents[1] / "phantom.py")),
+        rows=(
+            Row("Basenet", {"views.names": "identity"}),
+            Row("Basenet-S", {"method.branch_map": "shared"}),
+            Row("MLN-net-R", {"method.answer": "union"}, FFDM),
+            Row("Unet-R", UNET | {"method.answer": "union"}, FFDM),
+            Row("MLN-net-E", {"method.selection": "euclidean"}, FFDM),
+            Row("Unet-E", UNET | {"method.selection": "euclidean"}, FFDM),
+            Row("MLN-net", {"method.selection": "cosine"}),
+            Row("Unet*", UNET | {"method.selection": "cosine"}, FFDM),
+            Row("MLN-net-E+", {"method.selection": "euclidean+"}, FFDM),
+            Row("MLN-net+", {"method.selection": "cosine+"}, FFDM),
+        ),
+        sources=("ffdm", "dbt", "film", "processing"),
+        domains=("ffdm", "dbt", "film", "processing"),
+        seeds=(0, 1, 2),
+        against="Basenet-S",
+    )
