@@ -55,7 +55,8 @@ def _backward(run, saved, gradient):
     params, x, rest = saved
     # A sum with nothing, which no compiler may leave out: the gradient might be infinite. So the
     # second run waits for it; a barrier would not do, it is gone when the order is decided.
-    x = x + (0 * gradient[0][0]).astype(x.dtype)
+    of_y = gradient[0][0]
+    x = x + (0 * (of_y if of_y.shape == x.shape else of_y.max())).astype(x.dtype)
     _, transposed = jax.vjp(lambda params, x: run(params, x, rest), params, x)
     return (*transposed(gradient), None)
 
