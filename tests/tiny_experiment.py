@@ -88,11 +88,12 @@ def records(job, images=5, chance=0.5):
 
 
 def _choice(random, branches):
-    distances = {rule: random.random(len(branches)).tolist() for rule in ("cosine", "euclidean")}
+    rules = ("image", "cosine", "euclidean")
+    distances = {rule: random.random(len(branches)).tolist() for rule in rules}
     chosen = {rule: int(np.argmin(values)) for rule, values in distances.items()}
     return {
         "branches": branches,
-        "selection": "cosine",
+        "selection": "image",
         "distances": distances,
         "chosen": chosen,
         "chosen_early": chosen,
