@@ -212,6 +212,35 @@ def test_markdown_and_html():
     assert "1 &lt; 2" in html
 
 
+def test_latex_and_csv():
+    rows = (("50% of a_b & {c}", "0.5 ± 0.1"), ('say "x, y"', "-"))
+    table = Table("A #1", ("name", "DSC"), rows, r"1 < 2 ~ \x^2 $")
+    assert table.to_latex().splitlines() == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{A \#1}",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"name & DSC \\",
+        r"\midrule",
+        r"50\% of a\_b \& \{c\} & 0.5 $\pm$ 0.1 \\",
+        r'say "x, y" & - \\',
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\par\smallskip\footnotesize 1 $<$ 2 \textasciitilde{} "
+        r"\textbackslash{}x\textasciicircum{}2 \$",
+        r"\end{table}",
+    ]
+    lines = table.to_csv().split("\n")
+    assert lines == ["name,DSC", "50% of a_b & {c},0.5 ± 0.1", '"say ""x, y""",-', ""]
+
+
+@pytest.mark.parametrize("cell", ["0.512 ± 0.013", "0.5 ± -", "<0.001", "-0.02 to +0.10", "2/3"])
+def test_what_is_aligned_as_a_number(cell):
+    assert '<td class="number">' in Table("", ("row", "x"), (("a", cell),)).to_html()
+    assert '<td class="number">' not in Table("", ("row", "x"), (("a", f"{cell} x"),)).to_html()
+
+
 def test_only_cells_with_a_path_may_break_anywhere():
     path = "folder/" * 10 + "1-1.dcm"
     cells = ("1", "a reason of many words " * 5, path, "9" * 60)
