@@ -23,6 +23,7 @@ def mln(
     num_branches: int,
     seed: int = 0,
     accumulate: int = 1,
+    num_views: int = 1,
 ) -> Method:
     """The method of the paper for a model with `num_branches` branches.
 
@@ -35,10 +36,21 @@ def mln(
       seed: of stochastic depth.
       accumulate: parts that a step's rows go through one after the other, to save memory; the
         gradient is the mean over the parts, and each part has a Dice of its own.
+      num_views: rows that an image gives, one after the other; read by the consistency alone.
+
+    Raises:
+      UserError: the views are to be consistent, and there is only one.
     """
+    if config.consistency and num_views < 2:
+        raise UserError(
+            f"--config.method.consistency={config.consistency}: compares the views of an image, "
+            "and there is one; allowed is 0, or more views"
+        )
     return Method(
         init=partial(_init, model, optimizer),
-        update=partial(_update, model, optimizer, config, num_branches, seed, accumulate),
+        update=partial(
+            _update, model, optimizer, config, num_branches, seed, accumulate, num_views
+        ),
         predict=partial(_predict, model, num_branches),
     )
 
@@ -55,13 +67,21 @@ def _init(model, optimizer, key, image) -> TrainState:
 
 
 def _update(
-    model, optimizer, config, num_branches, seed, accumulate, state: TrainState, batch: Batch
+    model,
+    optimizer,
+    config,
+    num_branches,
+    seed,
+    accumulate,
+    num_views,
+    state: TrainState,
+    batch: Batch,
 ):
     """One optimizer step on this device's rows; the sums run over all devices."""
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
     differentiate = jax.value_and_grad(
-        partial(_loss, model, config, num_branches, state.step), has_aux=True
+        partial(_loss, model, config, num_branches, num_views, state.step), has_aux=True
     )
     if accumulate == 1:
         (loss, (dice, domain_stats)), gradients = differentiate(
@@ -82,7 +102,7 @@ def _update(
     return TrainState(state.step + 1, params, domain_stats, opt_state), metrics
 
 
-def _loss(model, config, num_branches, step, params, domain_stats, batch: Batch, key):
+def _loss(model, config, num_branches, num_views, step, params, domain_stats, batch: Batch, key):
     """The loss of some rows, with their Dice [k, classes] and the statistics moved on."""
     branch = jnp.where(batch.valid, batch.branch, -1)  # padding belongs to no branch
     (logits, _), updated = model.apply(
@@ -93,13 +113,18 @@ def _loss(model, config, num_branches, step, params, domain_stats, batch: Batch,
         mutable=["domain_stats"],
         rngs={"dropout": key},
     )
-    dice = losses.branch_dice(jax.nn.softmax(logits), batch.mask, branch, num_branches, AXIS)
+    probabilities = jax.nn.softmax(logits)
+    dice = losses.branch_dice(probabilities, batch.mask, branch, num_branches, AXIS)
     loss = losses.dice_loss(dice, config.foreground_only)
     if config.cross_entropy:
         added = losses.cross_entropy(
             logits, batch.mask, batch.valid, config.class_weights, config.hard_negatives, AXIS
         )
         loss += config.cross_entropy * ramp(step, config) * added
+    if config.consistency:
+        _check_whole(len(branch), num_views)
+        added = losses.consistency(probabilities[..., 1], batch.valid, num_views, AXIS)
+        loss += config.consistency * ramp(step, config) * added
     return loss, (dice, updated["domain_stats"])
 
 
@@ -128,8 +153,18 @@ def _in_parts(differentiate, count, dice_shape, state: TrainState, batch: Batch,
     return loss, dice, domain_stats, gradients
 
 
+def _check_whole(rows, num_views):
+    """Refuses rows that hold a part of an image's views only."""
+    if rows % num_views:
+        raise UserError(
+            f"--config.method.consistency: a device takes {rows} rows at a time, which must be a "
+            f"multiple of the {num_views} views of an image; change --config.train.batch_size or "
+            "--config.train.accumulate"
+        )
+
+
 def ramp(step, config: MethodConfig):
-    """The share of the cross-entropy that counts at a step: 0 at first, then linearly up to 1.
+    """The share of the added losses that counts at a step: 0 at first, then linearly up to 1.
 
     Hard negatives before the first lesions are found teach the network to find nothing.
     """

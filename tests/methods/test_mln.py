@@ -198,3 +198,40 @@ def test_accumulated_gradients_are_the_mean_over_the_parts(state, batch):
 def test_rows_that_do_not_divide_are_refused(state, batch):
     with pytest.raises(UserError, match="accumulate=2: must divide the 5 rows"):
         one_step(state, Batch(*(x[:5] for x in batch)), train__accumulate="2")
+
+
+def test_consistency_is_added_with_its_weight_and_the_ramp_of_the_cross_entropy(
+    state, batch, logits_of
+):
+    logits = logits_of(batch)
+    lesion = 1 / (1 + np.exp(logits[..., 0] - logits[..., 1]))
+    squared = [
+        ((lesion[r] - lesion[r].mean(axis=0)) ** 2).mean(axis=(1, 2)) for r in ([0, 1, 2], [3, 4])
+    ]
+    added = 0.5 * np.concatenate(squared).mean() / len(tiny.VIEWS)
+    assert added > 1e-4
+    plain = one_step(state, batch)[1]["loss"]
+    wanted = {"method__consistency": "0.5", "method__cross_entropy_from_step": "100"}
+    for step, share in ((100, 0), (150, 0.5), (200, 1)):
+        at = state._replace(step=np.int32(step))
+        found = one_step(at, batch, **wanted)[1]["loss"]
+        assert found - plain == pytest.approx(share * added, abs=2e-6)
+
+
+def test_consistency_of_whole_images_in_parts_and_not_of_cut_ones(state, batch):
+    parts = {"method__consistency": "2", "train__accumulate": "2"}
+    whole = batch._replace(valid=np.ones(6, bool))
+    _, measured = one_step(state, whole, **parts)
+    halves = [
+        one_step(state, Batch(*(x[rows] for x in whole)), method__consistency="2")[1]["loss"]
+        for rows in (slice(3), slice(3, 6))
+    ]
+    assert measured["loss"] == pytest.approx(np.mean(halves), rel=1e-5)
+    message = "method.consistency: a device takes 2 rows at a time, .* multiple of the 3 views"
+    with pytest.raises(UserError, match=message):
+        one_step(state, Batch(*(x[:4] for x in batch)), **parts)
+
+
+def test_one_view_cannot_be_consistent():
+    with pytest.raises(UserError, match="method.consistency=0.5: .* there is one; allowed is 0"):
+        build(tiny.config(views__names="identity", method__consistency="0.5"))
