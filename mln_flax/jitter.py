@@ -126,12 +126,15 @@ def apply_tf(image: Any, drawn: Draw, noise: Any) -> Any:
     def clip(grays: Any) -> Any:
         return tf.clip_by_value(grays, 0.0, 1.0)
 
-    blurred = tf.pad(image, [[RADIUS_PX] * 2] * 2, "SYMMETRIC")[tf.newaxis, :, :, tf.newaxis]
-    for shape, sigma_px in (((-1, 1, 1, 1), drawn.down_px), ((1, -1, 1, 1), drawn.across_px)):
-        weights = _window(tf.exp, sigma_px)
-        kernel = tf.reshape(weights / tf.reduce_sum(weights), shape)
-        blurred = tf.nn.conv2d(blurred, kernel, strides=1, padding="VALID")
-    sharp = clip(image + drawn.detail * (image - blurred[0, :, :, 0]))
+    height, width = tf.unstack(tf.shape(image))
+    padded = tf.pad(image, [[RADIUS_PX] * 2] * 2, "SYMMETRIC")
+    # Sums of shifted images take a tenth of the time of a convolution with one channel.
+    down, across = (_window(tf.exp, sigma_px) for sigma_px in (drawn.down_px, drawn.across_px))
+    rows = [weight * padded[k : k + height] for k, weight in enumerate(tf.unstack(down))]
+    even = tf.add_n(rows) / tf.reduce_sum(down)
+    columns = [weight * even[:, k : k + width] for k, weight in enumerate(tf.unstack(across))]
+    blurred = tf.add_n(columns) / tf.reduce_sum(across)
+    sharp = clip(image + drawn.detail * (image - blurred))
     gray = clip(brightened(curved(sharp, drawn), drawn))
     return clip(drawn.fog + (1 - drawn.fog) * gray + drawn.noise * noise)
 
