@@ -11,7 +11,6 @@ import numpy as np
 
 from mln_flax import (
     branches,
-    cost,
     growth,
     input_pipeline,
     parallel,
@@ -19,6 +18,7 @@ from mln_flax import (
     source_bank,
     speeds,
     timing,
+    train_step,
     views,
     yardstick,
 )
@@ -68,7 +68,7 @@ def measure(config: Config) -> tuple[Found, Found | None]:
     other = yardstick.load(config, single.model, on_gpu) if config.benchmark.against else None
     wanted = config.benchmark.only or PROGRAMS
     steps = {"train": single, "train_views": several}
-    costs = {name: step_cost(run) for name, run in steps.items() if name in wanted}
+    costs = {name: train_step.compiled(run) for name, run in steps.items() if name in wanted}
     ours = speeds.of_costs(costs)
     if not config.benchmark.runs:
         return ours, None
@@ -101,14 +101,6 @@ def one_view(config: Config) -> Config:
         views=dataclasses.replace(config.views, strategy="listed", names=("identity",)),
         method=dataclasses.replace(config.method, branch_map="per_view", consistency=0.0),
     )
-
-
-def step_cost(run: Run) -> Cost:
-    """The compiled train step of a run's rows, on all local devices."""
-    batch = random_batch(run, run.config.views.crop_side(run.config.data.size))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parallel.shard(batch))
-    state = jax.eval_shape(run.method.init, jax.random.key(0), jnp.zeros(batch.image[:1].shape))
-    return cost.compiled(parallel.parallel_update(run.method.update), state, shapes)
 
 
 def random_batch(run: Run, side: int) -> Batch:
@@ -168,7 +160,7 @@ def predict_all_program(run: Run, side: int) -> Program:
 
 def _on_devices(function: Any, run: Run, batch: Batch) -> Program:
     mapped = jax.pmap(function, in_axes=(None, 0))
-    variables = parallel.replicate({"params": random_state(run).params})
+    variables = parallel.replicate(random_state(run).variables)
     placed = jax.pmap(lambda x: x)(parallel.shard(batch))
     return lambda: jax.block_until_ready(mapped(variables, placed))
 
@@ -198,16 +190,17 @@ def predict_program(run: Run) -> Program:
 
 def stand_in(run: Run, images: Images) -> Trained:
     """A model that has learned nothing but what the images look like in their views."""
-    params, point = random_state(run).params, OperatingPoint(0.5, 1)
+    variables, point = random_state(run).variables, OperatingPoint(0.5, 1)
     if run.config.method.selection != "image" or not run.config.method.early:
-        trained = source_bank.collect(run, params, images, source_bank.forward(run), point)
+        trained = source_bank.collect(run, variables, images, source_bank.forward(run), point)
         return trained._replace(early=selection.measure(run, trained, images))
     image = images.stack(slice(None))[0]
     seen = [branches.image_features(views.make_view(n).numpy(image)) for n in run.view_names]
     norms = {layer: ((), ()) for layer in selection.norm_order(run)}  # whose moments nobody asks
     bank = branches.Bank(norms, norms, branches.fit_gaussian(np.stack(seen)))
     exact = np.ones(1)
-    return Trained(params, {}, bank, point, {"image": Early(0, exact, exact, exact)})
+    early = {"image": Early(0, exact, exact, exact)}
+    return Trained(bank=bank, point=point, early=early, **variables)
 
 
 def phantoms(config: Config) -> Images:

@@ -1,13 +1,15 @@
 """From settings to what they describe: data, views, branches, model, method."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
 from mln_flax import data as data_rooms
-from mln_flax import optim, parallel, views
+from mln_flax import optim, views
 from mln_flax.branches import SELECTIONS, check_metric
 from mln_flax.config import Config, ModelConfig
 from mln_flax.data import prepared_set, splits
@@ -15,12 +17,15 @@ from mln_flax.data.core import DataSet, collections, loaders
 from mln_flax.input_pipeline import Plan
 from mln_flax.methods.core import Method
 from mln_flax.methods.mln import mln
-from mln_flax.models.swin_unet import PRESETS, SwinUnet
+from mln_flax.models import norm_kinds
+from mln_flax.models import swin_unet as swin_unets
+from mln_flax.models import unet as unets
 from mln_flax.registry import Registry, nearest
-from mln_flax.types import UserError
+from mln_flax.types import AXIS, UserError
 
 methods = Registry("method")
 methods.register("mln")(mln)
+networks = Registry("network")  # (config, number of branches) -> the network
 
 
 class Run(NamedTuple):
@@ -30,7 +35,7 @@ class Run(NamedTuple):
     view_names: tuple[str, ...]
     branch_of_view: tuple[int, ...]
     branch_names: tuple[str, ...]
-    model: SwinUnet
+    model: nn.Module
     optimizer: optax.GradientTransformation
     method: Method
 
@@ -45,7 +50,7 @@ def build(config: Config) -> Run:
     check_metric(config.method.selection, SELECTIONS)
     names = views.view_names(config.views, config.train.seed)
     branch_of_view, branch_names = views.branch_map(names, config.method.branch_map)
-    model = swin_unet(config, len(branch_names))
+    model = network(config, len(branch_names))
     optimizer = optim.optimizer(config.optim, config.train.steps)
     method = methods[config.method.name](
         model,
@@ -59,14 +64,31 @@ def build(config: Config) -> Run:
     return Run(config, names, branch_of_view, branch_names, model, optimizer, method)
 
 
-def swin_unet(config: Config, num_branches: int) -> SwinUnet:
+def network(config: Config, num_branches: int) -> nn.Module:
     """The network of a config.
 
     Raises:
-      UserError: unknown preset, sizes that do not fit each other, or images smaller than the
-        deepest token.
+      UserError: unknown network or preset, sizes that do not fit each other, images smaller than
+        one token of the deepest stage, or a setting that only another network knows.
     """
-    sizes = _model_sizes(config.model)
+    name = config.model.name
+    if name not in networks:
+        raise UserError(
+            f"--config.model.name={name}: unknown{nearest(name, networks)}; "
+            f"known: {', '.join(networks)}"
+        )
+    return networks[name](config, num_branches)
+
+
+@networks.register("swin_unet")
+def swin_unet(config: Config, num_branches: int) -> swin_unets.SwinUnet:
+    """The Swin-Unet of a config; raises as `network` does."""
+    sizes = _model_sizes(config.model, swin_unets.PRESETS)
+    if config.model.norm != "channel":
+        raise UserError(
+            f"--config.model.norm={config.model.norm}: swin_unet has layer norms over channels "
+            "only; allowed is channel, or --config.model.name=unet"
+        )
     if len(sizes["depths"]) != len(sizes["num_heads"]):
         raise UserError(
             f"--config.model: depths {sizes['depths']} and num_heads {sizes['num_heads']} "
@@ -79,7 +101,63 @@ def swin_unet(config: Config, num_branches: int) -> SwinUnet:
                 f"--config.model.num_heads: {heads} heads do not divide the {width} channels "
                 f"of stage {stage}"
             )
-    whole = sizes["patch_size"] * 2 ** (len(sizes["depths"]) - 1)
+    stages = len(sizes["depths"])
+    needed = f"patches of {sizes['patch_size']}, {stages} stages"
+    _check_sides(config, sizes["patch_size"] * 2 ** (stages - 1), needed)
+    return swin_unets.SwinUnet(
+        mlp_ratio=config.model.mlp_ratio,
+        drop_path_rate=config.model.drop_path_rate,
+        **_common(config, num_branches),
+        **sizes,
+    )
+
+
+@networks.register("unet")
+def unet(config: Config, num_branches: int) -> unets.UNet:
+    """The U-Net of a config; raises as `network` does."""
+    sizes = _model_sizes(config.model, unets.PRESETS)
+    if config.model.pretrained:
+        raise UserError(
+            f"--config.model.pretrained={config.model.pretrained}: is for model.name=swin_unet "
+            "only; allowed here is nothing"
+        )
+    if config.model.norm in norm_kinds.FROM_STATISTICS and config.model.statistics == "layer":
+        raise UserError(
+            f"--config.model.norm={config.model.norm}: normalizes each channel by its own "
+            "statistics; allowed is model.statistics=channel"
+        )
+    stages = len(sizes["widths"])
+    _check_sides(config, 2 ** (stages - 1), f"{stages} stages")
+    return unets.UNet(norm=config.model.norm, **_common(config, num_branches), **sizes)
+
+
+def _common(config: Config, num_branches: int) -> dict[str, Any]:
+    """What every network is told."""
+    return {
+        "num_classes": config.model.num_classes,
+        "num_branches": num_branches,
+        "dtype": jnp.dtype(config.model.dtype),
+        "remat": config.model.remat,
+        "statistics": config.model.statistics,
+        "momentum": config.method.momentum,
+        "axis_name": AXIS,
+    }
+
+
+def _model_sizes(config: ModelConfig, presets: Mapping[str, Any]) -> dict[str, Any]:
+    """The preset's sizes, with what the config sets itself."""
+    if config.preset not in presets:
+        raise UserError(
+            f"--config.model.preset: unknown preset {config.preset!r}"
+            f"{nearest(config.preset, presets)}; known for model.name={config.name}: "
+            f"{', '.join(presets)}"
+        )
+    own = {name: getattr(config, name) for name in presets[config.preset]._fields}
+    return presets[config.preset]._asdict() | {name: v for name, v in own.items() if v}
+
+
+def _check_sides(config: Config, whole: int, needed_for: str) -> None:
+    """Refuses images and training crops of fewer than `whole` pixels."""
     crop = config.views.crop_side(config.data.size)
     for flag, side in (
         (f"data.size={config.data.size}", config.data.size),
@@ -87,32 +165,8 @@ def swin_unet(config: Config, num_branches: int) -> SwinUnet:
     ):
         if side < whole:
             raise UserError(
-                f"--config.{flag}: this network needs {whole} pixels or more (patches of "
-                f"{sizes['patch_size']}, {len(sizes['depths'])} stages)"
+                f"--config.{flag}: this network needs {whole} pixels or more ({needed_for})"
             )
-    return SwinUnet(
-        num_classes=config.model.num_classes,
-        num_branches=num_branches,
-        mlp_ratio=config.model.mlp_ratio,
-        drop_path_rate=config.model.drop_path_rate,
-        dtype=jnp.dtype(config.model.dtype),
-        remat=config.model.remat,
-        statistics=config.model.statistics,
-        momentum=config.method.momentum,
-        axis_name=parallel.AXIS,
-        **sizes,
-    )
-
-
-def _model_sizes(config: ModelConfig) -> dict[str, Any]:
-    """The preset's sizes, with what the config sets itself."""
-    if config.preset not in PRESETS:
-        raise UserError(
-            f"--config.model.preset: unknown preset {config.preset!r}"
-            f"{nearest(config.preset, PRESETS)}; known: {', '.join(PRESETS)}"
-        )
-    own = {name: getattr(config, name) for name in PRESETS[config.preset]._fields}
-    return PRESETS[config.preset]._asdict() | {name: v for name, v in own.items() if v}
 
 
 def load_data(config: Config, prepared_dir: Path | None = None) -> DataSet:

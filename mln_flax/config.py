@@ -82,11 +82,14 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The Swin-Unet; a preset fills what is left at its default."""
+    """The network; a preset of it fills what is left at its default."""
 
     preset: str = "tiny"
+    name: str = "swin_unet"  # or "unet", which knows no sizes but `widths`
     num_classes: int = 2
-    patch_size: int = 0  # zero and () mean: as the preset says
+    norm: str = "channel"  # over what: of a U-Net also "sample", "instance" or "batch"
+    widths: tuple[int, ...] = ()  # of a U-Net; zero and () mean: as the preset says
+    patch_size: int = 0
     embed_dim: int = 0
     depths: tuple[int, ...] = ()
     num_heads: tuple[int, ...] = ()
@@ -223,6 +226,7 @@ def validate(config: Config) -> None:
     _below_one(config, "optim.b1", "optim.b2", "model.drop_path_rate")
     _one_of(config, "model.dtype", ("float32", "bfloat16"))
     _one_of(config, "model.statistics", ("channel", "layer"))
+    _one_of(config, "model.norm", ("channel", "sample", "instance", "batch"))
     _one_of(config, "method.branch_map", ("per_view", "grouped", "shared"))
     _one_of(config, "optim.name", ("adam", "adamw"))
     _one_of(config, "data.label", ("", "calcification", "cluster"))
@@ -239,8 +243,7 @@ def validate(config: Config) -> None:
         )
     if config.model.num_classes != 2:
         raise UserError("--config.model.num_classes: the masks know 2 classes")
-    if any(depth < 1 for depth in config.model.depths):
-        raise UserError(f"--config.model.depths={config.model.depths}: each must be above 0")
+    _each_positive(config, "model.depths", "model.widths")
     weights = config.method.class_weights
     if weights and (len(weights) != config.model.num_classes or not all(w > 0 for w in weights)):
         raise UserError(
@@ -270,6 +273,12 @@ def _positive(config: Config, *paths: str) -> None:
     for path in paths:
         if not 0 < _value(config, path) < math.inf:
             raise UserError(f"--config.{path}={_value(config, path)}: must be above 0")
+
+
+def _each_positive(config: Config, *paths: str) -> None:
+    for path in paths:
+        if any(value < 1 for value in _value(config, path)):
+            raise UserError(f"--config.{path}={_value(config, path)}: each must be above 0")
 
 
 def _not_negative(config: Config, *paths: str) -> None:

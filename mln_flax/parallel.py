@@ -7,9 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mln_flax.types import Batch, UserError
-
-AXIS = "batch"
+from mln_flax.types import AXIS, Batch, UserError
 
 
 def initialize(distributed: bool) -> None:

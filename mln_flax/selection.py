@@ -72,7 +72,7 @@ def predictor(run: Run, trained: Trained, devices: Any = None) -> Callable[[np.n
     call = parallel.parallel_map(network, devices)
     order = norm_order(run)
     measure = {rule: _layer_distances(trained, rule, order) for rule in branches.METRICS}
-    variables, size = {"params": jax.device_put(trained.params)}, run.config.evaluate.batch_size
+    variables, size = jax.device_put(trained.variables), run.config.evaluate.batch_size
 
     def answer(image: np.ndarray) -> Answer:
         probabilities, measured = [], []
@@ -108,7 +108,7 @@ def selected(run: Run, trained: Trained, devices: Any = None) -> Callable[[np.nd
         return jax.nn.softmax(logits)[..., 1]
 
     call = parallel.parallel_map(network, devices)
-    variables, size = {"params": jax.device_put(trained.params)}, run.config.evaluate.batch_size
+    variables, size = jax.device_put(trained.variables), run.config.evaluate.batch_size
     if rule == "image":
         choose = partial(_by_image, run, trained)
     else:

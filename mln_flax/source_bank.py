@@ -10,6 +10,7 @@ from mln_flax import branches, parallel, views
 from mln_flax.build import Run
 from mln_flax.decision import OperatingPoint
 from mln_flax.input_pipeline import Images, chunks
+from mln_flax.models import norm_kinds
 
 
 class Early(NamedTuple):
@@ -34,28 +35,37 @@ class Trained(NamedTuple):
     """All that prediction needs."""
 
     params: Any
-    domain_stats: Any  # exact: per branch and channel, over positions and images
+    # Per branch and channel, over positions and images: exact, but where the network's norms are
+    # made of them ("batch"): there it has the running ones with which it was validated.
+    domain_stats: Any
     bank: branches.Bank
     point: OperatingPoint
     early: dict[str, Early]  # by rule; measured with the rest of it
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network is applied with."""
+        return {"params": self.params, "domain_stats": self.domain_stats}
 
 
 def forward(run: Run, devices: Any = None) -> Any:
     """`call(variables, image [B, H, W, 1], branch [B])` -> (probability [B, H, W], moments)."""
 
     def rows(variables, image, branch):
-        logits, out = run.model.apply({"params": variables["params"]}, image, branch, train=False)
+        logits, out = run.model.apply(variables, image, branch, train=False)
         return jax.nn.softmax(logits)[..., 1], out["moments"]
 
     return parallel.parallel_map(rows, devices)
 
 
-def collect(run: Run, params: Any, images: Images, call: Any, point: OperatingPoint) -> Trained:
+def collect(
+    run: Run, variables: dict[str, Any], images: Images, call: Any, point: OperatingPoint
+) -> Trained:
     """The trained model with its bank, from all views of all training images; `early` is empty.
 
     Args:
       run: the run.
-      params: its trained parameters.
+      variables: its trained parameters and running statistics.
       images: the source's training images, not augmented.
       call: what `forward` made.
       point: what counts as a calcification, chosen on source validation.
@@ -68,14 +78,16 @@ def collect(run: Run, params: Any, images: Images, call: Any, point: OperatingPo
             image = view(images.stack(rows)[0])
             of_view.append(branches.image_features(image))
             indices = np.full(count, branch, np.int32)
-            _, new = call({"params": params}, image[..., None], indices)
+            _, new = call(variables, image[..., None], indices)
             sums = jax.tree.map(Sums.of, new)
             old = moments[branch]
             moments[branch] = sums if old is None else _each(Sums.plus, old, sums)
         features.append(np.concatenate(of_view))
+    # Other statistics than those it was validated with would be another network.
+    reads_them = run.config.model.norm in norm_kinds.FROM_STATISTICS
     return Trained(
-        params=params,
-        domain_stats=_pooled(moments),
+        params=variables["params"],
+        domain_stats=variables["domain_stats"] if reads_them else _pooled(moments),
         bank=branches.Bank(
             mean=_over_branches(moments, Sums.mean),
             spread=_over_branches(moments, Sums.std),

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from mln_flax import input_pipeline
@@ -167,8 +168,10 @@ def product_side() -> int:
     return 2048 if jax.default_backend() == "cpu" else 8192
 
 
-def misfits(size: int, model: SwinUnet) -> list[str]:
+def misfits(size: int, model: nn.Module) -> list[str]:
     """A line if windows do not divide the image's tokens, which costs time; else nothing."""
+    if not isinstance(model, SwinUnet):
+        return []
     sides = [math.ceil(size / model.patch_size / 2**i) for i in range(len(model.depths))]
     wrong = [side for side in sides if side > model.window_size and side % model.window_size]
     if not wrong:
@@ -189,7 +192,8 @@ def settings(config: Config, run: Run, commit: str) -> dict[str, Any]:
         "k": run.num_branches,
         "views": len(run.view_names),
         "preset": config.model.preset,
-        "window_size": run.model.window_size,
+        "norm": config.model.norm,
+        "window_size": run.model.window_size if isinstance(run.model, SwinUnet) else None,
         "dtype": config.model.dtype,
         "remat": config.model.remat,
         "accumulate": config.train.accumulate,

@@ -232,7 +232,7 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
             if step % config.evaluate_every_steps == 0 or last:
                 jax.block_until_ready(state.step)
                 clock.stop()
-                scores, _ = validate(run, forward, state.params, parts["validation"])
+                scores, _ = validate(run, forward, state.variables, parts["validation"])
                 write({"step": step, **scores})
                 print(f"step {step}: source validation DSC {scores['validation_dsc']:.3f}")
                 checkpoint.save(checkpoints, step, state, scores["validation_dsc"])
@@ -250,22 +250,23 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
 def finish(run, checkpoints, state, parts: dict[str, Images], forward, workdir: Path) -> Path:
     """Takes the best checkpoint, makes its statistics exact, and writes the model.
 
-    With it goes how few norms choose a branch as all do, measured on source validation.
+    Statistics that the network's norms are made of stay as they were when it was validated. With
+    the model goes how few norms choose a branch as all do, measured on source validation.
     """
     best = checkpoints.best_step()
-    params = checkpoint.restore(checkpoints, jax.eval_shape(lambda: state), best).params
+    variables = checkpoint.restore(checkpoints, jax.eval_shape(lambda: state), best).variables
     print(f"training: done; best source validation at step {best}; exact statistics ...")
     point = logged_point(workdir / "train.jsonl", best)
     if point is None:
-        point = validate(run, forward, params, parts["validation"])[1]
-    trained = source_bank.collect(run, params, parts["train"], forward, point)
+        point = validate(run, forward, variables, parts["validation"])[1]
+    trained = source_bank.collect(run, variables, parts["train"], forward, point)
     trained = trained._replace(early=selection.measure(run, trained, parts["validation"]))
     checkpoint.save_tree(workdir / MODEL, source_bank.to_tree(trained))
     return workdir / MODEL
 
 
 def validate(
-    run: Run, forward: Any, params: Any, images: Images
+    run: Run, forward: Any, variables: dict[str, Any], images: Images
 ) -> tuple[dict[str, Any], OperatingPoint]:
     """Mean DSC over the source's validation images, each view in its own branch.
 
@@ -277,7 +278,7 @@ def validate(
         for rows, count in input_pipeline.chunks(images.total, run.config.evaluate.batch_size):
             image, mask = images.stack(rows)
             indices = np.full(count, branch, np.int32)
-            probability, _ = forward({"params": params}, view(image)[..., None], indices)
+            probability, _ = forward(variables, view(image)[..., None], indices)
             pairs = zip(probability, mask.astype(bool), strict=True)
             scores_on_grid += [decision.dsc_on_grid(p, m) for p, m in pairs]
     point, dsc = decision.best(np.array(scores_on_grid))

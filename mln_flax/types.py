@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+AXIS = "batch"  # the name of the device axis in a train step
+
 # Per layer norm (its path in the model): mean and standard deviation of its input over the
 # positions of one image, one value per channel. Shapes: ([B, C], [B, C]) from one branch,
 # ([B, k, C], [B, k, C]) where the same images went through all k branches.

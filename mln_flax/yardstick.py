@@ -16,6 +16,7 @@ from mln_flax.timing import Program, Spread
 from mln_flax.types import UserError
 
 SAME_WORK = {  # settings that a plain PyTorch network and its step know in one value only
+    "model.name": "swin_unet",
     "model.mlp_ratio": 4.0,
     "model.drop_path_rate": 0.0,
     "method.foreground_only": False,
@@ -76,8 +77,8 @@ class Yardstick(NamedTuple):
         return self.torch.from_numpy(image[:, None]).contiguous().to(self.device)
 
 
-def load(config: Config, model: SwinUnet, on_gpu: bool = False) -> Yardstick:
-    """What `benchmark.against` names.
+def load(config: Config, model: Any, on_gpu: bool = False) -> Yardstick:
+    """What `benchmark.against` names, with the sizes of `model`, a SwinUnet.
 
     Raises:
       UserError: no such file, no PyTorch, no SwinUnet in the file, or settings under which it

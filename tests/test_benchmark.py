@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mln_flax import benchmark, branches, losses, selection, speeds
+from mln_flax import benchmark, branches, losses, selection, speeds, train_step
 from mln_flax.build import build
 from mln_flax.main import main
 
@@ -100,6 +100,16 @@ def test_no_runs_compile_only(capsys):
     assert "nothing was run" in out
 
 
+def test_a_unet_whose_norms_read_statistics_is_timed_too(capsys):
+    sizes = {"model__name": "unet", "model__preset": "unet_demo", "model__widths": "2,3"}
+    only = {"benchmark__only": "forward,train,predict,predict_all", "benchmark__runs": "1"}
+    assert main(words(**sizes, **only, model__norm="batch")) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for name in ("forward", "train", "predict", "predict_all"):
+        assert said[f"{name}_images_per_s"] > 0
+    assert said["settings"]["norm"] == "batch" and said["settings"]["window_size"] is None
+
+
 def test_windows_that_do_not_fit_are_said(capsys):
     assert main(words(benchmark__runs="0", benchmark__only="forward", model__window_size="3")) == 0
     assert "windows of 3 do not divide 8 x 8 tokens of 32 pixels" in capsys.readouterr().out
@@ -113,7 +123,7 @@ def test_a_missing_file_is_said_in_a_line(capsys):
 def test_the_train_step_is_the_runs_own(run):
     single = build(benchmark.one_view(run.config))
     assert single.num_branches == 1 and single.config.train == run.config.train
-    call = benchmark.step_cost(single).call
+    call = train_step.compiled(single).call
     kept = []
 
     def noted(state, batch):

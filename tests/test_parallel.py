@@ -1,9 +1,11 @@
 """One device against four, a step that compiles once, and padding that counts nowhere."""
 
+import json
 import os
 
 import jax
 import numpy as np
+import pytest
 import tiny
 
 from mln_flax import input_pipeline, parallel
@@ -13,6 +15,7 @@ from mln_flax.types import Batch
 
 # Two images in three views are six rows: on four devices two rows are padding.
 COMPARE = """
+import json
 import sys
 sys.path.insert(0, "tests")
 import jax
@@ -22,7 +25,7 @@ from mln_flax.train import initial_state
 from test_parallel import a_run, after_steps
 
 assert jax.device_count() == 4
-run = a_run()
+run = a_run(**json.loads(sys.argv[1]))
 state = initial_state(run)
 one = after_steps(run, jax.devices()[:1], state, keep=5)
 four = after_steps(run, jax.devices(), state, keep=5)
@@ -46,8 +49,8 @@ def some_images(side=32, count=6):
     return from_arrays(image, (image > 0.8).astype(np.uint8))
 
 
-def a_run():
-    return build(tiny.config(optim__warmup_steps="0"))
+def a_run(**changes):
+    return build(tiny.config(optim__warmup_steps="0", **changes))
 
 
 def after_steps(run, devices, state, keep, steps=4):
@@ -70,9 +73,13 @@ def after_steps(run, devices, state, keep, steps=4):
     return state, rows
 
 
-def test_four_devices_train_as_one_does_with_an_uneven_last_batch_and_compile_once():
+UNET = {"model__name": "unet", "model__preset": "unet_demo", "model__widths": "4,8"}
+
+
+@pytest.mark.parametrize("changes", [{}, UNET | {"model__norm": "batch"}], ids=["swin", "batch"])
+def test_four_devices_train_as_one_does_with_an_uneven_last_batch_and_compile_once(changes):
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=4"
-    process = tiny.python("-c", COMPARE, XLA_FLAGS=flags)
+    process = tiny.python("-c", COMPARE, json.dumps(changes), XLA_FLAGS=flags)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out.strip()) == (0, "equal"), err
 

@@ -6,6 +6,7 @@ import flax
 import jax
 import numpy as np
 import pytest
+import scipy.signal
 import scipy.special
 
 from mln_flax import branches, source_bank, views
@@ -61,7 +62,8 @@ def call(run):
 @pytest.fixture(scope="module")
 def trained(run, params, images, call):
     source = from_arrays(images, np.zeros(images.shape, np.uint8))
-    return source_bank.collect(run, params, source, call, OperatingPoint(0.7, 3))
+    variables = {"params": params}  # no norm of this network reads its statistics
+    return source_bank.collect(run, variables, source, call, OperatingPoint(0.7, 3))
 
 
 def by_branch(images):
@@ -118,6 +120,31 @@ def test_statistics_have_the_form_of_the_models_collection(run, params, trained)
         lambda a: a.shape, expected
     )
     assert trained.params is params
+
+
+@pytest.mark.parametrize("norm", ["sample", "batch"])
+def test_statistics_that_make_the_network_stay_as_they_were(run, images, norm):
+    """Of a U-Net: the exact ones of other norms, whose first input is known without the network."""
+    model = ModelConfig("unet_demo", "unet", widths=(3,), norm=norm)
+    other = build(dataclasses.replace(run.config, model=model))
+    image, branch = np.zeros((1, 16, 16, 1), np.float32), np.zeros(1, np.int32)
+    drawn = jax.jit(other.model.init)(jax.random.key(0), image, branch)
+    variables = {"params": drawn["params"], "domain_stats": drawn["domain_stats"]}
+    source = from_arrays(images, np.zeros(images.shape, np.uint8))
+    found = source_bank.collect(
+        other, variables, source, source_bank.forward(other), OperatingPoint(0.5, 1)
+    )
+    if norm == "batch":
+        assert found.domain_stats is variables["domain_stats"]
+        assert found.variables == variables
+        return
+    kernel = np.asarray(drawn["params"]["down_0"]["conv1"]["kernel"], np.float64)
+    for b, seen in enumerate(by_branch(images)):
+        for c in range(3):
+            values = [scipy.signal.correlate2d(x, kernel[:, :, 0, c], mode="same") for x in seen]
+            stats = found.domain_stats["down_0"]["norm1"]
+            np.testing.assert_allclose(stats["mean"][b, c], np.mean(values), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(stats["std"][b, c], np.std(values), rtol=1e-4)
 
 
 def test_the_gaussians_are_those_of_the_views(images, trained):

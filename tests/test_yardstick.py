@@ -61,6 +61,11 @@ def test_settings_under_which_the_work_would_differ(file, name, value, message):
         loaded(file, **{name: value})
 
 
+def test_a_network_of_another_kind_is_no_match(file):
+    with pytest.raises(UserError, match="other work than this config; set --config.model.name=sw"):
+        loaded(file, model__name="unet", model__preset="unet_demo")
+
+
 def test_without_torch(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="yard.py: torch is not installed"):

@@ -14,6 +14,11 @@ class TrainState(NamedTuple):
     domain_stats: Any
     opt_state: Any
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network is applied with."""
+        return {"params": self.params, "domain_stats": self.domain_stats}
+
 
 class Method(NamedTuple):
     """What is trained and how it answers.

@@ -11,9 +11,7 @@ import optax
 from mln_flax import losses
 from mln_flax.config import MethodConfig
 from mln_flax.methods.core import Method, TrainState
-from mln_flax.types import Batch, Prediction, UserError
-
-AXIS = "batch"
+from mln_flax.types import AXIS, Batch, Prediction, UserError
 
 
 def mln(
@@ -35,7 +33,8 @@ def mln(
       num_branches: k.
       seed: of stochastic depth.
       accumulate: parts that a step's rows go through one after the other, to save memory; the
-        gradient is the mean over the parts, and each part has a Dice of its own.
+        gradient is the mean over the parts, and each part has a Dice of its own (and, for batch
+        norms, is a batch of its own).
       num_views: rows that an image gives, one after the other; read by the consistency alone.
 
     Raises:
@@ -177,7 +176,7 @@ def _predict(model, num_branches, variables: Any, image) -> Prediction:
     batch = image.shape[0]
     rows = jnp.repeat(image, num_branches, axis=0)
     branch = jnp.tile(jnp.arange(num_branches, dtype=jnp.int32), batch)
-    logits, out = model.apply({"params": variables["params"]}, rows, branch, train=False)
+    logits, out = model.apply(variables, rows, branch, train=False)
 
     def by_image(x):
         return x.reshape(batch, num_branches, *x.shape[1:])
