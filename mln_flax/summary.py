@@ -2,22 +2,17 @@
 
 import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mln_flax import parallel
+from mln_flax import train_step
 from mln_flax.build import Run
 from mln_flax.table_layout import Table
-from mln_flax.types import Batch
 
 
 def summary(run: Run) -> str:
     """Tables of layers and parameters, and the compiled step's memory, as text."""
-    side = run.config.views.crop_side(run.config.data.size)
-    rows = run.config.train.batch_size * len(run.view_names)
-    state = jax.eval_shape(
-        run.method.init, jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
-    )
+    state, batch = train_step.shapes(run)
+    rows, side = batch.mask.shape[1:3]
     parameters = {
         name: int(np.prod(leaf.shape))
         for name, leaf in flax.traverse_util.flatten_dict(state.params, sep="/").items()
@@ -31,13 +26,13 @@ def summary(run: Run) -> str:
         f"input: {side} x {side} pixels; branches: {', '.join(run.branch_names)}",
         f"parameters: {shared + per_branch * run.num_branches:,} = {shared:,} shared + "
         f"{run.num_branches} x {per_branch:,} per branch",
-        _memory(run, state, rows, side),
+        _memory(run, rows),
     ]
     return "\n".join(lines)
 
 
 def is_per_branch(name: str) -> bool:
-    """Whether a parameter exists once per branch: scale and bias of a layer norm."""
+    """Whether a parameter exists once per branch: scale and bias of a norm."""
     module, leaf = name.split("/")[-2:]
     return module.startswith("norm") and leaf in ("scale", "bias")
 
@@ -54,19 +49,12 @@ def _layers(parameters: dict[str, int]) -> Table:
     return Table("Layers", ("part", "shared", "all branches"), rows, "")
 
 
-def _memory(run: Run, state, rows: int, side: int) -> str:
+def _memory(run: Run, rows: int) -> str:
     """The step's memory as the compiler plans it, without running anything."""
-    devices = jax.local_device_count()
-    here = -(-rows // devices)
-    image = jax.ShapeDtypeStruct((devices, here, side, side, 1), jnp.float32)
-    mask = jax.ShapeDtypeStruct((devices, here, side, side), jnp.int32)
-    branch = jax.ShapeDtypeStruct((devices, here), jnp.int32)
-    valid = jax.ShapeDtypeStruct((devices, here), jnp.bool_)
-    update = parallel.parallel_update(run.method.update)
-    analysis = update.lower(state, Batch(image, mask, branch, valid)).compile().memory_analysis()
-    held = analysis.argument_size_in_bytes
-    temporary = analysis.temp_size_in_bytes
+    plan = train_step.compiled(run).call.memory_analysis()
+    held, temporary = plan.argument_size_in_bytes, plan.temp_size_in_bytes
     return (
-        f"one step on each of {devices} device(s), {here} rows: {(held + temporary) / 2**30:.2f} "
-        f"GiB = {held / 2**30:.2f} state and batch + {temporary / 2**30:.2f} temporary"
+        f"one step on each of {jax.local_device_count()} device(s), {rows} rows: "
+        f"{(held + temporary) / 2**30:.2f} GiB = {held / 2**30:.2f} state and batch + "
+        f"{temporary / 2**30:.2f} temporary"
     )

@@ -59,6 +59,19 @@ def test_memory_is_stated_in_gib(lines):
     assert re.fullmatch(held + r" \+ [\d.]+ temporary", lines[-1])
 
 
+def test_a_unet_is_counted_too(run):
+    model = ModelConfig("unet_demo", "unet", widths=(2, 3), norm="batch")
+    other = build(dataclasses.replace(run.config, model=model))
+    lines = summary.summary(other).splitlines()
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes_of(other)))
+    per_branch = 2 * (2 * 2 + 2 * 3 + 2 * 2)  # scale and bias of two norms in each of three stages
+    shared = total - 4 * per_branch
+    assert f"parameters: {total:,} = {shared:,} shared + 4 x {per_branch:,} per branch" in lines
+    assert [line.split() for line in lines if line.startswith("up_0")] == [
+        ["up_0", str(9 * 4 * 2 + 9 * 2 * 2), str(4 * 2 * 2 * 2)]
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -66,6 +79,9 @@ def test_memory_is_stated_in_gib(lines):
         ("norm_up/bias", True),
         ("layers_0_blocks_1/norm2/bias", True),
         ("up/norm/scale", True),
+        ("down_0/norm2/scale", True),
+        ("down_0/conv2/bias", False),
+        ("upsample_0/bias", False),
         ("patch_embed/proj/bias", False),
         ("layers_0_blocks_1/mlp/fc1/kernel", False),
         ("layers_0_blocks_1/attn/relative_position_bias_table", False),
