@@ -61,7 +61,9 @@ def run(experiment: Experiment, workdir: Path, command: str) -> int:
     except train.Stopped as stopped:
         print(stopped, flush=True)
         return modes.STOPPED[stop.name]
-    if parallel.is_main_process() and any(is_done(workdir, job) for job in wanted):
+    if parallel.is_main_process() and any(
+        is_done(workdir, job) for job in experiment_jobs.jobs(whole)
+    ):
         report(whole, workdir)
     for name in failed:
         print(f"error: {name} failed, for the reason above", file=sys.stderr)

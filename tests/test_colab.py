@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, stores no output, and holds no logic of its own."""
+"""The notebooks run from top to bottom, store no output, and hold no logic of their own."""
 
 import ast
 import pathlib
@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
-NOTEBOOK = ROOT / "colab" / "quickstart.ipynb"
+NAMES = ("quickstart", "tables")
 # A run of seconds: put behind the notebook's own settings.
 SHORT = """
 STEPS = {steps}
@@ -16,10 +16,14 @@ OVERRIDES = {overrides!r}
 """
 
 
-@pytest.fixture
-def notebook():
+def read(name):
     nbformat = pytest.importorskip("nbformat")
-    return nbformat.read(NOTEBOOK, as_version=4)
+    return nbformat.read(ROOT / "colab" / f"{name}.ipynb", as_version=4)
+
+
+@pytest.fixture(params=NAMES)
+def notebook(request):
+    return read(request.param)
 
 
 def code_cells(notebook):
@@ -53,14 +57,14 @@ def test_notebook_holds_no_logic(notebook):
             assert not isinstance(node, defined), f"{cell.id}: {ast.unparse(node)}"
 
 
-def test_notebook_runs(notebook, tmp_path, monkeypatch):
+def run(notebook, tmp_path, monkeypatch, overrides):
+    """The outputs of each code cell, after a run with a few settings of its own."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     places = [i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ())]
     assert len(places) == 1
     steps = tiny.SETTINGS["train.steps"]
-    overrides = [f"--config.{name}={value}" for name, value in tiny.SETTINGS.items()]
     short = SHORT.format(steps=steps, workdir=str(tmp_path / "run"), overrides=overrides)
     notebook.cells.insert(places[0] + 1, nbformat.v4.new_code_cell(short))
     client = nbclient.NotebookClient(
@@ -70,15 +74,47 @@ def test_notebook_runs(notebook, tmp_path, monkeypatch):
         resources={"metadata": {"path": str(ROOT)}},
     )
     client.execute()  # raises CellExecutionError where a cell fails
-
     outputs = {cell.id: cell.outputs for cell in code_cells(notebook)}
     assert outputs["install"] == []
-    printed = "".join(out.text for out in outputs["train"] if out.output_type == "stream")
-    assert f"step {steps}/{steps}" in printed and "Results (selection: image)" in printed
-    shown = [out.data for out in outputs["tables"] if out.output_type == "display_data"]
-    page = "".join(data["text/html"] for data in shown)
+    return outputs
+
+
+def printed(outputs):
+    return "".join(out.text for out in outputs if out.output_type == "stream")
+
+
+def shown(outputs):
+    """The HTML of the tables, and how many pictures there are."""
+    data = [out.data for out in outputs if out.output_type == "display_data"]
+    page = "".join(one.get("text/html", "") for one in data)
+    return page, sum("image/png" in one for one in data)
+
+
+def test_quickstart_runs(tmp_path, monkeypatch):
+    overrides = [f"--config.{name}={value}" for name, value in tiny.SETTINGS.items()]
+    outputs = run(read("quickstart"), tmp_path, monkeypatch, overrides)
+    text = printed(outputs["train"])
+    steps = tiny.SETTINGS["train.steps"]
+    assert f"step {steps}/{steps}" in text and "Results (selection: image)" in text
+    page, _ = shown(outputs["tables"])
     for text in ("Results (selection: image)", "ffdm (source)", "film", "View accuracy"):
         assert text in page
     assert "image/png" in outputs["phantoms"][0].data
-    pictures = [out.data for out in outputs["pictures"] if "image/png" in out.get("data", {})]
-    assert len(pictures) >= 3
+    assert shown(outputs["pictures"])[1] >= 3
+
+
+def test_tables_run(tmp_path, monkeypatch):
+    few = {"rows": "Basenet,MLN-net", "sources": "ffdm", "domains": "ffdm,film", "seeds": "0"}
+    base = {f"base.{name}": value for name, value in tiny.SETTINGS.items()}
+    overrides = [f"--config.{name}={value}" for name, value in (few | base).items()]
+    outputs = run(read("tables"), tmp_path, monkeypatch, overrides)
+    assert "2 runs in shard 1/1" in printed(outputs["run"])
+    assert "All 2 runs are done." in printed(outputs["records"])
+    page, _ = shown(outputs["tables"])
+    for text in ("Trained on ffdm", "Basenet", "Parameters of the networks", "View accuracy of"):
+        assert text in page
+    assert shown(outputs["figures"])[1] == 1 and "a dot is a seed" in printed(outputs["figures"])
+    assert "Comparison(difference=" in printed(outputs["compare"])
+    assert r"\toprule" in printed(outputs["paper"]) and "Basenet,ffdm,0" in printed(
+        outputs["paper"]
+    )

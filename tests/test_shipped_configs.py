@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from mln_flax import branches, parallel, records, settings
+from mln_flax import branches, experiment_config, experiment_jobs, parallel, records, settings
 from mln_flax.build import build
 from mln_flax.config import validate
 from mln_flax.main import main
@@ -19,6 +19,8 @@ from mln_flax.types import Batch
 FILES = sorted(glob.glob(str(tiny.ROOT / "configs" / "*.py")))
 MINI_MIAS = str(tiny.ROOT / "configs" / "mini_mias.py")
 REAL = pathlib.Path(os.environ.get("MLN_FLAX_MINI_MIAS") or tiny.ROOT / "../shared/data/mini_mias")
+
+EXPERIMENTS = sorted(glob.glob(str(tiny.ROOT / "configs" / "experiments" / "*.py")))
 
 needs_mini_mias = pytest.mark.skipif(MINI_MIAS not in FILES, reason="the config is not there")
 
@@ -44,6 +46,39 @@ def test_a_shipped_config_builds_and_its_step_keeps_the_form_of_the_state(file):
     for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
     assert {name: value.shape for name, value in measured.items()} == {"loss": (), "dice": ()}
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=os.path.basename)
+@pytest.mark.filterwarnings("ignore:views.strategy='mean'")  # the paper's own strategy does it
+def test_every_row_of_a_shipped_experiment_builds(file):
+    experiment = experiment_config.load(file)
+    experiment_config.validate(experiment)
+    for row in experiment.rows:
+        for source in experiment.sources_of(row):
+            made = build(experiment_config.config_of(experiment, row, source, seed=0))
+            assert made.config.data.targets and source not in made.config.data.targets
+    text = pathlib.Path(file).read_text(encoding="utf-8")
+    command = "python -m mln_flax.main --mode=experiment --config=configs/experiments/"
+    assert f"{command}{os.path.basename(file)} --workdir=" in text
+
+
+def test_the_ablation_of_the_paper_shares_its_trainings():
+    experiment = experiment_config.load(str(tiny.ROOT / "configs" / "experiments" / "table3.py"))
+    jobs = experiment_jobs.jobs(experiment)
+    assert [row.name for row in experiment.rows] == [
+        *("Basenet", "Basenet-S", "MLN-net-R", "Unet-R", "MLN-net-E", "Unet-E"),
+        *("MLN-net", "Unet*", "MLN-net-E+", "MLN-net+"),
+    ]
+    first = {job.rows for job in jobs if (job.source, job.seed) == ("ffdm", 0)}
+    assert first == {
+        ("Basenet",),
+        ("Basenet-S",),
+        ("MLN-net-R", "MLN-net-E", "MLN-net", "MLN-net-E+", "MLN-net+"),
+        ("Unet-R", "Unet-E", "Unet*"),
+    }
+    others = {job.rows for job in jobs if job.source != "ffdm"}
+    assert others == {("Basenet",), ("Basenet-S",), ("MLN-net",)}
+    assert len(jobs) == 3 * (4 + 3 * 3)
 
 
 @needs_mini_mias

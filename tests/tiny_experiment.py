@@ -7,6 +7,15 @@ from mln_flax import metrics
 from mln_flax.experiment_config import Experiment, Row
 
 SIZE = 8
+VIEWS = ("identity", "invert")
+# Smaller than tiny: what takes its time is to compile each network anew.
+SETTINGS = tiny.SETTINGS | {
+    "views.names": ",".join(VIEWS),
+    "model.depths": "1",
+    "model.num_heads": "1",
+    "train.steps": "2",
+    "train.evaluate_every_steps": "1",
+}
 ROWS = (
     Row("plain", {"views.names": "identity"}),
     Row("cosine", {"method.selection": "cosine"}),
@@ -50,7 +59,7 @@ def experiment(**changes):
 
 def flags(file, workdir, **changes):
     """The words of a command line; a keyword `base__train__steps` is `base.train.steps`."""
-    values = {f"base.{name}": value for name, value in tiny.SETTINGS.items()}
+    values = {f"base.{name}": value for name, value in SETTINGS.items()}
     values |= {name.replace("__", "."): value for name, value in changes.items()}
     words = [f"--config.{name}={value}" for name, value in values.items()]
     return ["--mode=experiment", f"--config={file}", f"--workdir={workdir}", *words]
