@@ -29,7 +29,12 @@ needs_mini_mias = pytest.mark.skipif(MINI_MIAS not in FILES, reason="the config 
 def test_a_shipped_config_builds_and_its_step_keeps_the_form_of_the_state(file):
     config = settings.load_file(file)
     validate(config)
-    run = build(config)
+    dry_run(build(config))
+
+
+def dry_run(run):
+    """One step as shapes alone: the state keeps its form."""
+    config = run.config
     side, rows = config.views.crop_side(config.data.size), 2 * len(run.view_names)
     state = jax.eval_shape(
         run.method.init, jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
@@ -50,13 +55,17 @@ def test_a_shipped_config_builds_and_its_step_keeps_the_form_of_the_state(file):
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=os.path.basename)
 @pytest.mark.filterwarnings("ignore:views.strategy='mean'")  # the paper's own strategy does it
-def test_every_row_of_a_shipped_experiment_builds(file):
+def test_every_row_of_a_shipped_experiment_builds_and_every_network_is_dry_run(file):
     experiment = experiment_config.load(file)
     experiment_config.validate(experiment)
+    networks = {}
     for row in experiment.rows:
         for source in experiment.sources_of(row):
             made = build(experiment_config.config_of(experiment, row, source, seed=0))
             assert made.config.data.targets and source not in made.config.data.targets
+            networks[str(made.model)] = made
+    for made in networks.values():
+        dry_run(made)
     text = pathlib.Path(file).read_text(encoding="utf-8")
     command = "python -m mln_flax.main --mode=experiment --config=configs/experiments/"
     assert f"{command}{os.path.basename(file)} --workdir=" in text
