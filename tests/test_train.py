@@ -134,7 +134,7 @@ def test_the_model_has_the_operating_point_of_its_validation(run, tiny_workdir, 
     model = evaluate.load_model(run, tiny_workdir)
     assert model.point == point
     images = input_pipeline.images_of(load_data(run.config).part("ffdm", "validation"))
-    assert train.validate(run, source_bank.forward(run), model.params, images)[1] == point
+    assert train.validate(run, source_bank.forward(run), model.variables, images)[1] == point
     assert train.logged_point(tiny_workdir / "train.jsonl", 3) is None  # a step, no validation
     assert train.logged_point(tmp_path / "train.jsonl", best) is None
 
