@@ -7,6 +7,9 @@ from mln_flax import settings
 from mln_flax.config import Config
 from mln_flax.experiment_config import Experiment, Row, Shard, config_of
 
+# Settings that touch nothing trained, but what is recorded: each value needs a run of its own.
+RECORDED = ("method.temperature:",)
+
 
 class Job(NamedTuple):
     """One run: its folder's name, its settings, and the rows that take their numbers from it."""
@@ -29,9 +32,9 @@ class Job(NamedTuple):
 def jobs(experiment: Experiment) -> list[Job]:
     """Every run of an experiment once, those of one source and one seed beside each other.
 
-    Rows whose settings differ only in what touches nothing trained (settings.AFTERWARDS) share
-    their runs. A run is named by its source, the first such row and its seed; the name depends on
-    no choice of rows, sources or seeds, so that parts of an experiment may be put together.
+    Rows whose settings differ only in how they answer (settings.AFTERWARDS) share their runs. A
+    run is named by its source, the first such row and its seed; the name depends on no choice of
+    rows, sources or seeds, so that parts of an experiment may be put together.
     """
     groups = _groups(experiment)
     return [
@@ -75,7 +78,7 @@ def _groups(experiment: Experiment) -> dict[str, list[Row]]:
     by_settings: dict[str, list[Row]] = {}
     for row in experiment.rows:
         config = config_of(experiment, row, experiment.sources[0], experiment.seeds[0])
-        by_settings.setdefault(trained(config), []).append(row)
+        by_settings.setdefault(recorded(config), []).append(row)
     groups: dict[str, list[Row]] = {}
     for rows in by_settings.values():
         slug = base = slug_of(rows[0].name)
@@ -86,10 +89,14 @@ def _groups(experiment: Experiment) -> dict[str, list[Row]]:
     return groups
 
 
-def trained(config: Config) -> str:
-    """The settings that training depends on, a line for each."""
+def recorded(config: Config) -> str:
+    """The settings that the records of a run depend on, a line for each."""
     lines = [f"{name}: {value}" for name, value in settings.flat(settings.to_dict(config)).items()]
-    return "\n".join(line for line in lines if not line.startswith(settings.AFTERWARDS))
+    return "\n".join(
+        line
+        for line in lines
+        if line.startswith(RECORDED) or not line.startswith(settings.AFTERWARDS)
+    )
 
 
 def slug_of(name: str) -> str:

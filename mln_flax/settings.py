@@ -14,7 +14,11 @@ from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
 # Settings that touch nothing trained: beginnings of the lines of `differences`.
-AFTERWARDS = ("evaluate.", "method.selection:", "method.early:", "benchmark.")
+AFTERWARDS = (
+    "evaluate.",
+    "benchmark.",
+    *(f"method.{name}:" for name in ("selection", "early", "answer", "temperature", "level")),
+)
 # What a Python file of settings defines, and the modes that it is for.
 FUNCTIONS = {
     "get_config": "--mode=train and the others of one run",

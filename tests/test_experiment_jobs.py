@@ -36,13 +36,16 @@ def test_rows_that_differ_in_the_answer_alone_share_their_runs(experiment):
     [
         ({"method.selection": "image"}, True),
         ({"method.early": "false"}, True),
+        ({"method.answer": "union"}, True),
+        ({"method.level": "case"}, True),
         ({"evaluate.examples": "0"}, True),
+        ({"method.temperature": "3"}, False),  # records hold the answer of one temperature
         ({"method.cross_entropy": "0.5"}, False),
         ({"model.statistics": "layer"}, False),
         ({"data.phantom.seed": "1"}, False),
     ],
 )
-def test_only_what_touches_nothing_trained_is_shared(setting, shared, experiment):
+def test_only_what_changes_no_record_is_shared(setting, shared, experiment):
     rows = (Row("one"), Row("two", setting))
     jobs = experiment_jobs.jobs(dataclasses.replace(experiment, rows=rows))
     assert {job.rows for job in jobs} == ({("one", "two")} if shared else {("one",), ("two",)})
