@@ -7,9 +7,6 @@ from mln_flax import settings
 from mln_flax.config import Config
 from mln_flax.experiment_config import Experiment, Row, Shard, config_of
 
-# Settings that touch nothing trained, but what is recorded: each value needs a run of its own.
-RECORDED = ("method.temperature:",)
-
 
 class Job(NamedTuple):
     """One run: its folder's name, its settings, and the rows that take their numbers from it."""
@@ -92,11 +89,7 @@ def _groups(experiment: Experiment) -> dict[str, list[Row]]:
 def recorded(config: Config) -> str:
     """The settings that the records of a run depend on, a line for each."""
     lines = [f"{name}: {value}" for name, value in settings.flat(settings.to_dict(config)).items()]
-    return "\n".join(
-        line
-        for line in lines
-        if line.startswith(RECORDED) or not line.startswith(settings.AFTERWARDS)
-    )
+    return "\n".join(line for line in lines if not line.startswith(settings.AFTERWARDS))
 
 
 def slug_of(name: str) -> str:

@@ -39,7 +39,7 @@ def test_rows_that_differ_in_the_answer_alone_share_their_runs(experiment):
         ({"method.answer": "union"}, True),
         ({"method.level": "case"}, True),
         ({"evaluate.examples": "0"}, True),
-        ({"method.temperature": "3"}, False),  # records hold the answer of one temperature
+        ({"method.temperature": "3"}, False),  # a run holds the answer of one temperature
         ({"method.cross_entropy": "0.5"}, False),
         ({"model.statistics": "layer"}, False),
         ({"data.phantom.seed": "1"}, False),
