@@ -19,7 +19,6 @@ from mln_flax import (
     speeds,
     timing,
     train_step,
-    views,
     yardstick,
 )
 from mln_flax.build import Run, build, plan
@@ -191,15 +190,14 @@ def predict_program(run: Run) -> Program:
 def stand_in(run: Run, images: Images) -> Trained:
     """A model that has learned nothing but what the images look like in their views."""
     variables, point = random_state(run).variables, OperatingPoint(0.5, 1)
-    if run.config.method.selection != "image" or not run.config.method.early:
+    rule = run.config.method.selection
+    if rule not in branches.BY_IMAGE or not run.config.method.early:
         trained = source_bank.collect(run, variables, images, source_bank.forward(run), point)
-        return trained._replace(early=selection.measure(run, trained, images))
-    image = images.stack(slice(None))[0]
-    seen = [branches.image_features(views.make_view(n).numpy(image)) for n in run.view_names]
+        return selection.measure(run, trained, images)
     norms = {layer: ((), ()) for layer in selection.norm_order(run)}  # whose moments nobody asks
-    bank = branches.Bank(norms, norms, branches.fit_gaussian(np.stack(seen)))
+    bank = branches.Bank(norms, norms, source_bank.collect_images(run, images))
     exact = np.ones(1)
-    early = {"image": Early(0, exact, exact, exact)}
+    early = {rule: Early(0, exact, exact, exact)}
     return Trained(bank=bank, point=point, early=early, **variables)
 
 

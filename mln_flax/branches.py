@@ -3,31 +3,28 @@
 Pure functions of arrays. Permuting images permutes answers, and nothing is learned at test time.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import fft
+from scipy import special
 
+from mln_flax.image_rules import ImageBank
 from mln_flax.registry import nearest
 from mln_flax.types import Moments, UserError
 
 METRICS = ("cosine", "euclidean", "standardized", "literal")
-SELECTIONS = (*METRICS, "image")
-FEATURES = 19  # numbers of `image_features`
-NOISE_FLOOR = 1e-4  # gray levels; where an image is constant
+WITH_FOREGROUND = {
+    "cosine+": "cosine",
+    "euclidean+": "euclidean",
+}  # the paper's "+", and its metric
+BY_MOMENTS = (*METRICS, *WITH_FOREGROUND)
+BY_IMAGE = ("image", "polarity")  # before the network has run
+SELECTIONS = (*BY_MOMENTS, *BY_IMAGE)
 TINY = 1e-12
-
-
-class Gaussian(NamedTuple):
-    """One normal distribution per view over the numbers of `image_features`."""
-
-    mean: Any  # [V, features]
-    precision: Any  # [V, features, features], the inverse covariances
-    log_determinant: Any  # [V], of the covariances
+NEGLIGIBLE = 0.05  # a smaller share of a branch is none
 
 
 class Bank(NamedTuple):
@@ -35,7 +32,7 @@ class Bank(NamedTuple):
 
     mean: Moments  # layer -> (mean [k, C], std [k, C]): averages of the images' own moments
     spread: Moments  # the same form: their standard deviation over images
-    image: Gaussian
+    image: ImageBank
 
 
 def check_metric(metric: str, known: tuple[str, ...] = METRICS) -> None:
@@ -117,6 +114,23 @@ def layer_distances(
     return stacked / channels if metric == "standardized" else stacked
 
 
+def with_foreground(
+    moments: Mapping[str, tuple[Any, Any]], foreground: Any
+) -> dict[str, tuple[Any, Any]]:
+    """The moments with the foreground's mean gray as one more number in the mean of every layer.
+
+    The paper's correctional mean (section 5.1.2). Of a bank [k, C] with foreground [k], or of
+    moments [B, k, C] with foreground [B], which is the same in all branches.
+    """
+    first = next(iter(moments.values()))[0]
+    gray = jnp.asarray(foreground, jnp.float32).reshape((-1,) + (1,) * (first.ndim - 1))
+    gray = jnp.broadcast_to(gray, (*first.shape[:-1], 1))
+    return {
+        layer: (jnp.concatenate([jnp.asarray(mean), gray], axis=-1), std)
+        for layer, (mean, std) in moments.items()
+    }
+
+
 def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
     lengths = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
     return (a * b).sum(axis=-1) / jnp.maximum(lengths, TINY)
@@ -130,134 +144,36 @@ def select(distances: Any) -> Any:
     return distances.argmin(axis=-1).astype(np.int32)
 
 
-def combine(probabilities: Any, distances: Any = None, *, temperature: float = 1.0) -> Any:
+def weights(distances: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Shares of the branches in a weighted answer: [B, k] -> float32 [B, k], their sums 1.
+
+    softmax(-distance / temperature), which for distances that are minus the log of a probability
+    and temperature 1 is that probability. Branches below NEGLIGIBLE have no share: they need not
+    be run.
+    """
+    found = special.softmax(-np.asarray(distances, np.float64) / temperature, axis=1)
+    found = np.where(found < NEGLIGIBLE, 0, found)
+    return (found / found.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def shares(distances: np.ndarray, answer: str, temperature: float = 1.0) -> np.ndarray:
+    """What each branch contributes to an answer: [B, k] -> float32 [B, k].
+
+    "branch": the nearest alone; "weighted": see `weights`; "union": all branches.
+    """
+    if answer == "weighted":
+        return weights(distances, temperature)
+    if answer == "union":
+        return np.ones(distances.shape, np.float32)
+    return np.eye(distances.shape[1], dtype=np.float32)[select(distances)]
+
+
+def combine(probabilities: Any, shares: Any = None) -> Any:
     """One answer out of all branches: [B, k, ...] -> [B, ...].
 
-    Without distances the union of the branches (the paper's -R): the largest probability. With
-    distances [B, k] the mean weighted by softmax(-distance / temperature).
+    Without shares the union of the branches (the paper's -R): the largest probability. With
+    shares [B, k] their mean weighted by them.
     """
-    if distances is None:
-        return jnp.max(probabilities, axis=1)
-    weights = jax.nn.softmax(-jnp.asarray(distances) / temperature, axis=-1)
-    return (weights.reshape(weights.shape + (1,) * (probabilities.ndim - 2)) * probabilities).sum(1)
-
-
-def image_features(image: np.ndarray) -> np.ndarray:
-    """Nineteen numbers of each image that know its view: [B, H, W] -> float64 [B, 19].
-
-    Seven quantiles (2, 10, 25, 50, 75, 90, 98%), the mean along each of the four borders, sorted,
-    the log of the mean absolute gradient, and the skewness; the log of the fine noise in each
-    quarter of the pixels by gray, since a curve that stretches or presses a gray level does the
-    same to the noise that it finds there; and at two scales the log ratio of the bright to the
-    dark tail, since vessels, fibers and calcifications are bright lines and dots until somebody
-    inverts the image.
-    """
-    image = np.asarray(image, np.float64)
-    flat = image.reshape(len(image), -1)
-    quantiles = _quantiles(flat, (0.02, 0.10, 0.25, 0.50, 0.75, 0.90, 0.98))
-    borders = [image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]]
-    border_means = np.sort(np.stack([border.mean(axis=1) for border in borders], 1), axis=1)
-    gradient = (
-        np.abs(np.diff(image, axis=1)).mean(axis=(1, 2))
-        + np.abs(np.diff(image, axis=2)).mean(axis=(1, 2))
-    ) / 2
-    centered = flat - flat.mean(axis=1, keepdims=True)
-    deviation = np.maximum(np.sqrt(np.square(centered).mean(axis=1)), 1e-6)
-    cubes = np.square(centered) * centered  # what a power of 3 is many times slower for
-    skewness = cubes.mean(axis=1) / deviation**3
-    return np.column_stack(
-        [
-            quantiles,
-            border_means,
-            np.log(gradient + NOISE_FLOOR),
-            skewness,
-            _noise(image),
-            _polarity(image, ((1, 3), (2, 6))),
-        ]
-    )
-
-
-def _quantiles(values: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
-    """The quantiles of each row, linear between its values: [B, N] -> [B, quantiles].
-
-    As numpy's own, which selects value by value where one sort of all is several times faster.
-    """
-    ordered = np.sort(values, axis=1)
-    place = np.asarray(shares) * (values.shape[1] - 1)
-    below = place.astype(int)
-    low, high = (ordered[:, np.minimum(at, values.shape[1] - 1)] for at in (below, below + 1))
-    return np.where(
-        place - below < 0.5,
-        low + (high - low) * (place - below),
-        high - (high - low) * (1 - (place - below)),
-    )
-
-
-def _noise(image: np.ndarray) -> np.ndarray:
-    """The log of the mean absolute Laplacian in each quarter of the pixels by gray: [B, 4]."""
-    center = image[:, 1:-1, 1:-1]
-    neighbors = image[:, :-2, 1:-1] + image[:, 2:, 1:-1] + image[:, 1:-1, :-2] + image[:, 1:-1, 2:]
-    center, laplacian = (
-        x.reshape(len(image), -1) for x in (center, np.abs(4 * center - neighbors))
-    )
-    edges = _quantiles(center, (0, 0.25, 0.5, 0.75, 1))
-    quarters = []
-    for k in range(4):
-        inside = (center >= edges[:, k, None]) & (center <= edges[:, k + 1, None])
-        total = np.einsum("bp,bp->b", laplacian, inside)
-        quarters.append(total / np.count_nonzero(inside, axis=1))
-    return np.log(np.stack(quarters, axis=1) + NOISE_FLOOR)
-
-
-def _polarity(image: np.ndarray, scales_px: tuple[tuple[float, float], ...]) -> np.ndarray:
-    """The log ratio of the bright to the dark tail (1%) of differences of Gaussians: [B, scales].
-
-    A Gaussian blur with mirrored borders is a product of cosine coefficients, so one transform
-    serves all scales (fine, coarse), and none is slower for being coarse.
-    """
-    coefficients = fft.dctn(image, axes=(1, 2))
-    ratios = []
-    for scales in scales_px:
-        fine, coarse = (np.outer(*(_passed(n, sigma) for n in image.shape[1:])) for sigma in scales)
-        band = fft.idctn(coefficients * (fine - coarse), axes=(1, 2)).reshape(len(image), -1)
-        dark, middle, bright = _quantiles(band, (0.01, 0.5, 0.99)).T
-        ratios.append(np.log((bright - middle + NOISE_FLOOR) / (middle - dark + NOISE_FLOOR)))
-    return np.stack(ratios, axis=1)
-
-
-@functools.lru_cache(maxsize=64)
-def _passed(length: int, sigma_px: float) -> np.ndarray:
-    """What is left of each cosine, [length], after a Gaussian blur that is cut at 4 sigma."""
-    at = np.arange(int(4 * sigma_px + 0.5) + 1)
-    weights = np.exp(-0.5 * np.square(at / sigma_px))
-    weights[1:] *= 2  # both sides
-    return np.cos(np.pi / length * np.outer(np.arange(length), at)) @ (weights / weights.sum())
-
-
-def fit_gaussian(features: np.ndarray, ridge: float = 1e-3) -> Gaussian:
-    """A normal distribution per view: [V, N, features] -> Gaussian.
-
-    `ridge` times each number's variance, pooled over the views, is added to the diagonal of
-    every covariance, so that few or equal images still give a proper distribution.
-    """
-    features = np.asarray(features, np.float64)
-    mean = features.mean(axis=1)
-    centered = features - mean[:, None]
-    covariance = np.einsum("vnf,vng->vfg", centered, centered) / max(features.shape[1] - 1, 1)
-    pooled = np.einsum("vff->vf", covariance).mean(axis=0)
-    covariance = covariance + np.diag(ridge * pooled + 1e-9)
-    return Gaussian(mean, np.linalg.inv(covariance), np.linalg.slogdet(covariance)[1])
-
-
-def image_distances(gaussian: Gaussian, features: np.ndarray) -> np.ndarray:
-    """Squared Mahalanobis distance plus log determinant: [B, features] -> [B, V]."""
-    difference = features[:, None] - gaussian.mean[None]
-    squared = np.einsum("bvf,vfg,bvg->bv", difference, gaussian.precision, difference)
-    return squared + gaussian.log_determinant
-
-
-def nearest_view(distances: np.ndarray, branch_of_view: tuple[int, ...]) -> np.ndarray:
-    """Distances from views [B, V] -> from branches [B, k]: that of each branch's nearest view."""
-    of_view = np.asarray(branch_of_view)
-    columns = [distances[:, of_view == b].min(axis=1) for b in range(of_view.max() + 1)]
-    return np.stack(columns, axis=1)
+    if shares is None:
+        return probabilities.max(axis=1)
+    return (shares.reshape(shares.shape + (1,) * (probabilities.ndim - 2)) * probabilities).sum(1)

@@ -115,6 +115,9 @@ class MethodConfig:
     class_weights: tuple[float, ...] = ()  # of the cross-entropy
     hard_negatives: float = 1.0  # share of the background pixels, hardest first, that it counts
     selection: str = "image"  # the shipped rule: see branches.SELECTIONS
+    answer: str = "branch"  # the nearest alone, or "weighted" or "union"
+    temperature: float = 2.0  # "weighted": above 1 evens out the branches' probabilities
+    level: str = "image"  # what shares one choice: an "image", a "case" or a "domain"
     early: bool = True  # predict chooses first and runs one branch; false runs all of them
     momentum: float = 0.95  # of the running statistics
 
@@ -192,6 +195,7 @@ def validate(config: Config) -> None:
         "data.point_radius_mm",
         "model.num_classes",
         "model.mlp_ratio",
+        "method.temperature",
         "optim.learning_rate",
         "train.steps",
         "train.batch_size",
@@ -228,6 +232,8 @@ def validate(config: Config) -> None:
     _one_of(config, "model.statistics", ("channel", "layer"))
     _one_of(config, "model.norm", ("channel", "sample", "instance", "batch"))
     _one_of(config, "method.branch_map", ("per_view", "grouped", "shared"))
+    _one_of(config, "method.answer", ("branch", "weighted", "union"))
+    _one_of(config, "method.level", ("image", "case", "domain"))
     _one_of(config, "optim.name", ("adam", "adamw"))
     _one_of(config, "data.label", ("", "calcification", "cluster"))
     _one_of(config, "data.on_error", ("report", "stop"))
@@ -240,6 +246,16 @@ def validate(config: Config) -> None:
         raise UserError(
             f"--config.train.accumulate={config.train.accumulate}: must divide train.batch_size="
             f"{config.train.batch_size}"
+        )
+    if config.method.answer == "weighted" and config.method.selection != "polarity":
+        raise UserError(
+            f"--config.method.answer=weighted: with selection={config.method.selection} there are "
+            "no probabilities to weigh by; only polarity gives them"
+        )
+    if config.method.answer != "branch" and config.method.level != "image":
+        raise UserError(
+            f"--config.method.level={config.method.level}: only answer=branch has one choice for "
+            f"several images, not {config.method.answer}"
         )
     if config.model.num_classes != 2:
         raise UserError("--config.model.num_classes: the masks know 2 classes")

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from mln_flax import (
+    answers,
     branches,
     checkpoint,
     decision,
@@ -23,6 +24,7 @@ from mln_flax import (
 from mln_flax.build import Run
 from mln_flax.data import phantom
 from mln_flax.data.core import DataSet, Example
+from mln_flax.image_features import POLARITY_NUMBERS, VIEW_NUMBERS
 from mln_flax.input_pipeline import chunks
 from mln_flax.selection import Answer
 from mln_flax.source_bank import Early, Trained
@@ -40,7 +42,7 @@ def load_model(run: Run, workdir: Path) -> Trained:
     if not (workdir / MODEL).exists():
         raise UserError(f"--workdir={workdir}: holds no trained model; run --mode=train first")
     state = jax.eval_shape(partial(random_state, run))
-    layers, views, size = state.domain_stats, len(run.view_names), branches.FEATURES
+    layers, views, size = state.domain_stats, len(run.view_names), VIEW_NUMBERS
     norms = len(jax.tree.leaves(layers)) // 2
     # What is numpy here comes back as numpy: jax would make float32 of float64.
     like = {
@@ -49,13 +51,20 @@ def load_model(run: Run, workdir: Path) -> Trained:
         "mean": layers,
         "spread": layers,
         "image": {
-            "mean": np.zeros((views, size)),
-            "precision": np.zeros((views, size, size)),
-            "log_determinant": np.zeros(views),
+            "gaussian": {
+                "mean": np.zeros((views, size)),
+                "precision": np.zeros((views, size, size)),
+                "log_determinant": np.zeros(views),
+            },
+            "polarity": np.zeros(POLARITY_NUMBERS),
+            "foreground": np.zeros(run.num_branches),
         },
         "point": {name: np.zeros(()) for name in decision.OperatingPoint._fields},
+        "weighted": {name: np.zeros(()) for name in (*decision.OperatingPoint._fields, "dsc")},
         "early": {
-            rule: {name: np.zeros(1 if rule == "image" else norms) for name in Early._fields}
+            rule: {
+                name: np.zeros(1 if rule in branches.BY_IMAGE else norms) for name in Early._fields
+            }
             | {"norms": np.zeros((), np.int64)}
             for rule in branches.SELECTIONS
         },
@@ -87,24 +96,29 @@ def evaluate(run: Run, data: DataSet, workdir: Path) -> list[Record]:
     lines += view_records(run, answer, trained.early, examples, of_source)
     for rule, early in trained.early.items():
         print(_worth_line(rule, early))
+    print(f"answer on source validation: weighted, DSC {trained.weighted.dsc:.3f}")
     print(tables.early_table(lines).to_text())
     if parallel.is_main_process():
         write_examples(workdir / "examples.npz", shown)
-        files.write_json(workdir / "selection.json", worth(trained.early, lines))
+        said = worth(trained.early, lines) | {"weighted": {"dsc": float(trained.weighted.dsc)}}
+        files.write_json(workdir / "selection.json", said)
         records.write(workdir / "records.jsonl", lines)
     return lines
 
 
 class Measured(NamedTuple):
-    """The record of one image, and the mask of its chosen branch: [H, W] packed into bits."""
+    """The record of one image, and its masks packed into bits: of all branches, then together."""
 
     record: Record
-    bits: np.ndarray
+    bits: np.ndarray  # uint8 [k + len(TOGETHER), bytes]
 
-    def mask(self) -> np.ndarray:
-        """The mask uint8 [H, W]."""
+    def mask(self, row: int) -> np.ndarray:
+        """One of the masks, uint8 [H, W]."""
         height, width = self.record["height"], self.record["width"]
-        return np.unpackbits(self.bits, count=height * width).reshape(height, width)
+        return np.unpackbits(self.bits[row], count=height * width).reshape(height, width)
+
+
+TOGETHER = ("union", "weighted")  # answers of several branches, in the order of their masks
 
 
 def image_records(
@@ -119,6 +133,8 @@ def image_records(
                 metrics.image_scores, reference=example.mask, spacing_mm=example.spacing_mm
             )
             masks = [said.mask(i, branch) for branch in range(run.num_branches)]
+            together = {"union": said.union(i), "weighted": said.weighted(i)}
+            own = said.weighted_point if run.config.method.answer == "weighted" else said.point
             record = {
                 "kind": "image",
                 "image_id": example.image_id,
@@ -131,15 +147,17 @@ def image_records(
                 "height": example.mask.shape[0],
                 "width": example.mask.shape[1],
                 "label_pixels": int(example.mask.sum()),
-                "threshold": float(said.point.threshold),
-                "min_pixels": int(said.point.min_pixels),
+                "threshold": float(own.threshold),
+                "min_pixels": int(own.min_pixels),
+                "answer": answers.of_settings(run.config.method),
                 **choice,
                 "scores": {
                     "branch": [score(mask) for mask in masks],
-                    "union": score(said.union(i)),
+                    **{name: score(together[name]) for name in TOGETHER},
                 },
             }
-            yield Measured(record, np.packbits(masks[choice["chosen"][choice["selection"]]]))
+            every = np.stack([*masks, *(together[name] for name in TOGETHER)])
+            yield Measured(record, np.packbits(every.reshape(len(every), -1), axis=1))
 
 
 def view_records(
@@ -243,21 +261,29 @@ def pictures(
     run: Run, examples: Sequence[Example], measured: Sequence[Measured]
 ) -> list[dict[str, Any]]:
     """A few images for the report: spread evenly from the best to the worst DSC."""
-    rule, lines = run.config.method.selection, [one.record for one in measured]
+    lines = [one.record for one in measured]
+    if not lines:
+        return []
+    way = lines[0]["answer"]
+    dsc = [score["dsc"] for score in answers.scores(lines, way)]
     labeled = [i for i, line in enumerate(lines) if line["label_pixels"]]
-    scores = {i: lines[i]["scores"]["branch"][lines[i]["chosen"][rule]]["dsc"] for i in labeled}
-    ranked = sorted(labeled, key=lambda i: -scores[i])
+    ranked = sorted(labeled, key=lambda i: -dsc[i])
     wanted = min(run.config.evaluate.examples, len(ranked))
     places = np.linspace(0.1, 0.9, wanted) * max(len(ranked) - 1, 0)
+    if way in TOGETHER:
+        row = [run.num_branches + TOGETHER.index(way)] * len(lines)
+    else:
+        row = answers.branches(lines, way)
+    names = (*run.branch_names, *TOGETHER)
     return [
         {
             "image": np.round(examples[i].image * 255).astype(np.uint8),
             "mask": examples[i].mask,
-            "prediction": measured[i].mask(),
+            "prediction": measured[i].mask(row[i]),
             "domain": examples[i].domain,
             "image_id": examples[i].image_id,
-            "branch": run.branch_names[lines[i]["chosen"][rule]],
-            "dsc": scores[i],
+            "branch": names[row[i]],
+            "dsc": dsc[i],
         }
         for i in (ranked[round(place)] for place in places)
     ]

@@ -1,7 +1,8 @@
 """The answers of a trained model: in all branches, or in one that is chosen beforehand.
 
-The choice compares moments of the network's layer norms. Those of the first few often choose as
-all of them do, and the rule "image" needs none; then k branches cost little more than one.
+The choice compares moments of the network's layer norms. Those of the first few may choose as all
+of them do, and rules that look at the image alone need none: then k branches cost little more
+than one.
 """
 
 from collections.abc import Callable
@@ -12,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mln_flax import branches, decision, metrics, parallel
+from mln_flax import branches, decision, image_rules, metrics, parallel
 from mln_flax.build import Run
+from mln_flax.image_features import foreground_mean, image_features
 from mln_flax.input_pipeline import Images, chunks
-from mln_flax.source_bank import Early, Trained
-from mln_flax.views import make_view
+from mln_flax.source_bank import Early, Trained, Weighted
+from mln_flax.views import is_inverted, make_view
 
 AGREEMENT = 0.99  # of the choices from the first norms with those from all of them
 
@@ -25,9 +27,11 @@ class Answer(NamedTuple):
     """What the network says of N images in each of its k branches."""
 
     probability: np.ndarray  # float32 [N, k, H, W]: of a calcification
-    # rule -> [N, M, k], smaller is nearer: by the first 1, 2, ..., M norms; for "image" M is 1
+    # rule -> [N, M, k], smaller is nearer: by the first 1, 2, ..., M norms; without norms M is 1
     by_norms: dict[str, np.ndarray]
+    shares: np.ndarray  # float32 [N, k]: of the branches in the weighted answer
     point: decision.OperatingPoint
+    weighted_point: decision.OperatingPoint
 
     @property
     def distances(self) -> dict[str, np.ndarray]:
@@ -46,17 +50,36 @@ class Answer(NamedTuple):
         """The mask bool [H, W] of image i in all branches together."""
         return decision.decide(branches.combine(self.probability[i][None])[0], self.point)
 
+    def mean(self, i: int) -> np.ndarray:
+        """The weighted mean of the branches' probabilities for image i: [H, W]."""
+        return branches.combine(self.probability[i][None], self.shares[i][None])[0]
+
+    def weighted(self, i: int) -> np.ndarray:
+        """The mask bool [H, W] of image i in the probable branches together."""
+        return decision.decide(self.mean(i), self.weighted_point)
+
 
 class Selected(NamedTuple):
-    """What the network says of N images, each in the branch chosen for it."""
+    """What the network says of N images in the branches that answer for them."""
 
     probability: np.ndarray  # float32 [N, H, W]: of a calcification
-    chosen: np.ndarray  # int32 [N]
+    chosen: np.ndarray  # int32 [N]: the nearest branch
     point: decision.OperatingPoint
 
     def mask(self, i: int) -> np.ndarray:
         """The mask bool [H, W] of image i."""
         return decision.decide(self.probability[i], self.point)
+
+
+class Selector(NamedTuple):
+    """A trained model as the settings of its run let it answer."""
+
+    distances: Callable[[np.ndarray], np.ndarray]  # image [N, H, W] -> [N, k], smaller is nearer
+    answer: Callable[[np.ndarray, np.ndarray], Selected]  # image and distances
+
+    def __call__(self, image: np.ndarray) -> Selected:
+        """The answer for images [N, H, W], each by itself."""
+        return self.answer(image, self.distances(image))
 
 
 def predictor(run: Run, trained: Trained, devices: Any = None) -> Callable[[np.ndarray], Answer]:
@@ -71,90 +94,102 @@ def predictor(run: Run, trained: Trained, devices: Any = None) -> Callable[[np.n
 
     call = parallel.parallel_map(network, devices)
     order = norm_order(run)
-    measure = {rule: _layer_distances(trained, rule, order) for rule in branches.METRICS}
+    measure = {rule: _layer_distances(trained, rule, order) for rule in branches.BY_MOMENTS}
     variables, size = jax.device_put(trained.variables), run.config.evaluate.batch_size
+    temperature = run.config.method.temperature
 
     def answer(image: np.ndarray) -> Answer:
         probabilities, measured = [], []
         for rows, count in chunks(len(image), size):
             # Always full batches: one shape, so one compilation, and the same sums for each image.
             probability, moments = call(variables, _padded(image[rows], size))
+            moments = {layer: (m[:count], s[:count]) for layer, (m, s) in moments.items()}
             found = {
-                rule: np.cumsum(of_layers(moments), axis=1)[:count]
+                rule: np.cumsum(of_layers(moments, image[rows]), axis=1)
                 for rule, of_layers in measure.items()
             }
-            found["image"] = _image_distances(run, trained, image[rows])[:, None]
+            by_image = _image_distances(run, trained, image[rows])
+            found |= {rule: of_image[:, None] for rule, of_image in by_image.items()}
             probabilities.append(probability[:count])
             measured.append(found)
         joined = {rule: np.concatenate([m[rule] for m in measured]) for rule in measured[0]}
-        return Answer(np.concatenate(probabilities), joined, trained.point)
+        shares = branches.weights(joined["polarity"][:, -1], temperature)
+        points = trained.point, trained.weighted.point
+        return Answer(np.concatenate(probabilities), joined, shares, *points)
 
     return answer
 
 
-def selected(run: Run, trained: Trained, devices: Any = None) -> Callable[[np.ndarray], Selected]:
-    """`answer(image [N, H, W])`: one branch for each image, by the run's rule.
+def selected(run: Run, trained: Trained, devices: Any = None) -> Selector:
+    """The model as the run's settings let it answer: by which rule, and in which branches.
 
-    With `method.early` the branch is chosen first, from the image or from as many of the first
-    norms as the trained model says, and then run alone. Without, or where only all norms will
-    do, all branches run.
+    With `method.early` the branches are chosen first, from the image or from as many of the first
+    norms as the trained model says. Only those that answer are run to the end.
     """
-    rule = run.config.method.selection
-    if not is_early(run, trained):
-        return partial(_one_of_all, predictor(run, trained, devices), rule)
+    config, size = run.config.method, run.config.evaluate.batch_size
+    variables = jax.device_put(trained.variables)
 
     def network(variables, image, branch):
         logits, _ = run.model.apply(variables, image, branch, train=False)
         return jax.nn.softmax(logits)[..., 1]
 
     call = parallel.parallel_map(network, devices)
-    variables, size = jax.device_put(trained.variables), run.config.evaluate.batch_size
-    if rule == "image":
-        choose = partial(_by_image, run, trained)
+    if config.selection in branches.BY_IMAGE:
+        distances = partial(_by_image, run, trained)
     else:
-        layers = norm_order(run)[: int(trained.early[rule].norms)]
-        choose = _by_first_norms(run, trained, variables, layers, devices)
+        layers = norm_order(run)
+        if is_early(run, trained):
+            layers = layers[: int(trained.early[config.selection].norms)]
+        distances = _by_first_norms(run, trained, variables, layers, devices)
+    point = trained.weighted.point if config.answer == "weighted" else trained.point
 
-    def answer(image: np.ndarray) -> Selected:
-        probabilities, branch = [], []
-        for rows, count in chunks(len(image), size):
-            chosen = choose(image[rows])
-            batch = _padded(image[rows], size), parallel.pad_rows(chosen, size)
-            probabilities.append(call(variables, *batch)[:count])
-            branch.append(chosen)
-        return Selected(np.concatenate(probabilities), np.concatenate(branch), trained.point)
+    def answer(image: np.ndarray, distances: np.ndarray) -> Selected:
+        shares = branches.shares(distances, config.answer, config.temperature)
+        asked, branch = (places.astype(np.int32) for places in np.nonzero(shares))
+        probability = np.zeros(image.shape, np.float32)
+        for rows, count in chunks(len(asked), size):
+            batch = _padded(image[asked[rows]], size), parallel.pad_rows(branch[rows], size)
+            found = call(variables, *batch)[:count]
+            for i, b, one in zip(asked[rows], branch[rows], found, strict=True):
+                if config.answer == "union":
+                    np.maximum(probability[i], one, out=probability[i])
+                else:
+                    probability[i] += shares[i, b] * one
+        return Selected(probability, branches.select(distances), point)
 
-    return answer
+    return Selector(distances, answer)
 
 
 def is_early(run: Run, trained: Trained) -> bool:
-    """Whether `selected` runs one branch alone: it may, and fewer than all norms will do."""
+    """Whether the branch is chosen before all norms have been computed: it may, and it can be."""
     early = trained.early.get(run.config.method.selection)
     fewer = early is not None and int(early.norms) < len(trained.bank.mean)
     return run.config.method.early and fewer
 
 
-def _one_of_all(answer: Callable[[np.ndarray], Answer], rule: str, image: np.ndarray) -> Selected:
-    said = answer(image)
-    chosen = said.chosen(rule)
-    return Selected(said.probability[np.arange(len(image)), chosen], chosen, said.point)
-
-
 def _by_image(run: Run, trained: Trained, image: np.ndarray) -> np.ndarray:
-    return branches.select(_image_distances(run, trained, image))
+    distances = [
+        _image_distances(run, trained, image[rows])[run.config.method.selection]
+        for rows, _ in chunks(len(image), run.config.evaluate.batch_size)
+    ]
+    return np.concatenate(distances)
 
 
 def _by_first_norms(run, trained, variables, layers, devices):
-    """`choose(image [n, H, W]) -> int32 [n]`, n at most a batch, from the moments of `layers`."""
+    """`distances(image [N, H, W]) -> [N, k]` from the moments of `layers`."""
     rule, size = run.config.method.selection, run.config.evaluate.batch_size
     call = parallel.parallel_map(partial(first_moments, run, layers), devices)
     of_layers = _layer_distances(trained, rule, layers)
 
-    def choose(image: np.ndarray) -> np.ndarray:
-        found = np.cumsum(of_layers(call(variables, _padded(image, size))), axis=1)
-        return branches.select(found[: len(image), -1])
+    def distances(image: np.ndarray) -> np.ndarray:
+        found = []
+        for rows, count in chunks(len(image), size):
+            moments = call(variables, _padded(image[rows], size))
+            moments = {layer: (m[:count], s[:count]) for layer, (m, s) in moments.items()}
+            found.append(of_layers(moments, image[rows]).sum(axis=1))
+        return np.concatenate(found)
 
-    return choose
+    return distances
 
 
 def norm_order(run: Run) -> tuple[str, ...]:
@@ -183,14 +218,16 @@ def first_moments(run: Run, layers: tuple[str, ...], variables: Any, image: Any)
     return {layer: moments[layer] for layer in layers}
 
 
-def measure(run: Run, trained: Trained, images: Images) -> dict[str, Early]:
-    """What every rule is worth on source validation, by how many norms choose.
+def measure(run: Run, trained: Trained, images: Images) -> Trained:
+    """The trained model with what its answers are worth on source validation.
 
-    All views of all images count alike. This, and nothing of a target, is what a default rule
-    may be chosen by.
+    Every rule by how many norms choose, and the weighted answer at its best operating point. All
+    views of all images count alike. This, and nothing of a target, is what a default may be
+    chosen by.
     """
     answer, size = predictor(run, trained), run.config.evaluate.batch_size
     seen: dict[str, list[Any]] = {rule: [] for rule in branches.SELECTIONS}
+    weighted: list[list[float]] = []
     for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
         view = make_view(name).numpy
         for rows, count in chunks(images.total, size):
@@ -207,28 +244,48 @@ def measure(run: Run, trained: Trained, images: Images) -> dict[str, Early]:
                 agrees = chosen == chosen[:, -1:]
                 of_chosen = dsc[np.arange(count)[:, None], chosen]
                 seen[rule].append(np.stack([agrees, chosen == branch, of_chosen], axis=-1))
-    return {rule: _early(np.concatenate(rows), rule) for rule, rows in seen.items()}
+            weighted += [
+                decision.dsc_on_grid(said.mean(i), mask[i].astype(bool)) for i in range(count)
+            ]
+    early = {rule: _early(np.concatenate(rows), rule) for rule, rows in seen.items()}
+    point, of_point = decision.best(np.array(weighted))
+    return trained._replace(early=early, weighted=Weighted(point, of_point.mean()))
 
 
 def _early(values: np.ndarray, rule: str) -> Early:
     """From [images, M, (agrees, right, DSC)]: the shortest prefix that agrees, and all means."""
     agreement, accuracy, dsc = values.mean(axis=0).T
-    norms = 0 if rule == "image" else 1 + int(np.argmax(agreement >= AGREEMENT))
+    norms = 0 if rule in branches.BY_IMAGE else 1 + int(np.argmax(agreement >= AGREEMENT))
     return Early(np.int64(norms), agreement, accuracy, dsc)
 
 
-def _layer_distances(trained: Trained, rule: str, order: tuple[str, ...]) -> Callable[[Any], Any]:
-    """`of_layers(moments)` -> [B, layers, k] for the layers in `order`."""
+def _layer_distances(trained: Trained, rule: str, order: tuple[str, ...]) -> Callable[..., Any]:
+    """`of_layers(moments, image [B, H, W])` -> [B, layers, k] for the layers in `order`."""
     mean = {layer: trained.bank.mean[layer] for layer in order}
     spread = {layer: trained.bank.spread[layer] for layer in order}
-    compiled = jax.jit(partial(branches.layer_distances, metric=rule, order=order))
-    return lambda moments: np.asarray(compiled(mean, moments, spread=spread))
+    metric = branches.WITH_FOREGROUND.get(rule, rule)
+    compiled = jax.jit(partial(branches.layer_distances, metric=metric, order=order))
+    if metric == rule:
+        return lambda moments, image: np.asarray(compiled(mean, moments, spread=spread))
+    mean = branches.with_foreground(mean, trained.bank.image.foreground)
+
+    def of_layers(moments: Any, image: np.ndarray) -> np.ndarray:
+        with_gray = branches.with_foreground(moments, foreground_mean(image))
+        return np.asarray(compiled(mean, with_gray, spread=spread))
+
+    return of_layers
 
 
-def _image_distances(run: Run, trained: Trained, image: np.ndarray) -> np.ndarray:
-    """By the rule "image": [n, k]."""
-    of_view = branches.image_distances(trained.bank.image, branches.image_features(image))
-    return branches.nearest_view(of_view, run.branch_of_view)
+def _image_distances(run: Run, trained: Trained, image: np.ndarray) -> dict[str, np.ndarray]:
+    """By the rules that look at the image alone: rule -> [n, k]."""
+    bank, seen = trained.bank.image, image_features(image)
+    of_view = image_rules.image_distances(bank.gaussian, seen.view)
+    inverted = [is_inverted(name) for name in run.view_names]
+    margin = seen.polarity @ bank.polarity
+    return {
+        "image": image_rules.nearest_view(of_view, run.branch_of_view),
+        "polarity": image_rules.polarity_distances(of_view, margin, inverted, run.branch_of_view),
+    }
 
 
 def _padded(image: np.ndarray, size: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from mln_flax.types import UserError
 AFTERWARDS = (
     "evaluate.",
     "benchmark.",
-    *(f"method.{name}:" for name in ("selection", "early", "answer", "temperature", "level")),
+    *(f"method.{name}:" for name in ("selection", "early", "answer", "level")),
 )
 # What a Python file of settings defines, and the modes that it is for.
 FUNCTIONS = {

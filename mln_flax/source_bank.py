@@ -6,21 +6,25 @@ import flax
 import jax
 import numpy as np
 
-from mln_flax import branches, parallel, views
+from mln_flax import branches, image_rules, parallel, views
 from mln_flax.build import Run
 from mln_flax.decision import OperatingPoint
+from mln_flax.image_features import foreground_mean, image_features
 from mln_flax.input_pipeline import Images, chunks
+from mln_flax.jitter import jitter_numpy
 from mln_flax.models import norm_kinds
+
+OTHER_MACHINES = 0.8  # strength of the jitter that stands for them where polarity is learned
 
 
 class Early(NamedTuple):
     """What a rule's choice from the network's first norms is worth on source validation.
 
     Of M numbers the i-th belongs to the first i + 1 norms, the last to all of them: the full
-    choice. The rule "image" needs no norm and has one number each.
+    choice. Rules that look at the image alone need no norm and have one number each.
     """
 
-    norms: Any  # so many choose as all do: the shortest that agrees; 0 for "image"
+    norms: Any  # so many choose as all do: the shortest that agrees; 0 where none is
     agreement: Any  # float64 [M]: the share of images for which they choose as all norms do
     view_accuracy: Any  # float64 [M]
     dsc: Any  # float64 [M]
@@ -29,6 +33,13 @@ class Early(NamedTuple):
     def at(self) -> int:
         """The place of the early choice among the M."""
         return max(int(self.norms), 1) - 1
+
+
+class Weighted(NamedTuple):
+    """What counts as a calcification in weighted answers, and their DSC on source validation."""
+
+    point: OperatingPoint = OperatingPoint()
+    dsc: Any = 0.0
 
 
 class Trained(NamedTuple):
@@ -41,6 +52,7 @@ class Trained(NamedTuple):
     bank: branches.Bank
     point: OperatingPoint
     early: dict[str, Early]  # by rule; measured with the rest of it
+    weighted: Weighted = Weighted()  # likewise
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -71,18 +83,15 @@ def collect(
       point: what counts as a calcification, chosen on source validation.
     """
     moments: list[Any] = [None] * run.num_branches
-    features = []
     for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
-        view, of_view = views.make_view(name).numpy, []
+        view = views.make_view(name).numpy
         for rows, count in chunks(images.total, run.config.evaluate.batch_size):
             image = view(images.stack(rows)[0])
-            of_view.append(branches.image_features(image))
             indices = np.full(count, branch, np.int32)
             _, new = call(variables, image[..., None], indices)
             sums = jax.tree.map(Sums.of, new)
             old = moments[branch]
             moments[branch] = sums if old is None else _each(Sums.plus, old, sums)
-        features.append(np.concatenate(of_view))
     # Other statistics than those it was validated with would be another network.
     reads_them = run.config.model.norm in norm_kinds.FROM_STATISTICS
     return Trained(
@@ -91,11 +100,43 @@ def collect(
         bank=branches.Bank(
             mean=_over_branches(moments, Sums.mean),
             spread=_over_branches(moments, Sums.std),
-            image=branches.fit_gaussian(np.stack(features)),
+            image=collect_images(run, images),
         ),
         point=point,
         early={},
     )
+
+
+def collect_images(run: Run, images: Images) -> image_rules.ImageBank:
+    """What rules without a network keep of the source's training images in all views."""
+    numbers: list[np.ndarray] = []
+    gray: list[list[np.ndarray]] = [[] for _ in range(run.num_branches)]
+    for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
+        view, of_view = views.make_view(name).numpy, []
+        for rows, _ in chunks(images.total, run.config.evaluate.batch_size):
+            image = view(images.stack(rows)[0])
+            of_view.append(image_features(image).view)
+            gray[branch].append(foreground_mean(image))
+        numbers.append(np.concatenate(of_view))
+    return image_rules.ImageBank(
+        gaussian=image_rules.fit_gaussian(np.stack(numbers)),
+        polarity=image_rules.fit_polarity(polarity_numbers(images)),
+        foreground=np.array([np.concatenate(of_branch).mean() for of_branch in gray]),
+    )
+
+
+def polarity_numbers(images: Images) -> np.ndarray:
+    """What tells polarity, of the source's images as they are and as if from other machines.
+
+    float64 [2 N, numbers]. Other machines blur, sharpen and curve the grays; what must hold for
+    them all is learned from `jitter`, the same for every run.
+    """
+    rng, numbers = np.random.default_rng(0), []
+    for i in range(images.total):
+        image = images.read(i)[0]
+        both = np.stack([image, jitter_numpy(image, rng, OTHER_MACHINES)])
+        numbers.append(image_features(both).polarity)
+    return np.concatenate(numbers)
 
 
 class Sums(NamedTuple):
@@ -163,8 +204,15 @@ def to_tree(trained: Trained) -> dict[str, Any]:
         "domain_stats": trained.domain_stats,
         "mean": _nest(bank.mean),
         "spread": _nest(bank.spread),
-        "image": bank.image._asdict(),
+        "image": bank.image._asdict() | {"gaussian": bank.image.gaussian._asdict()},
         "point": {name: np.float64(v) for name, v in trained.point._asdict().items()},
+        "weighted": {
+            name: np.float64(v)
+            for name, v in (
+                *trained.weighted.point._asdict().items(),
+                ("dsc", trained.weighted.dsc),
+            )
+        },
         "early": {
             rule: {name: np.asarray(v) for name, v in early._asdict().items()}
             for rule, early in trained.early.items()
@@ -174,13 +222,14 @@ def to_tree(trained: Trained) -> dict[str, Any]:
 
 def from_tree(tree: dict[str, Any]) -> Trained:
     """What `to_tree` took apart."""
-    bank = branches.Bank(
-        _flatten(tree["mean"]), _flatten(tree["spread"]), branches.Gaussian(**tree["image"])
-    )
-    point = OperatingPoint(**tree["point"])
+    gaussian = image_rules.Gaussian(**tree["image"]["gaussian"])
+    image = image_rules.ImageBank(**tree["image"] | {"gaussian": gaussian})
+    bank = branches.Bank(_flatten(tree["mean"]), _flatten(tree["spread"]), image)
+    point, of_weighted = OperatingPoint(**tree["point"]), dict(tree["weighted"])
+    weighted = Weighted(dsc=of_weighted.pop("dsc"), point=OperatingPoint(**of_weighted))
     known = [rule for rule in branches.SELECTIONS if rule in tree["early"]]  # in their order
     early = {rule: Early(**tree["early"][rule]) for rule in known}
-    return Trained(tree["params"], tree["domain_stats"], bank, point, early)
+    return Trained(tree["params"], tree["domain_stats"], bank, point, early, weighted)
 
 
 def _nest(moments: Any) -> Any:

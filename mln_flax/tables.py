@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mln_flax import answers
+from mln_flax.branches import SELECTIONS
 from mln_flax.statistics import finite_mean
 from mln_flax.table_layout import Table, number
 from mln_flax.types import Record, UserError
 
-RULES = ("cosine", "euclidean", "standardized", "literal", "image")
+TOGETHER = ("union", "weighted")  # answers of several branches, not of one
 
 
 class Matrix(NamedTuple):
@@ -32,8 +34,8 @@ def results_table(records: Iterable[Record]) -> Table:
     unit = _unit(domains)
     rows = []
     for domain, group in domains.items():
-        scores = [_score(record, record["selection"]) for record in group]
-        names = Counter(_chosen_name(record) for record in group).most_common()
+        scores = answers.scores(group, _answer(group[0]))
+        names = Counter(_chosen_names(group)).most_common()
         rows.append(
             (
                 _domain_name(domain, group),
@@ -61,8 +63,8 @@ def results_table(records: Iterable[Record]) -> Table:
             f" Marked is what has a probability above {threshold:g}, in objects of {pixels} pixels "
             "or more: both chosen on source validation."
         )
-    shipped = {record["selection"] for group in domains.values() for record in group}
-    title = f"Results (selection: {', '.join(sorted(shipped))})"
+    shipped = {_answer(record) for group in domains.values() for record in group}
+    title = f"Results (answer: {', '.join(sorted(shipped))})"
     return Table(title, ("domain", *header.split(",")), tuple(rows), note)
 
 
@@ -72,7 +74,7 @@ def kinds_table(records: Iterable[Record]) -> Table:
     unit = _unit(domains)
     rows = []
     for domain, group in domains.items():
-        scores = [_score(record, record["selection"]) for record in group]
+        scores = answers.scores(group, _answer(group[0]))
         lesions = [score for score in scores if score["empty"] in ("neither", "prediction")]
         plain = [score for score in scores if score["empty"] == "neither"]
         rows.append(
@@ -108,7 +110,7 @@ def distance_table(records: Iterable[Record]) -> Table:
     ]
     rows = []
     for domain, group in _by_domain(records).items():
-        scores = [_score(record, record["selection"]) for record in group]
+        scores = answers.scores(group, _answer(group[0]))
         cells = (_mean(scores, key, 2) for _, key in columns)
         rows.append((_domain_name(domain, group), str(len(group)), *cells))
     header = ("domain", "n", *(name for name, _ in columns))
@@ -124,17 +126,20 @@ def selection_table(records: Iterable[Record]) -> Table:
     domains = _by_domain(records)
     every = [record for group in domains.values() for record in group]
     _branches(every)  # refuses records of different models
-    ways = ("domain", "n", *_dsc_of_ways(every[0], _rules(every)))
+    ways = _ways(every)
     rows = []
     for domain, group in domains.items():
-        answers = [_dsc_of_ways(record, _rules(every)) for record in group]
-        means = (finite_mean(answer[way] for answer in answers) for way in ways[2:])
-        rows.append((_domain_name(domain, group), str(len(group)), *map(number, means)))
+        found = (
+            finite_mean(score["dsc"] for score in answers.scores(group, way))
+            for way in ways.values()
+        )
+        rows.append((_domain_name(domain, group), str(len(group)), *map(number, found)))
     note = (
-        "* the shipped selection. Union: a pixel that any branch marks. "
-        "Best branch: the best for each image, found with its reference; only reported."
+        "* the shipped answer. Union: a pixel that any branch marks. Weighted: the mean of the "
+        "branches, weighted by the probabilities of polarity. Best branch: the best for each image "
+        "or for the whole domain, found with the references; only reported."
     )
-    return Table("Mean DSC of every selection", ways, tuple(rows), note)
+    return Table("Mean DSC of every selection", ("domain", "n", *ways), tuple(rows), note)
 
 
 def view_accuracy_table(records: Iterable[Record]) -> Table:
@@ -246,25 +251,28 @@ def _branches(records: list[Record]) -> tuple[str, ...]:
 
 
 def _rules(records: list[Record]) -> list[str]:
-    """The rules that every record has, in the order of RULES, others after them."""
+    """The rules that every record has, in the order of branches.SELECTIONS, others after them."""
     shared = set.intersection(*(set(record["chosen"]) for record in records))
-    return [rule for rule in RULES if rule in shared] + sorted(shared - set(RULES))
+    return [rule for rule in SELECTIONS if rule in shared] + sorted(shared - set(SELECTIONS))
 
 
-def _score(record: Record, rule: str) -> Record:
-    """The score entry of what a rule answers for one image."""
-    if rule == "union":
-        return record["scores"]["union"]
-    return record["scores"]["branch"][record["chosen"][rule]]
+def _answer(record: Record) -> str:
+    """How the run answers, as `answers` names it; older records name the rule alone."""
+    return record["answer"] if "answer" in record else record["selection"]
 
 
-def _dsc_of_ways(record: Record, rules: list[str]) -> dict[str, float]:
-    """The DSC of one image for every way to answer; `*` marks the shipped rule."""
-    alone = [score["dsc"] for score in record["scores"]["branch"]]
+def _ways(records: list[Record]) -> dict[str, str]:
+    """Column -> way to answer; `*` marks the shipped one."""
+    together = [name for name in TOGETHER if all(name in r["scores"] for r in records)]
+    shipped = _answer(records[0])
+    rules = [*_rules(records), *together]
+    if shipped not in rules:  # a rule for whole cases or domains
+        rules.append(shipped)
     return {
-        **{_marked(record, rule): _score(record, rule)["dsc"] for rule in (*rules, "union")},
-        **{f"only {name}": dsc for name, dsc in zip(record["branches"], alone, strict=True)},
-        "best branch": max(alone),
+        **{f"{way}*" if way == shipped else way: way for way in rules},
+        **{f"{answers.ONLY}{name}": f"{answers.ONLY}{name}" for name in records[0]["branches"]},
+        "best branch": answers.ORACLE,
+        "best of domain": f"{answers.ORACLE}@domain",
     }
 
 
@@ -272,9 +280,13 @@ def _marked(record: Record, rule: str) -> str:
     return f"{rule}*" if rule == record["selection"] else rule
 
 
-def _chosen_name(record: Record) -> str:
-    rule = record["selection"]
-    return rule if rule == "union" else record["branches"][record["chosen"][rule]]
+def _chosen_names(group: list[Record]) -> list[str]:
+    """The name of the branch that answers for each image, or of the answer of several."""
+    way = _answer(group[0])
+    if way in TOGETHER:
+        return [way] * len(group)
+    pairs = zip(group, answers.branches(group, way), strict=True)
+    return [record["branches"][branch] for record, branch in pairs]
 
 
 def _domain_name(domain: str, group: list[Record]) -> str:

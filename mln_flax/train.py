@@ -251,7 +251,7 @@ def finish(run, checkpoints, state, parts: dict[str, Images], forward, workdir: 
     """Takes the best checkpoint, makes its statistics exact, and writes the model.
 
     Statistics that the network's norms are made of stay as they were when it was validated. With
-    the model goes how few norms choose a branch as all do, measured on source validation.
+    the model goes what every rule is worth, measured on source validation.
     """
     best = checkpoints.best_step()
     variables = checkpoint.restore(checkpoints, jax.eval_shape(lambda: state), best).variables
@@ -260,7 +260,7 @@ def finish(run, checkpoints, state, parts: dict[str, Images], forward, workdir: 
     if point is None:
         point = validate(run, forward, variables, parts["validation"])[1]
     trained = source_bank.collect(run, variables, parts["train"], forward, point)
-    trained = trained._replace(early=selection.measure(run, trained, parts["validation"]))
+    trained = selection.measure(run, trained, parts["validation"])
     checkpoint.save_tree(workdir / MODEL, source_bank.to_tree(trained))
     return workdir / MODEL
 

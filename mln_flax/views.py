@@ -241,6 +241,11 @@ def view_names(config: ViewsConfig, seed: int) -> tuple[str, ...]:
     return ("identity", *curves, "invert", *inverted)
 
 
+def is_inverted(name: str) -> bool:
+    """Whether a view turns dark and bright around."""
+    return re.search(r"(^|\+)\s*invert\b", name) is not None
+
+
 def branch_map(names: Sequence[str], kind: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The branch of each view, and the branches' names.
 
@@ -253,8 +258,7 @@ def branch_map(names: Sequence[str], kind: str) -> tuple[tuple[int, ...], tuple[
     if kind == "per_view":
         groups, order = tuple(names), tuple(names)
     elif kind == "grouped":
-        inverted = [re.search(r"(^|\+)\s*invert\b", name) is not None for name in names]
-        groups = tuple("dissimilar" if is_inverted else "similar" for is_inverted in inverted)
+        groups = tuple("dissimilar" if is_inverted(name) else "similar" for name in names)
         order = ("similar", "dissimilar")
     elif kind == "shared":
         groups, order = ("shared",) * len(names), ("shared",)

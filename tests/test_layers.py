@@ -29,6 +29,7 @@ GROUPS = {  # files that stand as one name and may import one another
     "views": ("views", "more_views", "geometry", "jitter"),
     "input_pipeline": ("input_pipeline", "order"),
     "metrics": ("metrics", "surface"),
+    "branches": ("branches", "image_rules", "image_features"),
     "experiment_config": ("experiment_config", "experiment_jobs"),
 }
 BESIDE = {  # the only imports within one line: who -> whom
