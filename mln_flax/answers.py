@@ -63,7 +63,8 @@ def _costs(record: Record, rule: str) -> np.ndarray:
     if rule == ORACLE:
         return -np.array([score["dsc"] for score in record["scores"]["branch"]])
     if rule not in record["distances"]:
-        known = ", ".join((*record["distances"], *record["scores"]))
+        together = (name for name in record["scores"] if name != "branch")
+        known = ", ".join((*record["distances"], *together))
         raise UserError(f"answer {rule!r}: not recorded; known: {known}; evaluate again")
     return np.array(record["distances"][rule], float)
 

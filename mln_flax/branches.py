@@ -148,11 +148,12 @@ def weights(distances: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Shares of the branches in a weighted answer: [B, k] -> float32 [B, k], their sums 1.
 
     softmax(-distance / temperature), which for distances that are minus the log of a probability
-    and temperature 1 is that probability. Branches below NEGLIGIBLE have no share: they need not
-    be run.
+    and temperature 1 is that probability. Branches below NEGLIGIBLE have no share, but for the
+    nearest: they need not be run.
     """
     found = special.softmax(-np.asarray(distances, np.float64) / temperature, axis=1)
-    found = np.where(found < NEGLIGIBLE, 0, found)
+    least = np.minimum(found.max(axis=1, keepdims=True), NEGLIGIBLE)  # of many, all may be small
+    found = np.where(found < least, 0, found)
     return (found / found.sum(axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -116,7 +116,7 @@ class MethodConfig:
     hard_negatives: float = 1.0  # share of the background pixels, hardest first, that it counts
     selection: str = "image"  # the shipped rule: see branches.SELECTIONS
     answer: str = "branch"  # the nearest alone, or "weighted" or "union"
-    temperature: float = 2.0  # "weighted": above 1 evens out the branches' probabilities
+    temperature: float = 4.0  # "weighted": above 1 evens out the branches' probabilities
     level: str = "image"  # what shares one choice: an "image", a "case" or a "domain"
     early: bool = True  # predict chooses first and runs one branch; false runs all of them
     momentum: float = 0.95  # of the running statistics

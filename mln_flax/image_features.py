@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import fft
 
-VIEW_NUMBERS, POLARITY_NUMBERS = 19, 8  # of `image_features`
+VIEW_NUMBERS, POLARITY_NUMBERS = 19, 12  # of `image_features`
 TAILS = (0.002, 0.01, 0.05)  # shares of the pixels at either end
 NOISE_FLOOR = 1e-4  # gray levels; where an image is constant
-BANDS_PX = ((1.0, 3.0), (2.0, 6.0))  # Gaussians whose difference shows dots and lines
+BANDS_PX = ((0.7, 1.5), (1.0, 3.0), (2.0, 6.0))  # Gaussians whose difference shows dots and lines
 BACKGROUND = 0.02  # share of the gray range next to black or white that may be air
 
 
@@ -17,7 +17,7 @@ class ImageFeatures(NamedTuple):
     """What rules without a network see of B images."""
 
     view: Any  # float64 [B, 19]: knows how the grays were changed
-    polarity: Any  # float64 [B, 8]: changes its sign where an image is inverted
+    polarity: Any  # float64 [B, 12]: changes its sign where an image is inverted
 
 
 def image_features(image: np.ndarray) -> ImageFeatures:
@@ -26,9 +26,9 @@ def image_features(image: np.ndarray) -> ImageFeatures:
     `view`: seven quantiles (2, 10, 25, 50, 75, 90, 98%), the mean along each of the four borders,
     sorted, the log of the mean absolute gradient, and the skewness; the log of the fine noise in
     each quarter of the pixels by gray, since a curve that stretches or presses a gray level does
-    the same to the noise that it finds there; and in two bands the log ratio of the bright to the
-    dark tail (1%), since vessels, fibers and calcifications are bright lines and dots until
-    somebody inverts the image.
+    the same to the noise that it finds there; and in the two coarser bands the log ratio of the
+    bright to the dark tail (1%), since vessels, fibers and calcifications are bright lines and
+    dots until somebody inverts the image.
 
     `polarity`: in each band that ratio at 0.2, 1 and 5%, and the cube root of the skewness. These
     hold however a machine draws its grays.
@@ -50,7 +50,7 @@ def image_features(image: np.ndarray) -> ImageFeatures:
             np.log(gradient + NOISE_FLOOR),
             _skewness(flat),
             _noise(image),
-            polarity[:, :, TAILS.index(0.01)].T,
+            polarity[1:, :, TAILS.index(0.01)].T,
         ]
     )
     return ImageFeatures(view, np.concatenate(list(polarity), axis=1))

@@ -1,8 +1,8 @@
 """Rules that choose a branch by the image alone, before the network has run.
 
 `image` compares nineteen numbers of an image with a Gaussian per view. `polarity` first decides
-whether the image is inverted, by what does not depend on a machine's gray curve, and leaves only
-the rest to the Gaussians: they know the source's views well and other machines badly.
+whether the image is inverted, by what depends little on a machine's gray curve, and leaves the
+rest to the Gaussians: they know the source's views well and other machines badly.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize, special
 
+SAY = 2.0  # how far the Gaussians may move the log odds of being inverted
 PENALTY = 1e-3  # of the squared weights, in units of each number's own size
 
 
@@ -84,8 +85,9 @@ def polarity_distances(
 ) -> np.ndarray:
     """Minus the log of each branch's probability: [B, k], smaller is nearer.
 
-    First whether the image is inverted, by the logistic `margin`; then which of the views of that
-    polarity it shows, by the Gaussians. A branch has the probability of all its views together.
+    First whether the image is inverted, by the logistic `margin`, where the Gaussians have a
+    limited say; then which of the views of that polarity it shows, by the Gaussians alone. A
+    branch has the probability of all its views together.
 
     Args:
       of_view: what `image_distances` returns, [B, V].
@@ -93,15 +95,18 @@ def polarity_distances(
       inverted: of each view.
       branch_of_view: of each view.
     """
-    is_inverted = np.asarray(inverted)
-    sign = np.where(is_inverted, -1, 1)
-    log_views = np.empty_like(of_view)
-    for polarity in np.unique(is_inverted):
+    is_inverted, branches = np.asarray(inverted), np.asarray(branch_of_view)
+    log_views = -of_view / 2
+    if is_inverted.any() and not is_inverted.all():
+        upright = special.logsumexp(log_views[:, ~is_inverted], axis=1)
+        odds = upright - special.logsumexp(log_views[:, is_inverted], axis=1)
+        margin = margin + odds.clip(-SAY, SAY)
+    of_polarity = {False: -np.logaddexp(0, -margin), True: -np.logaddexp(0, margin)}
+    for polarity in set(is_inverted.tolist()):
         group = is_inverted == polarity
-        log_views[:, group] = special.log_softmax(-of_view[:, group] / 2, axis=1)
-    if len(np.unique(is_inverted)) > 1:
-        log_views -= np.logaddexp(0, -sign * margin[:, None])
-    branches = np.asarray(branch_of_view)
+        log_views[:, group] = special.log_softmax(log_views[:, group], axis=1)
+        if not group.all():
+            log_views[:, group] += of_polarity[polarity][:, None]
     of_branch = [
         special.logsumexp(log_views[:, branches == b], axis=1) for b in range(branches.max() + 1)
     ]

@@ -108,35 +108,33 @@ def collect(
 
 
 def collect_images(run: Run, images: Images) -> image_rules.ImageBank:
-    """What rules without a network keep of the source's training images in all views."""
+    """What rules without a network keep of the source's training images in all views.
+
+    Polarity is learned from the upright views, and from the images as other machines might show
+    them (`jitter`, the same for every run): blurred or sharpened, their grays curved.
+    """
+    rng = np.random.default_rng(0)
     numbers: list[np.ndarray] = []
+    polarity: list[np.ndarray] = []
     gray: list[list[np.ndarray]] = [[] for _ in range(run.num_branches)]
     for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
         view, of_view = views.make_view(name).numpy, []
         for rows, _ in chunks(images.total, run.config.evaluate.batch_size):
             image = view(images.stack(rows)[0])
-            of_view.append(image_features(image).view)
+            seen = image_features(image)
+            of_view.append(seen.view)
             gray[branch].append(foreground_mean(image))
+            if not views.is_inverted(name):
+                polarity.append(seen.polarity)
         numbers.append(np.concatenate(of_view))
+    for rows, _ in chunks(images.total, run.config.evaluate.batch_size):
+        other = [jitter_numpy(image, rng, OTHER_MACHINES) for image in images.stack(rows)[0]]
+        polarity.append(image_features(np.stack(other)).polarity)
     return image_rules.ImageBank(
         gaussian=image_rules.fit_gaussian(np.stack(numbers)),
-        polarity=image_rules.fit_polarity(polarity_numbers(images)),
+        polarity=image_rules.fit_polarity(np.concatenate(polarity)),
         foreground=np.array([np.concatenate(of_branch).mean() for of_branch in gray]),
     )
-
-
-def polarity_numbers(images: Images) -> np.ndarray:
-    """What tells polarity, of the source's images as they are and as if from other machines.
-
-    float64 [2 N, numbers]. Other machines blur, sharpen and curve the grays; what must hold for
-    them all is learned from `jitter`, the same for every run.
-    """
-    rng, numbers = np.random.default_rng(0), []
-    for i in range(images.total):
-        image = images.read(i)[0]
-        both = np.stack([image, jitter_numpy(image, rng, OTHER_MACHINES)])
-        numbers.append(image_features(both).polarity)
-    return np.concatenate(numbers)
 
 
 class Sums(NamedTuple):

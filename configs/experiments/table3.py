@@ -2,7 +2,8 @@
 
 Basenet is the plain Swin-Unet, Basenet-S sees all views in one branch. -R takes the union of the
 branches, -E chooses by Euclidean distance, MLN-net by cosine, + adds the mean of the input without
-its background. Rows that differ in the answer alone share their trainings: 12 on `ffdm` (Basenet,
+its background. Ours, from the same trainings: -P chooses by polarity, -W weighs the branches by its
+probabilities. Rows that differ in the answer alone share their trainings: 12 on `ffdm` (Basenet,
 Basenet-S, MLN-net and U-Net, three seeds each), 9 on each other source. A step takes 4 images, each
 through all views of the row: Basenet has one view, the others four.
 
@@ -17,11 +18,12 @@ from mln_flax.experiment_config import Experiment, Row
 from mln_flax.settings import load_file
 
 UNET = {"model.name": "unet", "model.preset": "unet_demo", "model.norm": "sample"}
+POLARITY = {"method.selection": "polarity"}
 FFDM = ("ffdm",)
 
 
 def get_experiment() -> Experiment:
-    """Ten rows; those of the paper that say the most are trained on every source."""
+    """Ten rows of the paper and two of ours; the main ones are trained on every source."""
     return Experiment(
         title="Ablation of MLN-net on phantoms (Table 3 of the paper)",
         base=load_file(str(Path(__file__).parents[1] / "phantom.py")),
@@ -36,6 +38,8 @@ def get_experiment() -> Experiment:
             Row("Unet*", UNET | {"method.selection": "cosine"}, FFDM),
             Row("MLN-net-E+", {"method.selection": "euclidean+"}, FFDM),
             Row("MLN-net+", {"method.selection": "cosine+"}, FFDM),
+            Row("MLN-net-P", POLARITY),
+            Row("MLN-net-W", POLARITY | {"method.answer": "weighted"}),
         ),
         sources=("ffdm", "dbt", "film", "processing"),
         domains=("ffdm", "dbt", "film", "processing"),
