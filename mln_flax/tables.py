@@ -191,8 +191,8 @@ def early_table(records: Iterable[Record]) -> Table:
     )
     note = (
         "* the shipped selection. Share of test images for which the first norms of the network, "
-        "as many as source validation asks for, choose the branch that all norms choose. The rule "
-        "image needs none."
+        "as many as source validation asks for, choose the branch that all norms choose. The rules "
+        "that look at the image alone need none."
     )
     domains = next(iter(agreement.values()), {})
     return Table("Early choice: agreement with the full one", ("rule", *domains), rows, note)

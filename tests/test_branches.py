@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy import ndimage, stats
 from scipy.special import softmax
 
 from mln_flax import branches
@@ -167,127 +166,111 @@ def test_select_takes_the_nearest_and_of_equals_the_first():
     assert chosen.dtype == np.int32
 
 
-def test_combine_is_the_union_or_a_weighted_mean():
-    p = np.random.default_rng(1).random((2, K, 4, 5, 2)).astype(np.float32)
-    np.testing.assert_array_equal(branches.combine(p), p.max(axis=1))
-    d = np.array([[0.0, 1.0, 2.0], [0.5, 0.5, 0.5]])
-    for temperature in (1.0, 0.3):
-        weights = softmax(-d / temperature, axis=1)
-        expected = np.einsum("bk,bk...->b...", weights, p)
-        combined = branches.combine(p, d, temperature=temperature)
-        np.testing.assert_allclose(combined, expected, rtol=1e-5)
-    nearest_only = branches.combine(p[:1], d[:1], temperature=1e-3)
-    np.testing.assert_allclose(nearest_only, p[:1, 0], rtol=1e-6)
+def test_the_nearest_of_precise_numbers_is_found():
+    """Numbers that are equal in float32."""
+    d = np.array([[1.0 + 1e-12, 1.0], [1.0, 1.0 + 1e-12]])
+    np.testing.assert_array_equal(branches.select(d), [1, 0])
 
 
-def images_to_measure() -> list[np.ndarray]:
-    """Smaller than a blur reaches, of an odd size, and as stored, with a black background."""
-    rng = np.random.default_rng(2)
-    breast = rng.random((48, 64)).astype(np.float32) ** 2
-    breast[:, :25] = 0
-    return [rng.random((7, 9)), rng.random((33, 50)), breast]
-
-
-@pytest.mark.parametrize("image", images_to_measure())
-def test_image_features_of_one_image_by_hand(image):
-    height, width = image.shape
-    stored, image = image, image.astype(np.float64)
-    quantiles = np.quantile(image, [0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
-    borders = sorted(edge.mean() for edge in (image[0], image[-1], image[:, 0], image[:, -1]))
-    down = np.mean(
-        [abs(image[i + 1, j] - image[i, j]) for i in range(height - 1) for j in range(width)]
+def test_the_foreground_joins_the_mean_of_every_layer(made):
+    bank, _, moments = made
+    rng = np.random.default_rng(3)
+    of_branch, of_image = rng.random(K), rng.random(IMAGES)
+    banked, seen = (
+        branches.with_foreground(bank, of_branch),
+        branches.with_foreground(moments, of_image),
     )
-    across = np.mean(
-        [abs(image[i, j + 1] - image[i, j]) for i in range(height) for j in range(width - 1)]
-    )
-    gradient = np.log((down + across) / 2 + branches.NOISE_FLOOR)
-    center = image[1:-1, 1:-1].ravel()
-    kernel = [[0, -1, 0], [-1, 4, -1], [0, -1, 0]]
-    laplacian = np.abs(ndimage.convolve(image, kernel)[1:-1, 1:-1]).ravel()
-    edges = np.quantile(center, [0, 0.25, 0.5, 0.75, 1])
-    noise = [
-        np.log(laplacian[(center >= low) & (center <= high)].mean() + branches.NOISE_FLOOR)
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
-    ]
-    polarity = []
-    for fine, coarse in ((1, 3), (2, 6)):
-        band = ndimage.gaussian_filter(image, fine) - ndimage.gaussian_filter(image, coarse)
-        dark, middle, bright = np.quantile(band, [0.01, 0.5, 0.99]) + [
-            -branches.NOISE_FLOOR,
-            0,
-            branches.NOISE_FLOOR,
-        ]
-        polarity.append(np.log((bright - middle) / (middle - dark)))
-    expected = [*quantiles, *borders, gradient, stats.skew(image, axis=None), *noise, *polarity]
-    features = branches.image_features(stored[None])
-    assert features.shape == (1, 19) == (1, branches.FEATURES)
-    assert features.dtype == np.float64
-    np.testing.assert_allclose(features[0], expected, rtol=1e-9, atol=1e-12)
+    assert set(banked) == set(seen) == set(WIDTHS)
+    for layer, c in WIDTHS.items():
+        assert banked[layer][0].shape == (K, c + 1) and seen[layer][0].shape == (IMAGES, K, c + 1)
+        np.testing.assert_array_equal(banked[layer][0][:, :c], bank[layer][0])
+        np.testing.assert_array_equal(seen[layer][0][..., :c], moments[layer][0])
+        np.testing.assert_allclose(banked[layer][0][:, c], of_branch, rtol=1e-6)
+        for b in range(K):  # an image has one foreground, whatever branch looks at it
+            np.testing.assert_allclose(seen[layer][0][:, b, c], of_image, rtol=1e-6)
+        assert banked[layer][1] is bank[layer][1] and seen[layer][1] is moments[layer][1]
+    assert bank["norm_up"][0].shape == (K, WIDTHS["norm_up"])  # what was given is as it was
 
 
-def test_image_features_know_no_orientation_but_the_intensity():
-    images = np.random.default_rng(3).random((3, 8, 8)) ** 2
-    features = branches.image_features(images)
-    for turned in (images[:, ::-1], images[:, :, ::-1], images.swapaxes(1, 2)):
-        np.testing.assert_allclose(branches.image_features(turned), features, rtol=1e-9)
-    np.testing.assert_allclose(branches.image_features(images[::-1]), features[::-1])
-    inverted = branches.image_features(1 - images)
-    np.testing.assert_allclose(inverted[:, :7], 1 - features[:, 6::-1])  # quantiles from behind
-    np.testing.assert_allclose(inverted[:, 7:11], 1 - features[:, 10:6:-1])
-    np.testing.assert_allclose(inverted[:, 11], features[:, 11])
-    np.testing.assert_allclose(inverted[:, 12], -features[:, 12])
-    np.testing.assert_allclose(inverted[:, 13:17], features[:, 16:12:-1])  # noise by gray
-    np.testing.assert_allclose(inverted[:, 17:], -features[:, 17:], atol=1e-9)
-
-
-def test_image_features_of_a_constant_image_are_finite():
-    np.testing.assert_allclose(
-        branches.image_features(np.full((1, 5, 5), 0.25)),
-        [[0.25] * 11 + [np.log(1e-4), 0] + [np.log(1e-4)] * 4 + [0, 0]],
-        atol=1e-9,
-    )
-
-
-def test_image_distances_are_an_affine_map_of_the_log_density():
-    """-2 log N(x) = Mahalanobis + log determinant + d log 2 pi."""
+@pytest.mark.parametrize("metric", branches.WITH_FOREGROUND.values())
+def test_distances_with_the_foreground_by_hand(made, metric):
+    bank, _, moments = made
     rng = np.random.default_rng(4)
-    mixing = rng.normal(size=(3, 5, 5))
-    samples = np.einsum("vfg,vng->vnf", mixing, rng.normal(size=(3, 200, 5))) + rng.normal(
-        size=(3, 1, 5)
+    of_branch, of_image = rng.random(K), rng.random(IMAGES)
+    d = branches.distances(
+        branches.with_foreground(bank, of_branch),
+        branches.with_foreground(moments, of_image),
+        metric,
     )
-    gaussian = branches.fit_gaussian(samples, ridge=0)
-    points = rng.normal(size=(6, 5))
-    distance = branches.image_distances(gaussian, points)
-    assert distance.shape == (6, 3)
-    for v in range(3):
-        np.testing.assert_allclose(gaussian.mean[v], samples[v].mean(axis=0))
-        covariance = np.cov(samples[v].T) + 1e-9 * np.eye(5)
-        density = stats.multivariate_normal(samples[v].mean(axis=0), covariance).logpdf(points)
-        np.testing.assert_allclose(distance[:, v], -2 * density - 5 * np.log(2 * np.pi), rtol=1e-6)
+    of_bank, of_moments = {}, {}
+    for layer in WIDTHS:
+        of_bank[layer] = np.column_stack([bank[layer][0], of_branch]), bank[layer][1]
+        gray = np.tile(of_image[:, None, None], (1, K, 1))
+        of_moments[layer] = np.concatenate([moments[layer][0], gray], axis=2), moments[layer][1]
+    ones = {layer: (np.ones((K, c + 1)), np.ones((K, c))) for layer, c in WIDTHS.items()}
+    expected = by_hand(of_bank, ones, of_moments, metric)
+    np.testing.assert_allclose(d, expected, rtol=1e-5, atol=1e-6)
+    without = branches.distances(bank, moments, metric)
+    assert np.abs(np.asarray(d) - np.asarray(without)).max() > 1e-3
 
 
-def test_the_ridge_is_a_share_of_the_pooled_variance():
-    samples = np.random.default_rng(5).normal(size=(2, 50, 3)) * [1.0, 10.0, 0.1]
-    gaussian = branches.fit_gaussian(samples, ridge=0.5)
-    pooled = np.mean([samples[v].var(axis=0, ddof=1) for v in range(2)], axis=0)
-    for v in range(2):
-        expected = np.cov(samples[v].T) + np.diag(0.5 * pooled + 1e-9)
-        np.testing.assert_allclose(np.linalg.inv(gaussian.precision[v]), expected, rtol=1e-8)
-        assert gaussian.log_determinant[v] == pytest.approx(np.linalg.slogdet(expected)[1])
+def test_weights_are_the_probabilities_at_temperature_1():
+    p = np.array([[0.5, 0.3, 0.2], [0.05, 0.9, 0.05], [1 / 3, 1 / 3, 1 / 3]])
+    for shift in (0, 700):  # of all distances of an image: counts nowhere
+        found = branches.weights(shift - np.log(p))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found[[0, 2]], p[[0, 2]], rtol=1e-6)
+        np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
 
 
-def test_few_or_equal_images_still_give_a_proper_distribution():
-    for features in (np.ones((2, 1, 19)), np.random.default_rng(6).normal(size=(2, 4, 19))):
-        gaussian = branches.fit_gaussian(features)
-        assert all(np.isfinite(part).all() for part in gaussian)
-        own = branches.image_distances(gaussian, gaussian.mean)
-        away = branches.image_distances(gaussian, gaussian.mean + 1)
-        assert (np.diagonal(own) < np.diagonal(away)).all()
+def test_temperature_evens_out_the_weights():
+    d = np.random.default_rng(5).uniform(0, 2, (6, K))
+    for temperature in (0.7, 2.0, 50.0):
+        share = np.exp(-d / temperature)
+        share /= share.sum(axis=1, keepdims=True)
+        share[share < 0.05] = 0
+        share /= share.sum(axis=1, keepdims=True)
+        found = branches.weights(d, temperature)
+        np.testing.assert_allclose(found, share, rtol=1e-5)
+        np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(branches.weights(d, 1e6), np.full((6, K), 1 / K), rtol=1e-4)
+    np.testing.assert_array_equal(branches.weights(d, 1e-3), np.eye(K)[d.argmin(axis=1)])
 
 
-def test_nearest_view_of_each_branch():
-    d = np.array([[4.0, 3.0, 2.0, 1.0], [1.0, 5.0, 0.0, 7.0]])
-    np.testing.assert_array_equal(branches.nearest_view(d, (0, 1, 2, 3)), d)
-    np.testing.assert_array_equal(branches.nearest_view(d, (0, 0, 1, 1)), [[3, 1], [1, 0]])
-    np.testing.assert_array_equal(branches.nearest_view(d, (1, 0, 1, 0)), [[1, 2], [5, 0]])
-    np.testing.assert_array_equal(branches.nearest_view(d, (0, 0, 0, 0)), [[1], [0]])
+def test_a_negligible_branch_has_no_weight():
+    found = branches.weights(-np.log([[0.78, 0.16, 0.06], [0.8, 0.16, 0.04]]))
+    np.testing.assert_allclose(found[0], [0.78, 0.16, 0.06], rtol=1e-6)
+    np.testing.assert_allclose(found[1], [0.8 / 0.96, 0.16 / 0.96, 0], rtol=1e-6)
+    assert found[1, 2] == 0
+
+
+def test_of_many_branches_none_may_be_left_out_for_being_one_of_many():
+    many = branches.weights(np.zeros((1, 40)))
+    np.testing.assert_allclose(many, np.full((1, 40), 1 / 40), rtol=1e-6)
+    likely = branches.weights(np.r_[0.0, np.ones(39)][None])
+    np.testing.assert_array_equal(likely, np.eye(40)[:1])  # 0.065 against 39 times 0.024
+
+
+def test_shares_of_each_answer():
+    d = np.array([[3.0, 1.0, 2.0], [0.2, 0.4, 0.2]])
+    nearest = branches.shares(d, "branch", 5.0)
+    np.testing.assert_array_equal(nearest, [[0, 1, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(branches.shares(d, "union"), np.ones((2, 3)))
+    for temperature in (1.0, 3.0):
+        weighted = branches.shares(d, "weighted", temperature)
+        expected = softmax(-d / temperature, axis=1)
+        np.testing.assert_allclose(weighted, expected, rtol=1e-5)
+        assert nearest.dtype == weighted.dtype == np.float32
+
+
+def test_combine_is_the_union_or_a_weighted_mean():
+    p = np.random.default_rng(1).random((2, K, 4, 5)).astype(np.float32)
+    np.testing.assert_array_equal(branches.combine(p), p.max(axis=1))
+    shares = np.array([[0.5, 0.25, 0.25], [0.0, 0.1, 0.9]], np.float32)
+    for probability in (p, p[..., None]):
+        found = branches.combine(probability, shares)
+        np.testing.assert_allclose(
+            found, np.einsum("bk,bk...->b...", shares, probability), rtol=1e-6
+        )
+    nearest_only = branches.combine(p, branches.shares(np.array([[1.0, 0, 2]] * 2), "branch"))
+    np.testing.assert_array_equal(nearest_only, p[:, 1])

@@ -2,12 +2,13 @@ import ast
 import dataclasses
 import json
 import pathlib
+import re
 import typing
 
 import pytest
 
+from mln_flax import branches, settings
 from mln_flax import config as configs
-from mln_flax import settings
 from mln_flax.config import Config
 from mln_flax.types import UserError
 
@@ -195,8 +196,9 @@ def test_the_defaults_are_valid():
 
 ABOVE_0 = (
     "data.size data.phantom.train data.phantom.validation data.phantom.test "
-    "data.phantom.spacing_mm model.num_classes model.mlp_ratio optim.learning_rate train.steps "
-    "train.batch_size train.log_every_steps train.evaluate_every_steps evaluate.batch_size"
+    "data.phantom.spacing_mm model.num_classes model.mlp_ratio method.temperature "
+    "optim.learning_rate train.steps train.batch_size train.log_every_steps "
+    "train.evaluate_every_steps evaluate.batch_size"
 ).split()
 NOT_NEGATIVE = (
     "data.phantom.seed data.split.seed data.tiles.rows data.tiles.columns model.patch_size "
@@ -218,6 +220,9 @@ REFUSED = [
     ("model.statistics", "layers", "did you mean 'layer'"),
     ("model.norm", "bach", "did you mean 'batch'.*known: channel, sample, instance, batch"),
     ("method.branch_map", "per_veiw", "did you mean 'per_view'"),
+    ("method.answer", "wieghted", "did you mean 'weighted'.*known: branch, weighted, union"),
+    ("method.answer", "weighted", "with selection=image there are no probabilities.*only polarity"),
+    ("method.level", "patient", "unknown; known: image, case, domain"),
     ("data.label", "mass", "unknown; known: nothing, calcification, cluster"),
     ("optim.name", "sgd", "unknown; known: adam, adamw"),
     ("benchmark.only", ("train", "predic"), "did you mean 'predict'"),
@@ -240,6 +245,29 @@ def test_validate_refuses(path, value, message):
     group = path.rsplit(".", 1)[0]
     with pytest.raises(UserError, match=rf"--config\.{group}.*{message}"):
         configs.validate(with_value(path, value))
+
+
+@pytest.mark.parametrize("level", ["case", "domain"])
+@pytest.mark.parametrize("answer", ["weighted", "union"])
+def test_only_a_branch_is_chosen_for_several_images(answer, level):
+    config = with_value("method.selection", "polarity")
+    configs.validate(with_value("method.answer", answer, config))
+    configs.validate(with_value("method.level", level, config))
+    config = with_value("method.level", level, with_value("method.answer", answer, config))
+    with pytest.raises(UserError, match=rf"^--config\.method\.level={level}: .*not {answer}$"):
+        configs.validate(config)
+
+
+def test_weights_need_the_probabilities_of_polarity():
+    for rule in branches.SELECTIONS:
+        config = with_value("method.answer", "weighted", with_value("method.selection", rule))
+        if rule == "polarity":
+            configs.validate(config)
+        else:
+            with pytest.raises(
+                UserError, match=f"answer=weighted: with selection={re.escape(rule)} "
+            ):
+                configs.validate(config)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,10 @@ def make_records(random):
                     "spacing_mm": [0.1, 0.1],
                     "branches": BRANCHES,
                     "selection": "image",
+                    "answer": "image",
+                    "distances": {"cosine": [0.1, 0.2], "image": [float(number % 2), 0.5]},
                     "chosen": {"cosine": 0, "image": number % 2},
-                    "scores": {"branch": scores, "union": union},
+                    "scores": {"branch": scores, "union": union, "weighted": union},
                 }
             )
     for branch, name in enumerate(BRANCHES):

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import re
 
 import numpy as np
@@ -9,24 +10,30 @@ from mln_flax.table_layout import Table
 from mln_flax.types import UserError
 
 BRANCHES = ["identity", "invert"]
+NUMBERS = itertools.count()  # each image has its own
 EMPTY = np.zeros((3, 4), np.uint8)
 LESION = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], np.uint8)  # diagonal of the image: 5
 HALF = np.array([[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], np.uint8)  # DSC 2/3, HD 1, ASD 1/3
 
 
 def image(domain, mask, predictions, chosen, spacing=(0.1, 0.1), **more):
-    union = np.maximum(*predictions)
+    union, weighted = np.maximum(*predictions), np.minimum(*predictions)
     return {
         "kind": "image",
+        "image_id": f"{domain}-{next(NUMBERS)}",
+        "patient_id": "somebody",
         "domain": domain,
         "role": "source" if domain == "ffdm" else "target",
         "spacing_mm": spacing,
         "branches": BRANCHES,
         "selection": "image",
+        "answer": "image",
+        "distances": {"image": [float(chosen), 0.5], "cosine": [0.1, 0.2]},
         "chosen": {"image": chosen, "cosine": 0},
         "scores": {
             "branch": [metrics.image_scores(each, mask, spacing) for each in predictions],
             "union": metrics.image_scores(union, mask, spacing),
+            "weighted": metrics.image_scores(weighted, mask, spacing),
         },
         **more,
     }
@@ -81,7 +88,7 @@ def test_the_headline():
     }
     assert film["DSC"] == "0.000" and film["Pr"] == "-" and film["HD mm"] == "0.50"
     assert film["empty b/p/r"] == "0/1/0" and film["chosen branch"] == "invert 1"
-    assert "image" in tables.results_table(RECORDS).title
+    assert tables.results_table(RECORDS).title == "Results (answer: image)"
 
 
 def test_one_image_without_spacing_makes_the_unit_pixels():
@@ -106,22 +113,48 @@ def test_images_of_each_kind_are_counted():
 def test_every_selection_beside_each_other():
     table = tables.selection_table(RECORDS)
     assert table.columns == (
-        *("domain", "n", "cosine", "image*", "union"),
-        *("only identity", "only invert", "best branch"),
+        *("domain", "n", "cosine", "image*", "union", "weighted"),
+        *("only identity", "only invert", "best branch", "best of domain"),
     )
     source, film = rows(table)
     assert source["image*"] == "0.667"
     assert source["cosine"] == source["only identity"] == "0.917"  # 1, 2/3, 1, 1
     assert source["only invert"] == "0.250"
     assert source["union"] == "0.500"  # 1, 1, 0, 0
-    assert source["best branch"] == "1.000"
-    assert film["best branch"] == "0.667" and film["image*"] == "0.000"
+    assert source["weighted"] == "0.667"  # 0, 2/3, 1, 1
+    assert source["best branch"] == "1.000" and source["best of domain"] == "0.917"
+    assert film["best branch"] == film["best of domain"] == "0.667" and film["image*"] == "0.000"
 
 
-def test_the_union_can_be_the_shipped_answer():
-    records = [record | {"selection": "union"} for record in RECORDS]
-    source = rows(tables.results_table(records))[0]
-    assert source["DSC"] == "0.500" and source["chosen branch"] == "union 4"
+@pytest.mark.parametrize(("way", "dsc"), [("union", "0.500"), ("weighted", "0.667")])
+def test_all_branches_together_can_be_the_shipped_answer(way, dsc):
+    records = [record | {"answer": way} for record in RECORDS]
+    table = tables.results_table(records)
+    source = rows(table)[0]
+    assert source["DSC"] == dsc and source["chosen branch"] == f"{way} 4"
+    assert table.title == f"Results (answer: {way})"
+    columns = tables.selection_table(records).columns
+    assert f"{way}*" in columns and "image" in columns and "image*" not in columns
+
+
+def test_one_choice_for_a_domain_can_be_the_shipped_answer():
+    """Sums of the source: [1, 2]; of the film: [1, 0.5]."""
+    records = [record | {"answer": "image@domain"} for record in RECORDS]
+    source, film = rows(tables.results_table(records))
+    assert source["chosen branch"] == "identity 4" and source["DSC"] == "0.917"
+    assert film["chosen branch"] == "invert 1" and film["DSC"] == "0.000"
+    table = tables.selection_table(records)
+    assert table.columns[2:7] == ("cosine", "image", "union", "weighted", "image@domain*")
+    assert rows(table)[0]["image@domain*"] == "0.917" and rows(table)[0]["image"] == "0.667"
+
+
+def test_older_records_name_the_rule_alone():
+    older = copy.deepcopy(RECORDS)
+    for record in older[:5]:
+        del record["answer"], record["scores"]["weighted"]
+    assert rows(tables.results_table(older)) == rows(tables.results_table(RECORDS))
+    assert tables.results_table(older).title == "Results (answer: image)"
+    assert "weighted" not in tables.selection_table(older).columns
 
 
 def test_view_accuracy():
