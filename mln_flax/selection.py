@@ -141,17 +141,17 @@ def selected(run: Run, trained: Trained, devices: Any = None) -> Selector:
         if is_early(run, trained):
             layers = layers[: int(trained.early[config.selection].norms)]
         distances = _by_first_norms(run, trained, variables, layers, devices)
-    point = trained.weighted.point if config.answer == "weighted" else trained.point
+    point = trained.weighted.point if config.way == "weighted" else trained.point
 
     def answer(image: np.ndarray, distances: np.ndarray) -> Selected:
-        shares = branches.shares(distances, config.answer, config.temperature)
+        shares = branches.shares(distances, config.way, config.temperature)
         asked, branch = (places.astype(np.int32) for places in np.nonzero(shares))
         probability = np.zeros(image.shape, np.float32)
         for rows, count in chunks(len(asked), size):
             batch = _padded(image[asked[rows]], size), parallel.pad_rows(branch[rows], size)
             found = call(variables, *batch)[:count]
             for i, b, one in zip(asked[rows], branch[rows], found, strict=True):
-                if config.answer == "union":
+                if config.way == "union":
                     np.maximum(probability[i], one, out=probability[i])
                 else:
                     probability[i] += shares[i, b] * one

@@ -18,7 +18,6 @@ from mln_flax.experiment_config import Experiment, Row
 from mln_flax.settings import load_file
 
 UNET = {"model.name": "unet", "model.preset": "unet_demo", "model.norm": "sample"}
-POLARITY = {"method.selection": "polarity"}
 FFDM = ("ffdm",)
 
 
@@ -38,8 +37,8 @@ def get_experiment() -> Experiment:
             Row("Unet*", UNET | {"method.selection": "cosine"}, FFDM),
             Row("MLN-net-E+", {"method.selection": "euclidean+"}, FFDM),
             Row("MLN-net+", {"method.selection": "cosine+"}, FFDM),
-            Row("MLN-net-P", POLARITY),
-            Row("MLN-net-W", POLARITY | {"method.answer": "weighted"}),
+            Row("MLN-net-P", {"method.selection": "polarity", "method.answer": "branch"}),
+            Row("MLN-net-W", {"method.selection": "polarity", "method.answer": "weighted"}),
         ),
         sources=("ffdm", "dbt", "film", "processing"),
         domains=("ffdm", "dbt", "film", "processing"),
