@@ -84,8 +84,9 @@ def test_every_way_to_predict_uses_the_statistics(run, trained, data):
     order = selection.norm_order(run)
     assert order[0] == "down_0/norm1" and set(order) == set(out["moments"])
     for rule in branches.SELECTIONS:
-        total = 1 if rule == "image" else len(order)
-        early = Early(np.int64(0 if rule == "image" else 2), *(np.ones(total) for _ in range(3)))
+        by_image = rule in branches.BY_IMAGE
+        total = 1 if by_image else len(order)
+        early = Early(np.int64(0 if by_image else 2), *(np.ones(total) for _ in range(3)))
         method = dataclasses.replace(run.config.method, selection=rule)
         chooses = run._replace(config=dataclasses.replace(run.config, method=method))
         answer = selection.selected(chooses, trained._replace(early={rule: early}))(image)

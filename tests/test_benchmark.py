@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
-from mln_flax import benchmark, branches, losses, selection, speeds, train_step
+from mln_flax import benchmark, branches, image_rules, losses, selection, speeds, train_step
 from mln_flax.build import build
+from mln_flax.image_features import image_features
 from mln_flax.main import main
 
 SIMPLE = {
@@ -153,18 +154,22 @@ def test_the_joint_step_has_every_image_in_every_branch(run):
     assert (batch.mask.reshape(2, 3, 32, 32) == mask[:, None]).all() and mask.any()
 
 
-@pytest.mark.parametrize("rule", ["image", "standardized"])
+@pytest.mark.parametrize("rule", ["image", "polarity", "standardized"])
 def test_the_stand_in_chooses_as_a_trained_model_would(rule):
     run = build(tiny.config(**SIMPLE, method__selection=rule))
     images = benchmark.phantoms(run.config)
     trained = benchmark.stand_in(run, images)
     image = images.stack(slice(3))[0]
     said = selection.selected(run, trained)(image)
-    if rule == "image":
-        of_view = branches.image_distances(trained.bank.image, branches.image_features(image))
-        wanted = branches.nearest_view(of_view, run.branch_of_view).argmin(axis=1)
+    if rule in branches.BY_IMAGE:
+        seen, bank = image_features(image), trained.bank.image
+        of_view = image_rules.image_distances(bank.gaussian, seen.view)
+        wanted = image_rules.nearest_view(of_view, run.branch_of_view)
+        if rule == "polarity":
+            margin, inverted = seen.polarity @ bank.polarity, [False, False, True]
+            wanted = image_rules.polarity_distances(of_view, margin, inverted, run.branch_of_view)
         assert selection.is_early(run, trained)
-        assert said.chosen.tolist() == wanted.tolist()
+        assert said.chosen.tolist() == wanted.argmin(axis=1).tolist()
     logits, _ = run.model.apply({"params": trained.params}, image[..., None], said.chosen)
     np.testing.assert_allclose(said.probability, jax.nn.softmax(logits)[..., 1], atol=1e-5)
 

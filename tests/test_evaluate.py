@@ -115,9 +115,11 @@ def test_what_is_not_asked_twice_is_what_the_network_says(run, answer, tiny_work
 
 
 def test_the_worth_of_every_rule_is_written(run, tiny_workdir):
-    early = evaluate.load_model(run, tiny_workdir).early
+    trained = evaluate.load_model(run, tiny_workdir)
+    early = trained.early
     written = json.loads((tiny_workdir / "selection.json").read_text())
-    assert list(written) == list(branches.SELECTIONS)
+    assert list(written) == [*branches.SELECTIONS, "weighted"]
+    assert written.pop("weighted") == {"dsc": trained.weighted.dsc}
     lines = [line for line in records.read(tiny_workdir / "records.jsonl") if "scores" in line]
     for rule, found in written.items():
         assert found["dsc"] == early[rule].dsc[-1]

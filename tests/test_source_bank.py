@@ -9,10 +9,11 @@ import pytest
 import scipy.signal
 import scipy.special
 
-from mln_flax import branches, source_bank, views
+from mln_flax import branches, image_rules, jitter, source_bank, views
 from mln_flax.build import build
 from mln_flax.config import Config, ModelConfig
 from mln_flax.decision import OperatingPoint
+from mln_flax.image_features import POLARITY_NUMBERS, VIEW_NUMBERS, image_features
 from mln_flax.input_pipeline import from_arrays
 from mln_flax.models.swin import space_to_depth
 
@@ -148,19 +149,44 @@ def test_statistics_that_make_the_network_stay_as_they_were(run, images, norm):
 
 
 def test_the_gaussians_are_those_of_the_views(images, trained):
-    seen = [branches.image_features(views.make_view(name).numpy(images)) for name in VIEWS]
-    expected = branches.fit_gaussian(np.stack(seen))
-    jax.tree.map(np.testing.assert_allclose, trained.bank.image, expected)
-    assert trained.bank.image.mean.shape == (3, branches.FEATURES)
+    seen = [image_features(views.make_view(name).numpy(images)).view for name in VIEWS]
+    expected = image_rules.fit_gaussian(np.stack(seen))
+    jax.tree.map(np.testing.assert_allclose, trained.bank.image.gaussian, expected)
+    assert trained.bank.image.gaussian.mean.shape == (3, VIEW_NUMBERS)
+
+
+def test_polarity_is_learned_from_upright_images_of_this_and_of_other_machines(images, trained):
+    rng = np.random.default_rng(0)
+    others = [jitter.jitter_numpy(image, rng, 0.8) for image in images]
+    curved = views.make_view("bezier(0.3)").numpy(images)
+    upright = image_features(np.concatenate([images, curved, others])).polarity
+    expected = image_rules.fit_polarity(upright)
+    assert trained.bank.image.polarity.shape == (POLARITY_NUMBERS,)
+    np.testing.assert_allclose(trained.bank.image.polarity, expected, rtol=1e-6)
+    assert (upright @ expected > 0).mean() > 0.8  # it tells them from their inverses
+
+
+def test_the_foreground_of_a_branch_is_the_mean_over_its_images(images, trained):
+    found = trained.bank.image.foreground
+    assert found.shape == (2,) and found.dtype == np.float64
+    for b, seen in enumerate(by_branch(images)):
+        gray = []
+        for image in seen.astype(np.float64):
+            low, high = np.quantile(image, [0, 1]) + np.array([0.02, -0.02]) * np.ptp(image)
+            dark, bright = image <= low, image >= high
+            gray.append(image[~(dark if dark.sum() >= bright.sum() else bright)].mean())
+        assert found[b] == pytest.approx(np.mean(gray))
 
 
 def test_the_tree_holds_nested_arrays_and_gives_all_back(trained):
     early = source_bank.Early(np.int64(2), *np.random.default_rng(3).random((3, 5)))
-    trained = trained._replace(early={"cosine": early})
+    weighted = source_bank.Weighted(OperatingPoint(0.9, 4), 0.25)
+    trained = trained._replace(early={"cosine": early}, weighted=weighted)
     tree = source_bank.to_tree(trained)
     for path, leaf in flax.traverse_util.flatten_dict(tree).items():
         assert all(isinstance(name, str) and "/" not in name for name in path)
         assert isinstance(leaf, np.ndarray | np.generic | jax.Array)
     again = source_bank.from_tree(tree)
     assert type(again) is source_bank.Trained and type(again.bank) is branches.Bank
+    assert type(again.bank.image) is image_rules.ImageBank and again.weighted == weighted
     jax.tree.map(np.testing.assert_array_equal, again, trained)
