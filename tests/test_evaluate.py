@@ -2,11 +2,21 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import tiny
 
-from mln_flax import branches, checkpoint, evaluate, records, selection, source_bank, train
+from mln_flax import (
+    branches,
+    checkpoint,
+    decision,
+    evaluate,
+    records,
+    selection,
+    source_bank,
+    train,
+)
 from mln_flax.build import build, load_data
 from mln_flax.types import UserError
 from mln_flax.views import make_view
@@ -130,6 +140,23 @@ def test_the_worth_of_every_rule_is_written(run, tiny_workdir):
         films = [line for line in lines if line["domain"] == "film"]
         same = np.mean([line["chosen"][rule] == line["chosen_early"][rule] for line in films])
         assert found["early"]["agreement_on_test"]["film"] == same
+
+
+def test_a_model_that_was_saved_answers_the_same(run, images, tiny_workdir, tmp_path):
+    trained = evaluate.load_model(run, tiny_workdir)
+    point = decision.OperatingPoint(0.9, 4)
+    trained = trained._replace(weighted=source_bank.Weighted(point, 0.25))
+    checkpoint.save_tree(tmp_path / train.MODEL, source_bank.to_tree(trained))
+    again = evaluate.load_model(run, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again, trained)
+    assert again.bank.image.polarity.dtype == again.bank.image.foreground.dtype == np.float64
+    before, after = (selection.predictor(run, one)(images) for one in (trained, again))
+    assert_same(after, before)
+    np.testing.assert_array_equal(after.shares, before.shares)
+    for i in range(len(images)):
+        np.testing.assert_array_equal(after.weighted(i), before.weighted(i))
+        np.testing.assert_array_equal(after.union(i), before.union(i))
+    assert after.weighted_point == point
 
 
 def test_a_model_of_another_form(run, tiny_workdir, tmp_path):
