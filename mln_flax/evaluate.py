@@ -88,10 +88,10 @@ def evaluate(run: Run, data: DataSet, workdir: Path) -> list[Record]:
         role = "source" if domain == config.source else "target"
         measured = list(image_records(run, answer, trained.early, examples, role))
         of_domain = [one.record for one in measured]
-        lines += of_domain
+        lines += [*of_domain, *norm_records(run, measured)]
         shown += pictures(run, examples, measured)
         print(f"evaluation: {domain}, {len(examples)} images", flush=True)
-    of_source = [line for line in lines if line["role"] == "source"]
+    of_source = [line for line in lines if (line["kind"], line["role"]) == ("image", "source")]
     examples = data.examples(config.source, "test")
     lines += view_records(run, answer, trained.early, examples, of_source)
     for rule, early in trained.early.items():
@@ -111,6 +111,7 @@ class Measured(NamedTuple):
 
     record: Record
     bits: np.ndarray  # uint8 [k + len(TOGETHER), bytes]
+    by_norms: dict[str, np.ndarray]  # rule -> distances by the first 1, 2, ... norms: [M, k]
 
     def mask(self, row: int) -> np.ndarray:
         """One of the masks, uint8 [H, W]."""
@@ -157,7 +158,36 @@ def image_records(
                 },
             }
             every = np.stack([*masks, *(together[name] for name in TOGETHER)])
-            yield Measured(record, np.packbits(every.reshape(len(every), -1), axis=1))
+            by_norms = {rule: said.by_norms[rule][i] for rule in branches.BY_MOMENTS}
+            yield Measured(record, np.packbits(every.reshape(len(every), -1), axis=1), by_norms)
+
+
+def norm_records(run: Run, measured: Sequence[Measured]) -> Iterator[Record]:
+    """For each rule by moments a line on one domain's images: what every norm adds to the choice.
+
+    "distance" [norms][k] is the mean over images of what the norm adds to the distance from each
+    branch; "best" and "dsc" [norms] are the share of images for which the first norms up to this
+    one choose a branch with the highest DSC, and the mean DSC of the chosen ones.
+    """
+    if not measured:
+        return
+    first = measured[0].record
+    dsc = np.array([[s["dsc"] for s in one.record["scores"]["branch"]] for one in measured])
+    for rule in branches.BY_MOMENTS:
+        found = np.stack([one.by_norms[rule] for one in measured])  # [n, M, k]
+        of_chosen = np.take_along_axis(dsc, branches.select(found), axis=1)
+        yield {
+            "kind": "norms",
+            "domain": first["domain"],
+            "part": first["part"],
+            "role": first["role"],
+            "rule": rule,
+            "branches": list(run.branch_names),
+            "norms": list(selection.norm_order(run)),
+            "distance": np.diff(found, axis=1, prepend=0).mean(axis=0).tolist(),
+            "best": (of_chosen == dsc.max(axis=1, keepdims=True)).mean(axis=0).tolist(),
+            "dsc": of_chosen.mean(axis=0).tolist(),
+        }
 
 
 def view_records(

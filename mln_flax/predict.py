@@ -1,16 +1,17 @@
 """Masks for a user's own images: each in the branch that lies nearest."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from mln_flax import evaluate, files, records, selection
+from mln_flax import answers, evaluate, files, records, selection
 from mln_flax.build import Run
 from mln_flax.data import reader, tiles
 from mln_flax.data.core import Example, Unusable
+from mln_flax.selection import Selector
 from mln_flax.types import Record, UserError
 
 
@@ -47,9 +48,11 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
     except OSError as error:
         raise UserError(f"--output={output}: {error.strerror}") from None
     answer = selection.selected(one_at_a_time(run), trained)
+    common = common_distances(run, answer, pictures)
     lines = []
     for number, picture in enumerate(pictures, start=1):
-        mask, chosen = segment(run, answer, read_image(picture.file, picture.frame))
+        image = read_image(picture.file, picture.frame)
+        mask, chosen = segment(run, answer, image, common.get(_group(run, picture)))
         _save_png(folder / picture.mask, mask)
         lines.append(
             {
@@ -58,6 +61,7 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
                 "mask": picture.mask,
                 "label_pixels": int(mask.sum()),
                 "selection": run.config.method.selection,
+                "answer": answers.of_settings(run.config.method),
                 "early": selection.is_early(run, trained),
                 "branches": [run.branch_names[b] for b in chosen],
             }
@@ -73,23 +77,53 @@ def one_at_a_time(run: Run) -> Run:
     return run._replace(config=dataclasses.replace(run.config, evaluate=single))
 
 
-def segment(run: Run, answer, image: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """The mask uint8 [H, W] of an image [H, W] in [0, 1], and the branch of each of its tiles.
+def common_distances(
+    run: Run, answer: Selector, pictures: Sequence[Picture]
+) -> dict[str, np.ndarray]:
+    """The sum of the distances, [k], of all tiles that share a choice; empty at level "image".
+
+    Here a case is one file with all its frames and tiles, and a domain is all that is asked for.
+    """
+    common: dict[str, np.ndarray] = {}
+    for picture in pictures if run.config.method.level != "image" else ():
+        tiled, _ = cut(run, read_image(picture.file, picture.frame))
+        group = _group(run, picture)
+        common[group] = common.get(group, 0) + answer.distances(tiled).sum(axis=0)
+    return common
+
+
+def _group(run: Run, picture: Picture) -> str:
+    return str(picture.file) if run.config.method.level == "case" else ""
+
+
+def segment(
+    run: Run, answer: Selector, image: np.ndarray, common: np.ndarray | None = None
+) -> tuple[np.ndarray, list[int]]:
+    """The mask uint8 [H, W] of an image [H, W] in [0, 1], and the nearest branch of each tile.
 
     The image is cut as the training images were; one that was trained on whole goes in whole.
-    `answer` is what `selection.selected` made.
+    `answer` is what `selection.selected` made, `common` the distances [k] that choose for all
+    tiles instead of their own.
     """
-    config = run.config.data
-    if not config.tiles.rows:
-        said = answer(image[None])
-        return said.mask(0).astype(np.uint8), said.chosen.tolist()
-    whole = Example(image, np.zeros(image.shape, np.uint8), "image", "", "", "", "", None, "none")
-    cut = tiles.cut(whole, config.tiles.rows, config.tiles.columns, config.size)
-    said = answer(np.stack([tile.image for tile in cut]))
-    found = [said.mask(i) for i in range(len(cut))]
-    affines = [tile.to_image for tile in cut if tile.to_image is not None]
+    tiled, affines = cut(run, image)
+    distances = answer.distances(tiled) if common is None else np.tile(common, (len(tiled), 1))
+    said = answer.answer(tiled, distances)
+    found = [said.mask(i) for i in range(len(tiled))]
+    if not affines:
+        return found[0].astype(np.uint8), said.chosen.tolist()
     stitched = tiles.put_back([mask.astype(np.float32) for mask in found], affines, image.shape)
     return (stitched > 0.5).astype(np.uint8), said.chosen.tolist()
+
+
+def cut(run: Run, image: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The tiles [N, h, w] of an image and their ways back; the image itself and none if not cut."""
+    config = run.config.data
+    if not config.tiles.rows:
+        return image[None], []
+    whole = Example(image, np.zeros(image.shape, np.uint8), "image", "", "", "", "", None, "none")
+    made = tiles.cut(whole, config.tiles.rows, config.tiles.columns, config.size)
+    affines = [tile.to_image for tile in made if tile.to_image is not None]
+    return np.stack([tile.image for tile in made]), affines
 
 
 def find(paths: list[Path]) -> list[Picture]:
