@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mln_flax import experiment_plots, experiment_tables, files, page, settings
+from mln_flax import (
+    experiment_plots,
+    experiment_tables,
+    files,
+    page,
+    selection_tables,
+    settings,
+)
 from mln_flax.config import Config
 from mln_flax.experiment_config import Experiment
 from mln_flax.experiment_jobs import Job
@@ -67,7 +74,7 @@ def write(
     try:
         outcome = experiment_tables.outcome(experiment, jobs, records)
         shown = tables(experiment, outcome, missing if len(records) < len(jobs) else "")
-        further = experiment_tables.analysis(jobs, records)
+        further = selection_tables.tables(jobs, records)
         pictures = experiment_plots.pictures(experiment, outcome)
         raw = experiment_tables.raw_table(experiment, outcome)
     except KeyError as error:

@@ -9,8 +9,8 @@ import numpy as np
 from mln_flax import answers, metrics
 from mln_flax.experiment_config import Experiment, Row, config_of
 from mln_flax.experiment_jobs import Job
-from mln_flax.statistics import Comparison, finite_mean, mean_and_deviation, paired_bootstrap
-from mln_flax.table_layout import Table, number
+from mln_flax.statistics import Comparison, finite_mean, paired_bootstrap
+from mln_flax.table_layout import Table, spread
 from mln_flax.types import Record, UserError
 
 # (row, source, seed) -> domain -> image_id -> the score entry of the row's answer.
@@ -231,37 +231,6 @@ def network_table(networks: Iterable[Network]) -> Table:
     return Table("Parameters of the networks", header, rows)
 
 
-def analysis(jobs: Sequence[Job], records: Mapping[str, Sequence[Record]]) -> list[Table]:
-    """Tables of how the branches are chosen: the view accuracy of every rule of every training."""
-    shares: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for job in jobs:
-        lines = records.get(job.name, ())
-        views = [line for line in lines if line["kind"] == "view"]
-        if not views or len(views[0]["branches"]) < 2:
-            continue  # with one branch every choice is right
-        group = shares.setdefault((job.source, ", ".join(job.rows)), {})
-        for rule in views[0]["chosen"]:
-            group.setdefault(rule, []).append(_view_accuracy(views, rule))
-    rules = list(dict.fromkeys(rule for group in shares.values() for rule in group))
-    rows = tuple(
-        (*names, *(spread(group.get(rule, ())) for rule in rules))
-        for names, group in shares.items()
-    )
-    note = (
-        "The share of source test images, seen through a view, for which a rule chooses the branch "
-        "of that view: mean over views, then over seeds, ± standard deviation over seeds."
-    )
-    header = ("source", "rows", *rules)
-    return [Table("View accuracy of the rules", header, rows, note)] if rows else []
-
-
-def _view_accuracy(views: Sequence[Record], rule: str) -> float:
-    by_view: dict[str, list[bool]] = {}
-    for line in views:
-        by_view.setdefault(line["view"], []).append(line["chosen"][rule] == line["branch"])
-    return float(np.mean([np.mean(right) for right in by_view.values()]))
-
-
 def unit_of(outcome: Outcome) -> str:
     """`mm`, or `px` where one image has no spacing."""
     scores = (
@@ -271,14 +240,6 @@ def unit_of(outcome: Outcome) -> str:
         for score in images.values()
     )
     return "px" if any(score["hausdorff_mm"] is None for score in scores) else "mm"
-
-
-def spread(values: Iterable[float], digits: int = 3) -> str:
-    """`0.512 ± 0.013`: mean and sample standard deviation; a dash for what is not defined."""
-    mean, deviation = mean_and_deviation(values)
-    if not math.isfinite(mean):
-        return "-"
-    return f"{number(mean, digits)} ± {number(deviation, digits)}"
 
 
 def _seeds(experiment: Experiment, done: Mapping[int, float]) -> str:

@@ -7,8 +7,10 @@ import itertools
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+from mln_flax.statistics import mean_and_deviation
 
 _WIDTH = 110  # of a terminal
 _NARROWEST = 24  # the last column is not wrapped to less
@@ -99,6 +101,12 @@ class Table(NamedTuple):
 def number(value: float, digits: int = 3) -> str:
     """A number as a cell shows it; a dash for what is not defined."""
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+
+
+def spread(values: Iterable[float], digits: int = 3) -> str:
+    """`0.512 ± 0.013`: mean and sample standard deviation; a dash for what is not defined."""
+    mean, deviation = mean_and_deviation(values)
+    return f"{number(mean, digits)} ± {number(deviation, digits)}" if math.isfinite(mean) else "-"
 
 
 def _latex(text: str) -> str:

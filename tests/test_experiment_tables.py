@@ -10,6 +10,7 @@ import tiny_experiment
 from mln_flax import experiment_jobs, experiment_tables, statistics
 from mln_flax.experiment_config import Row
 from mln_flax.experiment_tables import Network
+from mln_flax.table_layout import spread
 from mln_flax.types import UserError
 
 
@@ -218,21 +219,7 @@ def test_the_parameters_of_networks():
     assert table.rows == (("a, b", "3", "1,060", "1,000", "20", "5.7%"),)
 
 
-def test_view_accuracy_over_seeds(jobs, records):
-    (table,) = experiment_tables.analysis(jobs, records)
-    assert [row[:2] for row in table.rows] == [
-        ("ffdm", "cosine, euclidean"),
-        ("dbt", "cosine, euclidean"),
-    ]  # a network with one branch has nothing to choose
-    shares = []
-    for seed in (0, 1):
-        views = [r for r in records[f"dbt-cosine-seed{seed}"] if r["kind"] == "view"]
-        shares.append(np.mean([r["chosen"]["cosine"] == r["branch"] for r in views]))
-    wanted = f"{np.mean(shares):.3f} ± {np.std(shares, ddof=1):.3f}"
-    assert table.rows[1][table.columns.index("cosine")] == wanted
-
-
 def test_spread():
-    assert experiment_tables.spread([0.5, 0.7]) == "0.600 ± 0.141"
-    assert experiment_tables.spread([0.5], 2) == "0.50 ± -"
-    assert experiment_tables.spread([]) == experiment_tables.spread([math.nan]) == "-"
+    assert spread([0.5, 0.7]) == "0.600 ± 0.141"
+    assert spread([0.5], 2) == "0.50 ± -"
+    assert spread([]) == spread([math.nan]) == "-"

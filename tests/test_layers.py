@@ -15,7 +15,7 @@ main
 experiment
 modes
 train evaluate predict report prepare_report summary benchmark experiment_report
-experiment_tables experiment_plots
+experiment_tables experiment_plots selection_tables
 selection train_step
 build source_bank growth speeds yardstick
 methods input_pipeline checkpoint optim parallel metrics records tables table_layout plots page

@@ -86,6 +86,7 @@ def records(job, images=5, chance=0.5):
                     "scores": {
                         "branch": [metrics.image_scores(one, mask, (0.1, 0.1)) for one in masks],
                         "union": metrics.image_scores(np.any(masks, axis=0), mask, (0.1, 0.1)),
+                        "weighted": metrics.image_scores(masks[0], mask, (0.1, 0.1)),
                     },
                 }
             )
@@ -97,7 +98,7 @@ def records(job, images=5, chance=0.5):
 
 
 def _choice(random, branches):
-    rules = ("image", "cosine", "euclidean")
+    rules = ("image", "polarity", "cosine", "euclidean")
     distances = {rule: random.random(len(branches)).tolist() for rule in rules}
     chosen = {rule: int(np.argmin(values)) for rule, values in distances.items()}
     return {
