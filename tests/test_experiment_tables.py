@@ -186,7 +186,7 @@ def test_the_raw_numbers_suffice_for_the_table(experiment, outcome):
 
 def test_a_changed_record_changes_tables(experiment, jobs, records, outcome):
     changed = copy.deepcopy(records)
-    changed["ffdm-plain-seed0"][7]["scores"]["branch"][0]["dsc"] += 0.5
+    changed["ffdm-plain-seed0"][7]["scores"]["weighted"]["dsc"] += 0.5
     other = experiment_tables.outcome(experiment, jobs, changed)
     for table in (experiment_tables.source_table, experiment_tables.raw_table):
         more = ("ffdm",) if table is experiment_tables.source_table else ()
@@ -194,8 +194,7 @@ def test_a_changed_record_changes_tables(experiment, jobs, records, outcome):
 
 
 def test_pixels_where_a_spacing_is_not_known(experiment, jobs, records):
-    for score in records["dbt-plain-seed0"][0]["scores"]["branch"]:
-        score["hausdorff_mm"] = None
+    records["dbt-plain-seed0"][0]["scores"]["weighted"]["hausdorff_mm"] = None
     outcome = experiment_tables.outcome(experiment, jobs, records)
     table = experiment_tables.source_table(experiment, outcome, "ffdm")
     assert "unseen HD px" in table.columns and "unseen HD mm" not in table.columns
