@@ -96,7 +96,7 @@ def test_a_changed_record_changes_tables_and_picture(copy, whole):
     lines = records.read(path)
     for line in lines:
         if line["kind"] == "image":
-            line["scores"]["branch"][0]["dsc"] = 0.75
+            line["scores"]["weighted"]["dsc"] = 0.75
     records.write(path, lines)
     assert main([f"--workdir={copy}", "--mode=report"]) == 0
     found, before = reports(copy), reports(whole)

@@ -43,8 +43,8 @@ def test_pictures_are_functions_of_the_records(kind):
     assert list(found) == names
     changed = copy.deepcopy(records)
     for line in changed[jobs[0].name]:
-        for score in line["scores"]["branch"] if line["kind"] == "image" else ():
-            score["dsc"] = 0.9 * score["dsc"]
+        if line["kind"] == "image":
+            line["scores"]["weighted"]["dsc"] *= 0.9
     others = experiment_plots.pictures(
         experiment, experiment_tables.outcome(experiment, jobs, changed)
     )
