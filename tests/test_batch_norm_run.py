@@ -87,7 +87,7 @@ def test_every_way_to_predict_uses_the_statistics(run, trained, data):
         by_image = rule in branches.BY_IMAGE
         total = 1 if by_image else len(order)
         early = Early(np.int64(0 if by_image else 2), *(np.ones(total) for _ in range(3)))
-        method = dataclasses.replace(run.config.method, selection=rule)
+        method = dataclasses.replace(run.config.method, selection=rule, answer="branch")
         chooses = run._replace(config=dataclasses.replace(run.config, method=method))
         answer = selection.selected(chooses, trained._replace(early={rule: early}))(image)
         chosen = said.chosen(rule, int(early.norms))
@@ -98,7 +98,8 @@ def test_every_way_to_predict_uses_the_statistics(run, trained, data):
 
 def test_evaluate_again_and_predict_through_the_door(workdir, tmp_path, data):
     before = (workdir / "records.jsonl").read_bytes()
-    assert len(records.read(workdir / "records.jsonl")) == 4 * tiny.TEST_IMAGES + 3 * 4
+    kinds = [line["kind"] for line in records.read(workdir / "records.jsonl")]
+    assert kinds.count("image") == 4 * tiny.TEST_IMAGES and kinds.count("view") == 3 * 4
     assert main([f"--workdir={workdir}", "--mode=evaluate"]) == 0
     assert (workdir / "records.jsonl").read_bytes() == before
     image = (255 * data.examples("film", "test")[0].image[:, :21]).round().astype(np.uint8)

@@ -12,6 +12,7 @@ from mln_flax import (
     checkpoint,
     decision,
     evaluate,
+    metrics,
     records,
     selection,
     source_bank,
@@ -71,7 +72,7 @@ def test_a_record_holds_what_the_predictor_says(run, answer, tiny_workdir):
     example = load_data(run.config).examples("dbt", "test")[1]
     said = answer(example.image[None])
     lines = records.read(tiny_workdir / "records.jsonl")
-    (line,) = (one for one in lines if one["image_id"] == example.image_id)
+    (line,) = (one for one in lines if one.get("image_id") == example.image_id)
     assert line["label_pixels"] == int(example.mask.sum())
     assert line["spacing_mm"] == [0.1, 0.1]
     for rule in branches.SELECTIONS:
@@ -81,13 +82,19 @@ def test_a_record_holds_what_the_predictor_says(run, answer, tiny_workdir):
         overlap, total = (found & (example.mask > 0)).sum(), found.sum() + example.mask.sum()
         dsc = 2 * overlap / total if total else 1.0
         assert line["scores"]["branch"][branch]["dsc"] == pytest.approx(dsc)
+    for name, found in (("union", said.union(0)), ("weighted", said.weighted(0))):
+        dsc = metrics.pixel_scores(found, example.mask)[2]
+        assert line["scores"][name]["dsc"] == pytest.approx(dsc)
+    assert line["answer"] == "weighted" and line["selection"] == "polarity"
+    assert line["threshold"] == float(said.weighted_point.threshold)
+    assert line["min_pixels"] == int(said.weighted_point.min_pixels)
 
 
 def test_a_record_holds_the_early_choice(run, answer, tiny_workdir):
     early = evaluate.load_model(run, tiny_workdir).early
     example = load_data(run.config).examples("processing", "test")[2]
     lines = records.read(tiny_workdir / "records.jsonl")
-    (line,) = (one for one in lines if one["image_id"] == example.image_id)
+    (line,) = (one for one in lines if one.get("image_id") == example.image_id)
     said = answer(example.image[None])
     assert set(line["chosen_early"]) == set(branches.SELECTIONS)
     for rule, chosen in line["chosen_early"].items():
@@ -117,11 +124,53 @@ def test_what_is_not_asked_twice_is_what_the_network_says(run, answer, tiny_work
         for image_id, prediction in zip(shown["image_id"], shown["prediction"], strict=True):
             if str(image_id) in by_id:
                 said = answer(by_id[str(image_id)].image[None])
-                branch = int(said.distances["image"][0].argmin())
-                np.testing.assert_array_equal(prediction, said.mask(0, branch))
+                np.testing.assert_array_equal(prediction, said.weighted(0))
                 assert prediction.dtype == np.uint8
                 seen += 1
     assert seen
+
+
+@pytest.mark.parametrize(
+    ("way", "settings"),
+    [
+        ("union", {"method__answer": "union"}),
+        ("polarity", {"method__answer": "branch"}),
+        ("cosine@domain", {"method__selection": "cosine", "method__level": "domain"}),
+    ],
+)
+def test_the_pictures_show_the_answer_of_the_settings(tiny_workdir, answer, way, settings):
+    asked = build(tiny.config(**settings, evaluate__examples="9"))
+    point = decision.OperatingPoint(0.5, 1)  # at which the masks differ
+
+    def marked(image):
+        return answer(image)._replace(point=point, weighted_point=point)
+
+    early = evaluate.load_model(asked, tiny_workdir).early
+    examples = load_data(asked.config).examples("film", "test")
+    measured = list(evaluate.image_records(asked, marked, early, examples, "target"))
+    said = marked(np.stack([example.image for example in examples]))
+    total = said.distances["cosine"].sum(axis=0)
+    wanted = {
+        "union": [said.union(i) for i in range(len(examples))],
+        "polarity": [said.mask(i, b) for i, b in enumerate(said.chosen("polarity"))],
+        "cosine@domain": [said.mask(i, int(total.argmin())) for i in range(len(examples))],
+    }[way]
+    assert {one.record["answer"] for one in measured} == {way}
+    for i, one in enumerate(measured):
+        assert len(one.bits) == 3 + 2
+        np.testing.assert_array_equal(one.mask(3), said.union(i))
+        np.testing.assert_array_equal(one.mask(4), said.weighted(i))
+        assert one.record["threshold"] == 0.5
+    shown = evaluate.pictures(asked, examples, measured)
+    assert len(shown) == sum(bool(example.mask.any()) for example in examples) > 0
+    by_id = {example.image_id: i for i, example in enumerate(examples)}
+    for picture in shown:
+        i = by_id[picture["image_id"]]
+        np.testing.assert_array_equal(picture["prediction"], wanted[i])
+        assert picture["dsc"] == metrics.pixel_scores(wanted[i], examples[i].mask)[2]
+        assert wanted[i].any()
+    names = {picture["branch"] for picture in shown}
+    assert names == {"union"} if way == "union" else names <= set(tiny.VIEWS)
 
 
 def test_the_worth_of_every_rule_is_written(run, tiny_workdir):
@@ -140,6 +189,32 @@ def test_the_worth_of_every_rule_is_written(run, tiny_workdir):
         films = [line for line in lines if line["domain"] == "film"]
         same = np.mean([line["chosen"][rule] == line["chosen_early"][rule] for line in films])
         assert found["early"]["agreement_on_test"]["film"] == same
+
+
+def test_what_every_norm_adds_to_a_choice(run, answer, tiny_workdir):
+    lines = records.read(tiny_workdir / "records.jsonl")
+    examples = load_data(run.config).examples("film", "test")
+    said = answer(np.stack([example.image for example in examples]))
+    by_id = {line["image_id"]: line for line in lines if line["kind"] == "image"}
+    scores = [by_id[example.image_id]["scores"]["branch"] for example in examples]
+    order = selection.norm_order(run)
+    norms = [line for line in lines if line["kind"] == "norms"]
+    own = {line["rule"]: line for line in norms if line["domain"] == "film"}
+    assert set(own) == set(branches.BY_MOMENTS)
+    for rule, line in own.items():
+        assert line["role"] == "target" and line["norms"] == list(order)
+        assert line["branches"] == list(tiny.VIEWS)
+        total = np.cumsum(line["distance"], axis=0)
+        for m in range(len(order)):
+            first = said.by_norms[rule][:, m]
+            np.testing.assert_allclose(total[m], first.mean(axis=0), rtol=1e-4, atol=1e-6)
+            dsc, best = [], []
+            for i, distances in enumerate(first):
+                each = [score["dsc"] for score in scores[i]]
+                dsc.append(each[int(np.argmin(distances))])
+                best.append(dsc[-1] == max(each))
+            assert line["dsc"][m] == pytest.approx(np.mean(dsc))
+            assert line["best"][m] == pytest.approx(np.mean(best))
 
 
 def test_a_model_that_was_saved_answers_the_same(run, images, tiny_workdir, tmp_path):

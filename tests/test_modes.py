@@ -37,17 +37,26 @@ def test_every_image_of_source_and_targets_has_one_record(lines):
         assert set(line["chosen"]) == set(line["distances"]) == set(branches.SELECTIONS)
         for rule, distances in line["distances"].items():
             assert len(distances) == 3 and line["chosen"][rule] == int(np.argmin(distances))
-        assert line["branches"] == list(tiny.VIEWS) and line["selection"] == "image"
-        assert len(line["scores"]["branch"]) == 3 and 0 <= line["scores"]["union"]["dsc"] <= 1
+        assert line["branches"] == list(tiny.VIEWS) and line["selection"] == "polarity"
+        assert line["answer"] == "weighted" and len(line["scores"]["branch"]) == 3
+        assert all(0 <= line["scores"][name]["dsc"] <= 1 for name in ("union", "weighted"))
 
 
 def test_every_view_of_every_source_image_has_one_record(lines):
     views = [line for line in lines if line["kind"] == "view"]
     pairs = [(line["image_id"], line["view"], line["branch"]) for line in views]
-    ids = {line["image_id"] for line in lines if line["domain"] == "ffdm"}
+    images = [line for line in lines if line["kind"] == "image"]
+    ids = {line["image_id"] for line in images if line["domain"] == "ffdm"}
     wanted = [(one, view, branch) for one in ids for branch, view in enumerate(tiny.VIEWS)]
     assert sorted(pairs) == sorted(wanted) and len(wanted) == 3 * tiny.TEST_IMAGES
-    assert len(lines) == len(views) + 4 * tiny.TEST_IMAGES
+    assert len(images) == 4 * tiny.TEST_IMAGES
+
+
+def test_every_rule_by_moments_has_a_record_of_its_norms_in_every_domain(lines):
+    norms = [line for line in lines if line["kind"] == "norms"]
+    pairs = [(line["domain"], line["rule"]) for line in norms]
+    assert sorted(pairs) == sorted((d, rule) for d in DOMAINS for rule in branches.BY_MOMENTS)
+    assert {line["kind"] for line in lines} == {"image", "view", "norms"}
 
 
 def test_the_workdir_holds_what_the_design_says(tiny_workdir):

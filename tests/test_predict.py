@@ -5,7 +5,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from mln_flax import evaluate, predict, records, selection, settings
+from mln_flax import evaluate, predict, records, selection, settings, views
 from mln_flax.build import build, load_data
 from mln_flax.data import reader
 from mln_flax.main import main
@@ -20,6 +20,13 @@ def save(path, array):
 @pytest.fixture(scope="module")
 def image():
     return load_data(tiny.config()).examples("film", "test")[0].image
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """An image of the source, seen through each view."""
+    image = load_data(tiny.config()).examples("ffdm", "test")[0].image
+    return [views.make_view(name).numpy(image) for name in tiny.VIEWS]
 
 
 def levels(image, bits):
@@ -46,14 +53,14 @@ def test_masks_and_lines_for_8_and_16_bits(image, tiny_workdir, tmp_path):
     answer = selection.predictor(run, evaluate.load_model(run, tiny_workdir))
     for line, name, bits in zip(lines, names, (8, 16), strict=False):
         said = answer((levels(image, bits) / (2**bits - 1)).astype(np.float32)[None])
-        branch = int(said.distances["image"][0].argmin())
+        branch = int(said.distances["polarity"][0].argmin())
         with Image.open(out / name) as opened:
             mask = np.asarray(opened)
-        np.testing.assert_array_equal(mask, 255 * said.mask(0, branch))
+        np.testing.assert_array_equal(mask, 255 * said.weighted(0))
         assert mask.dtype == np.uint8 and line["mask"] == name
         assert line["label_pixels"] == (mask > 0).sum()
-        assert line["branches"] == [tiny.VIEWS[branch]] and line["selection"] == "image"
-        assert line["early"] is True
+        assert line["branches"] == [tiny.VIEWS[branch]] and line["selection"] == "polarity"
+        assert line["answer"] == "weighted" and line["early"] is True
     with Image.open(out / "c_mask.png") as opened:
         assert opened.size == (20, 32)
 
@@ -69,6 +76,52 @@ def test_all_branches_give_the_same_masks(image, tiny_workdir, tmp_path):
         assert line.pop("early") is (early == "true")
         found[early] = line, (out / "a_mask.png").read_bytes()
     assert found["true"] == found["false"]
+
+
+@pytest.mark.parametrize("level", ["image", "case", "domain"])
+def test_one_choice_for_all_that_share_it(seen, tiny_workdir, tmp_path, level):
+    """Of three files: a file is a case, all of them are a domain."""
+    files = [save(tmp_path / f"{i}.png", levels(one, 16)) for i, one in enumerate(seen)]
+    out = tmp_path / "out"
+    words = [f"--workdir={tiny_workdir}", "--mode=predict", f"--output={out}"]
+    method = ["--config.method.selection=image", f"--config.method.level={level}"]
+    assert main([*words, *method, *map(str, files)]) == 0
+    run = build(tiny.config(method__selection="image"))
+    answer = selection.predictor(run, evaluate.load_model(run, tiny_workdir))
+    said = answer(np.stack([predict.read_image(file) for file in files]))
+    distances = said.distances["image"]
+    own = distances.argmin(axis=1).tolist()
+    assert len(set(own)) > 1
+    wanted = [int(distances.sum(axis=0).argmin())] * 3 if level == "domain" else own
+    lines = records.read(out / "predictions.jsonl")
+    assert [line["branches"] for line in lines] == [[tiny.VIEWS[b]] for b in wanted]
+    assert {line["answer"] for line in lines} == {"image" if level == "image" else f"image@{level}"}
+    for i, branch in enumerate(wanted):
+        with Image.open(out / f"{i}_mask.png") as mask:
+            np.testing.assert_array_equal(np.asarray(mask), 255 * said.mask(i, branch))
+
+
+def test_the_tiles_of_a_file_can_share_one_choice(seen, tiny_workdir, tmp_path):
+    """Of an image whose four tiles are seen through different views."""
+    tiled = np.block([[seen[0], seen[1]], [seen[2], seen[0]]])
+    (picture,) = predict.find([save(tmp_path / "a.png", levels(tiled, 16))])
+    tiling = {"data__tiles__rows": "2", "data__tiles__columns": "2"}
+    run = build(tiny.config(**tiling, method__selection="image", method__level="case"))
+    trained = evaluate.load_model(run, tiny_workdir)
+    answer = selection.selected(run, trained)
+    whole = predict.read_image(picture.file)
+    tiles = np.stack([whole[r : r + 32, c : c + 32] for r in (0, 32) for c in (0, 32)])
+    distances = answer.distances(tiles)
+    assert len(set(distances.argmin(axis=1).tolist())) > 1
+    common = predict.common_distances(run, answer, [picture])
+    assert list(common) == [str(picture.file)]
+    np.testing.assert_allclose(common[str(picture.file)], distances.sum(axis=0), rtol=1e-9)
+    mask, chosen = predict.segment(run, answer, whole, common[str(picture.file)])
+    assert chosen == [int(distances.sum(axis=0).argmin())] * 4 and mask.shape == (64, 64)
+    said = selection.predictor(run, trained)(tiles)
+    masks = [said.mask(i, chosen[0]) for i in range(4)]
+    np.testing.assert_array_equal(mask, np.block([masks[:2], masks[2:]]))
+    assert predict.segment(run, answer, whole)[1] == distances.argmin(axis=1).tolist()
 
 
 def test_one_wrong_image_among_good_ones_writes_nothing(image, tiny_workdir, tmp_path, capsys):

@@ -304,6 +304,24 @@ def test_branch_maps():
     assert views.branch_map(names, "shared") == ((0, 0, 0, 0, 0), ("shared",))
 
 
+@pytest.mark.parametrize(
+    ("name", "inverted"),
+    [
+        ("identity", False),
+        ("bezier(0.3)", False),
+        ("invert", True),
+        ("invert(None, True)", True),
+        ("bezier(0.3)+invert", True),
+        ("bezier(0.3) + invert(1.0)", True),
+    ],
+)
+def test_which_views_turn_dark_and_bright_around(name, inverted):
+    assert views.is_inverted(name) == inverted
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    slope = np.sign(np.diff(views.make_view(name).numpy(ramp).ravel())).sum()
+    assert (slope < 0) == inverted
+
+
 def test_a_group_without_views_has_no_branch():
     assert views.branch_map(("identity", "bezier(0.3)"), "grouped") == ((0, 0), ("similar",))
     assert views.branch_map(("invert",), "grouped") == ((0,), ("dissimilar",))
