@@ -24,7 +24,7 @@ class Preset(NamedTuple):
 PRESETS = {
     "unet": Preset((64, 128, 256, 512, 1024)),  # the published widths
     "unet_narrow": Preset((16, 32, 64, 128, 256)),
-    "unet_demo": Preset((16, 32, 64)),
+    "unet_demo": Preset((8, 16, 32, 64)),
 }
 kernel_init = nn.initializers.he_normal()  # variance-preserving in front of a ReLU
 
