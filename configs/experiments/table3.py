@@ -7,9 +7,10 @@ probabilities. Rows that differ in the answer alone share their trainings: 12 on
 Basenet-S, MLN-net and U-Net, three seeds each), 9 on each other source. A step takes 4 images, each
 through all views of the row: Basenet has one view, the others four.
 
-39 runs, one (Basenet) to five minutes each on two cores; U-Net not timed. Source `ffdm` without
-U-Net, commit 43e0cd9, DSC on unseen domains: Basenet 0.331 ± 0.035, Basenet-S 0.343 ± 0.015, MLN-net
-0.362 ± 0.009, MLN-net-W 0.407 ± 0.020; all rows in docs/experiments.md. Other sources: not measured.
+39 runs, one (Basenet) to five minutes each on two cores; the U-Net is not timed. Source `ffdm`
+without the U-Net, commit 43e0cd9, DSC on unseen domains: Basenet 0.331 ± 0.035, Basenet-S
+0.343 ± 0.015, MLN-net 0.362 ± 0.009, MLN-net-W 0.407 ± 0.020; docs/experiments.md has all rows.
+Other sources: not measured.
 
 python -m mln_flax.main --mode=experiment --config=configs/experiments/table3.py --workdir=runs/t3
 """
