@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from mln_flax import branches, experiment_config, experiment_jobs, parallel, records, settings
+from mln_flax import (
+    answers,
+    branches,
+    experiment_config,
+    experiment_jobs,
+    parallel,
+    records,
+    settings,
+)
 from mln_flax.build import build
 from mln_flax.config import validate
 from mln_flax.main import main
@@ -76,17 +84,25 @@ def test_the_ablation_of_the_paper_shares_its_trainings():
     jobs = experiment_jobs.jobs(experiment)
     assert [row.name for row in experiment.rows] == [
         *("Basenet", "Basenet-S", "MLN-net-R", "Unet-R", "MLN-net-E", "Unet-E"),
-        *("MLN-net", "Unet*", "MLN-net-E+", "MLN-net+"),
+        *("MLN-net", "Unet*", "MLN-net-E+", "MLN-net+", "MLN-net-P", "MLN-net-W"),
     ]
     first = {job.rows for job in jobs if (job.source, job.seed) == ("ffdm", 0)}
     assert first == {
         ("Basenet",),
         ("Basenet-S",),
-        ("MLN-net-R", "MLN-net-E", "MLN-net", "MLN-net-E+", "MLN-net+"),
+        tuple(row.name for row in experiment.rows if row.name.startswith("MLN-net")),
         ("Unet-R", "Unet-E", "Unet*"),
     }
     others = {job.rows for job in jobs if job.source != "ffdm"}
-    assert others == {("Basenet",), ("Basenet-S",), ("MLN-net",)}
+    assert others == {("Basenet",), ("Basenet-S",), ("MLN-net", "MLN-net-P", "MLN-net-W")}
+    ways = [
+        answers.of_settings(experiment_config.config_of(experiment, row, "ffdm", 0).method)
+        for row in experiment.rows
+    ]
+    assert ways == [
+        *("weighted", "weighted", "union", "union", "euclidean", "euclidean"),
+        *("cosine", "cosine", "euclidean+", "cosine+", "polarity", "weighted"),
+    ]
     assert len(jobs) == 3 * (4 + 3 * 3)
 
 
@@ -101,7 +117,8 @@ def test_mini_mias_goes_through_its_config(tmp_path, capsys):
     data = json.loads((workdir / "data.json").read_text())
     tested = next(part["images"] for part in data["parts"] if part["part"] == "test")
     assert len(images) == len({line["image_id"] for line in images}) == tested > 4
-    assert len(lines) - len(images) == len(tiny.VIEWS) * tested
+    kinds = [line["kind"] for line in lines]
+    assert kinds.count("view") == len(tiny.VIEWS) * tested
     assert {line["domain"] for line in lines} == {"mini_mias"}
     assert {line["label_kind"] for line in images} == {"cluster", "none"}
     assert set(images[0]["chosen"]) == set(branches.SELECTIONS)
