@@ -21,7 +21,7 @@ def test_the_default_is_the_swin_unet():
 def test_a_unet_takes_its_preset_and_the_settings_of_every_network():
     model = build(tiny.config(**UNET)).model
     assert isinstance(model, UNet)
-    assert (model.widths, model.norm, model.num_branches) == ((16, 32, 64), "channel", 3)
+    assert (model.widths, model.norm, model.num_branches) == ((8, 16, 32, 64), "channel", 3)
     changes = {
         "model__widths": "4,8",
         "model__norm": "batch",
