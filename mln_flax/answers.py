@@ -18,8 +18,8 @@ ONLY = "only "
 
 def of_settings(method: MethodConfig) -> str:
     """The way in which the settings of a run answer."""
-    if method.way != "branch":
-        return method.way
+    if method.answer != "branch":
+        return method.answer
     return method.selection if method.level == "image" else f"{method.selection}@{method.level}"
 
 

@@ -115,20 +115,11 @@ class MethodConfig:
     class_weights: tuple[float, ...] = ()  # of the cross-entropy
     hard_negatives: float = 1.0  # share of the background pixels, hardest first, that it counts
     selection: str = "polarity"  # how branches are chosen: see branches.SELECTIONS
-    answer: str = ""  # "branch", "weighted" or "union"; "" is what suits the rule: see `way`
+    answer: str = "branch"  # the nearest alone; or "weighted" (polarity only), or "union"
     temperature: float = 4.0  # "weighted": above 1 evens out the branches' probabilities
     level: str = "image"  # what shares one choice: an "image", a "case" or a "domain"
-    early: bool = True  # predict chooses first and runs one branch; false runs all of them
+    early: bool = True  # choose by the first norms where they suffice; false: by all of them
     momentum: float = 0.95  # of the running statistics
-
-    @property
-    def way(self) -> str:
-        """How the branches answer: the nearest alone, several weighted, or the union of all.
-
-        Only `polarity` gives probabilities to weigh by, and weights are of single images.
-        """
-        can_weigh = self.selection == "polarity" and self.level == "image"
-        return self.answer or ("weighted" if can_weigh else "branch")
 
 
 @dataclass(frozen=True)
@@ -241,7 +232,7 @@ def validate(config: Config) -> None:
     _one_of(config, "model.statistics", ("channel", "layer"))
     _one_of(config, "model.norm", ("channel", "sample", "instance", "batch"))
     _one_of(config, "method.branch_map", ("per_view", "grouped", "shared"))
-    _one_of(config, "method.answer", ("", "branch", "weighted", "union"))
+    _one_of(config, "method.answer", ("branch", "weighted", "union"))
     _one_of(config, "method.level", ("image", "case", "domain"))
     _one_of(config, "optim.name", ("adam", "adamw"))
     _one_of(config, "data.label", ("", "calcification", "cluster"))
@@ -261,7 +252,7 @@ def validate(config: Config) -> None:
             f"--config.method.answer=weighted: with selection={config.method.selection} there are "
             "no probabilities to weigh by; only polarity gives them"
         )
-    if config.method.way != "branch" and config.method.level != "image":
+    if config.method.answer != "branch" and config.method.level != "image":
         raise UserError(
             f"--config.method.level={config.method.level}: only answer=branch has one choice for "
             f"several images, not {config.method.answer}"

@@ -135,7 +135,7 @@ def image_records(
             )
             masks = [said.mask(i, branch) for branch in range(run.num_branches)]
             together = {"union": said.union(i), "weighted": said.weighted(i)}
-            own = said.weighted_point if run.config.method.way == "weighted" else said.point
+            own = said.weighted_point if run.config.method.answer == "weighted" else said.point
             record = {
                 "kind": "image",
                 "image_id": example.image_id,

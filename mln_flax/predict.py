@@ -106,8 +106,10 @@ def segment(
     tiles instead of their own.
     """
     tiled, affines = cut(run, image)
-    distances = answer.distances(tiled) if common is None else np.tile(common, (len(tiled), 1))
-    said = answer.answer(tiled, distances)
+    if common is None:
+        said = answer(tiled)
+    else:
+        said = answer.answer(tiled, np.tile(common, (len(tiled), 1)))
     found = [said.mask(i) for i in range(len(tiled))]
     if not affines:
         return found[0].astype(np.uint8), said.chosen.tolist()

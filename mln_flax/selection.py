@@ -76,10 +76,11 @@ class Selector(NamedTuple):
 
     distances: Callable[[np.ndarray], np.ndarray]  # image [N, H, W] -> [N, k], smaller is nearer
     answer: Callable[[np.ndarray, np.ndarray], Selected]  # image and distances
+    at_once: Callable[[np.ndarray], Selected] | None  # image, where one pass gives both
 
     def __call__(self, image: np.ndarray) -> Selected:
         """The answer for images [N, H, W], each by itself."""
-        return self.answer(image, self.distances(image))
+        return self.at_once(image) if self.at_once else self.answer(image, self.distances(image))
 
 
 def predictor(run: Run, trained: Trained, devices: Any = None) -> Callable[[np.ndarray], Answer]:
@@ -123,48 +124,61 @@ def predictor(run: Run, trained: Trained, devices: Any = None) -> Callable[[np.n
 def selected(run: Run, trained: Trained, devices: Any = None) -> Selector:
     """The model as the run's settings let it answer: by which rule, and in which branches.
 
-    With `method.early` the branches are chosen first, from the image or from as many of the first
-    norms as the trained model says. Only those that answer are run to the end.
+    Where the choice can be early, only the branches that answer are run to the end. Else one pass
+    in all branches gives both the distances and the answer.
     """
     config, size = run.config.method, run.config.evaluate.batch_size
     variables = jax.device_put(trained.variables)
+    point = trained.weighted.point if config.answer == "weighted" else trained.point
 
     def network(variables, image, branch):
         logits, _ = run.model.apply(variables, image, branch, train=False)
         return jax.nn.softmax(logits)[..., 1]
 
     call = parallel.parallel_map(network, devices)
-    if config.selection in branches.BY_IMAGE:
-        distances = partial(_by_image, run, trained)
-    else:
-        layers = norm_order(run)
-        if is_early(run, trained):
-            layers = layers[: int(trained.early[config.selection].norms)]
-        distances = _by_first_norms(run, trained, variables, layers, devices)
-    point = trained.weighted.point if config.way == "weighted" else trained.point
 
     def answer(image: np.ndarray, distances: np.ndarray) -> Selected:
-        shares = branches.shares(distances, config.way, config.temperature)
+        shares = branches.shares(distances, config.answer, config.temperature)
         asked, branch = (places.astype(np.int32) for places in np.nonzero(shares))
-        probability = np.zeros(image.shape, np.float32)
+        probability = np.zeros((*shares.shape, *image.shape[1:]), np.float32)
         for rows, count in chunks(len(asked), size):
             batch = _padded(image[asked[rows]], size), parallel.pad_rows(branch[rows], size)
-            found = call(variables, *batch)[:count]
-            for i, b, one in zip(asked[rows], branch[rows], found, strict=True):
-                if config.way == "union":
-                    np.maximum(probability[i], one, out=probability[i])
-                else:
-                    probability[i] += shares[i, b] * one
-        return Selected(probability, branches.select(distances), point)
+            probability[asked[rows], branch[rows]] = call(variables, *batch)[:count]
+        return joined(probability, distances, shares)
 
-    return Selector(distances, answer)
+    def joined(probability: np.ndarray, distances: np.ndarray, shares: np.ndarray) -> Selected:
+        together = branches.combine(probability, None if config.answer == "union" else shares)
+        return Selected(together, branches.select(distances), point)
+
+    if config.selection in branches.BY_IMAGE:
+        return Selector(partial(_by_image, run, trained), answer, None)
+    layers = norm_order(run)
+    if is_early(run, trained):
+        layers = layers[: int(trained.early[config.selection].norms)]
+        return Selector(_by_norms(run, trained, variables, layers, devices), answer, None)
+    full = predictor(run, trained, devices)
+
+    def at_once(image: np.ndarray) -> Selected:
+        said = full(image)
+        distances = said.distances[config.selection]
+        shares = branches.shares(distances, config.answer, config.temperature)
+        return joined(said.probability, distances, shares)
+
+    return Selector(_by_norms(run, trained, variables, layers, devices), answer, at_once)
 
 
 def is_early(run: Run, trained: Trained) -> bool:
-    """Whether the branch is chosen before all norms have been computed: it may, and it can be."""
-    early = trained.early.get(run.config.method.selection)
-    fewer = early is not None and int(early.norms) < len(trained.bank.mean)
-    return run.config.method.early and fewer
+    """Whether the choice is made before the network has run to the end.
+
+    Always by the image; by the first norms where the settings allow it and it saves time: they
+    are run in all k branches, and then the rest in one.
+    """
+    config, early = run.config.method, trained.early.get(run.config.method.selection)
+    if config.selection in branches.BY_IMAGE:
+        return True
+    if not config.early or early is None:
+        return False
+    return int(early.norms) / len(trained.bank.mean) < 1 - 1 / run.num_branches
 
 
 def _by_image(run: Run, trained: Trained, image: np.ndarray) -> np.ndarray:
@@ -175,7 +189,7 @@ def _by_image(run: Run, trained: Trained, image: np.ndarray) -> np.ndarray:
     return np.concatenate(distances)
 
 
-def _by_first_norms(run, trained, variables, layers, devices):
+def _by_norms(run, trained, variables, layers, devices):
     """`distances(image [N, H, W]) -> [N, k]` from the moments of `layers`."""
     rule, size = run.config.method.selection, run.config.evaluate.batch_size
     call = parallel.parallel_map(partial(first_moments, run, layers), devices)

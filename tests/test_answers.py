@@ -126,8 +126,7 @@ def test_older_records_have_no_weighted_answer():
         ({"selection": "polarity", "level": "domain"}, "polarity@domain"),
         ({"selection": "cosine", "answer": "union"}, "union"),
         ({"selection": "polarity", "answer": "weighted"}, "weighted"),
-        ({"selection": "polarity"}, "weighted"),
-        ({"selection": "polarity", "answer": "branch"}, "polarity"),
+        ({"selection": "polarity"}, "polarity"),
     ],
 )
 def test_the_way_of_the_settings(settings, way):

@@ -95,9 +95,9 @@ def test_quickstart_runs(tmp_path, monkeypatch):
     outputs = run(read("quickstart"), tmp_path, monkeypatch, overrides)
     text = printed(outputs["train"])
     steps = tiny.SETTINGS["train.steps"]
-    assert f"step {steps}/{steps}" in text and "Results (answer: weighted)" in text
+    assert f"step {steps}/{steps}" in text and "Results (answer: polarity)" in text
     page, _ = shown(outputs["tables"])
-    for text in ("Results (answer: weighted)", "ffdm (source)", "film", "View accuracy"):
+    for text in ("Results (answer: polarity)", "ffdm (source)", "film", "View accuracy"):
         assert text in page
     assert "image/png" in outputs["phantoms"][0].data
     assert shown(outputs["pictures"])[1] >= 3

@@ -220,7 +220,7 @@ REFUSED = [
     ("model.statistics", "layers", "did you mean 'layer'"),
     ("model.norm", "bach", "did you mean 'batch'.*known: channel, sample, instance, batch"),
     ("method.branch_map", "per_veiw", "did you mean 'per_view'"),
-    ("method.answer", "wieghted", "did you mean 'weighted'.*known: nothing, branch, weighted"),
+    ("method.answer", "wieghted", "did you mean 'weighted'.*known: branch, weighted"),
     ("method.level", "patient", "unknown; known: image, case, domain"),
     ("data.label", "mass", "unknown; known: nothing, calcification, cluster"),
     ("optim.name", "sgd", "unknown; known: adam, adamw"),
@@ -255,18 +255,6 @@ def test_only_a_branch_is_chosen_for_several_images(answer, level):
     config = with_value("method.level", level, with_value("method.answer", answer, config))
     with pytest.raises(UserError, match=rf"^--config\.method\.level={level}: .*not {answer}$"):
         configs.validate(config)
-
-
-def test_what_suits_the_rule_answers_where_nothing_is_said():
-    for rule in branches.SELECTIONS:
-        config = with_value("method.selection", rule)
-        assert config.method.way == ("weighted" if rule == "polarity" else "branch")
-        for level in ("case", "domain"):
-            common = with_value("method.level", level, config)
-            configs.validate(common)
-            assert common.method.way == "branch"
-        for answer in ("branch", "union"):
-            assert with_value("method.answer", answer, config).method.way == answer
 
 
 def test_weights_need_the_probabilities_of_polarity():

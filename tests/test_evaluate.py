@@ -85,9 +85,9 @@ def test_a_record_holds_what_the_predictor_says(run, answer, tiny_workdir):
     for name, found in (("union", said.union(0)), ("weighted", said.weighted(0))):
         dsc = metrics.pixel_scores(found, example.mask)[2]
         assert line["scores"][name]["dsc"] == pytest.approx(dsc)
-    assert line["answer"] == "weighted" and line["selection"] == "polarity"
-    assert line["threshold"] == float(said.weighted_point.threshold)
-    assert line["min_pixels"] == int(said.weighted_point.min_pixels)
+    assert line["answer"] == "polarity" and line["selection"] == "polarity"
+    assert line["threshold"] == float(said.point.threshold)
+    assert line["min_pixels"] == int(said.point.min_pixels)
 
 
 def test_a_record_holds_the_early_choice(run, answer, tiny_workdir):
@@ -124,7 +124,7 @@ def test_what_is_not_asked_twice_is_what_the_network_says(run, answer, tiny_work
         for image_id, prediction in zip(shown["image_id"], shown["prediction"], strict=True):
             if str(image_id) in by_id:
                 said = answer(by_id[str(image_id)].image[None])
-                np.testing.assert_array_equal(prediction, said.weighted(0))
+                np.testing.assert_array_equal(prediction, said.mask(0, said.chosen("polarity")[0]))
                 assert prediction.dtype == np.uint8
                 seen += 1
     assert seen
@@ -134,7 +134,8 @@ def test_what_is_not_asked_twice_is_what_the_network_says(run, answer, tiny_work
     ("way", "settings"),
     [
         ("union", {"method__answer": "union"}),
-        ("polarity", {"method__answer": "branch"}),
+        ("weighted", {"method__answer": "weighted"}),
+        ("polarity", {}),
         ("cosine@domain", {"method__selection": "cosine", "method__level": "domain"}),
     ],
 )
@@ -152,6 +153,7 @@ def test_the_pictures_show_the_answer_of_the_settings(tiny_workdir, answer, way,
     total = said.distances["cosine"].sum(axis=0)
     wanted = {
         "union": [said.union(i) for i in range(len(examples))],
+        "weighted": [said.weighted(i) for i in range(len(examples))],
         "polarity": [said.mask(i, b) for i, b in enumerate(said.chosen("polarity"))],
         "cosine@domain": [said.mask(i, int(total.argmin())) for i in range(len(examples))],
     }[way]
@@ -170,7 +172,7 @@ def test_the_pictures_show_the_answer_of_the_settings(tiny_workdir, answer, way,
         assert picture["dsc"] == metrics.pixel_scores(wanted[i], examples[i].mask)[2]
         assert wanted[i].any()
     names = {picture["branch"] for picture in shown}
-    assert names == {"union"} if way == "union" else names <= set(tiny.VIEWS)
+    assert names == {way} if way in ("union", "weighted") else names <= set(tiny.VIEWS)
 
 
 def test_the_worth_of_every_rule_is_written(run, tiny_workdir):

@@ -38,7 +38,7 @@ def test_every_image_of_source_and_targets_has_one_record(lines):
         for rule, distances in line["distances"].items():
             assert len(distances) == 3 and line["chosen"][rule] == int(np.argmin(distances))
         assert line["branches"] == list(tiny.VIEWS) and line["selection"] == "polarity"
-        assert line["answer"] == "weighted" and len(line["scores"]["branch"]) == 3
+        assert line["answer"] == "polarity" and len(line["scores"]["branch"]) == 3
         assert all(0 <= line["scores"][name]["dsc"] <= 1 for name in ("union", "weighted"))
 
 

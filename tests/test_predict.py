@@ -56,26 +56,36 @@ def test_masks_and_lines_for_8_and_16_bits(image, tiny_workdir, tmp_path):
         branch = int(said.distances["polarity"][0].argmin())
         with Image.open(out / name) as opened:
             mask = np.asarray(opened)
-        np.testing.assert_array_equal(mask, 255 * said.weighted(0))
+        np.testing.assert_array_equal(mask, 255 * said.mask(0, branch))
         assert mask.dtype == np.uint8 and line["mask"] == name
         assert line["label_pixels"] == (mask > 0).sum()
         assert line["branches"] == [tiny.VIEWS[branch]] and line["selection"] == "polarity"
-        assert line["answer"] == "weighted" and line["early"] is True
+        assert line["answer"] == "polarity" and line["early"] is True
     with Image.open(out / "c_mask.png") as opened:
         assert opened.size == (20, 32)
 
 
-def test_all_branches_give_the_same_masks(image, tiny_workdir, tmp_path):
-    file = save(tmp_path / "a.png", levels(image, 16))
-    found = {}
-    for early in ("true", "false"):
-        out = tmp_path / early
-        words = [f"--workdir={tiny_workdir}", "--mode=predict", f"--output={out}", str(file)]
-        assert main([*words, f"--config.method.early={early}"]) == 0
-        (line,) = records.read(out / "predictions.jsonl")
-        assert line.pop("early") is (early == "true")
-        found[early] = line, (out / "a_mask.png").read_bytes()
-    assert found["true"] == found["false"]
+@pytest.mark.parametrize("answer", ["branch", "union"])
+@pytest.mark.parametrize("early", ["true", "false"])
+def test_all_norms_choose_where_they_are_asked_to(seen, tiny_workdir, tmp_path, answer, early):
+    paths = [str(save(tmp_path / f"{i}.png", levels(one, 16))) for i, one in enumerate(seen)]
+    method = {"selection": "cosine", "answer": answer, "early": early}
+    words = [f"--config.method.{name}={value}" for name, value in method.items()]
+    words += [f"--workdir={tiny_workdir}", "--mode=predict", f"--output={tmp_path / 'out'}"]
+    assert main([*words, *paths]) == 0
+    run = build(tiny.config(method__selection="cosine"))
+    trained = evaluate.load_model(run, tiny_workdir)
+    norms = 0
+    if early == "true" and selection.is_early(run, trained):
+        norms = int(trained.early["cosine"].norms)
+    said = selection.predictor(run, trained)(np.stack([predict.read_image(p) for p in paths]))
+    for i, line in enumerate(records.read(tmp_path / "out" / "predictions.jsonl")):
+        branch = int(said.chosen("cosine", norms)[i])
+        assert line["branches"] == [tiny.VIEWS[branch]]
+        assert line["early"] is (norms > 0)
+        expected = said.union(i) if answer == "union" else said.mask(i, branch)
+        with Image.open(tmp_path / "out" / f"{i}_mask.png") as mask:
+            np.testing.assert_array_equal(np.asarray(mask), 255 * expected)
 
 
 @pytest.mark.parametrize("level", ["image", "case", "domain"])

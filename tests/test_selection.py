@@ -130,17 +130,28 @@ def test_the_chosen_branch_alone_answers_as_among_all(run, trained, images, whol
         assert len(set(said.chosen[:4].tolist())) > 1  # branches are mixed in one batch
 
 
-def test_all_norms_choose_where_they_are_asked_for_or_must(run, trained, images, whole, order):
-    for rule, early, norms in (("image", False, 0), ("cosine", False, 1), ("cosine", True, -1)):
-        model = from_norms(trained, rule, norms % (len(order) + 1))
-        asked = with_rule(run, rule, early)
+def test_one_pass_in_all_branches_where_all_norms_choose(run, trained, images, whole, order):
+    """They are asked for, or so many would be needed that an early choice costs more."""
+    most = 1 + 2 * len(order) // 3  # of three branches
+    for early, norms in ((False, 1), (True, most), (True, len(order))):
+        model, asked = from_norms(trained, "cosine", norms), with_rule(run, "cosine", early)
         assert not selection.is_early(asked, model)
-        said = selection.selected(asked, model)(images)
-        np.testing.assert_array_equal(said.chosen, whole.chosen(rule))
+        answer = selection.selected(asked, model)
+        said, apart = answer.at_once(images), answer.answer(images, answer.distances(images))
+        np.testing.assert_array_equal(said.chosen, whole.chosen("cosine"))
+        np.testing.assert_array_equal(said.chosen, apart.chosen)
         for i, branch in enumerate(said.chosen):
-            np.testing.assert_allclose(said.probability[i], whole.probability[i, branch], atol=1e-5)
-    assert selection.is_early(with_rule(run, "cosine"), from_norms(trained, "cosine", 1))
-    assert selection.is_early(run, trained)
+            np.testing.assert_array_equal(said.probability[i], whole.probability[i, branch])
+            np.testing.assert_allclose(said.probability[i], apart.probability[i], atol=1e-5)
+
+
+def test_what_is_chosen_before_the_end(run, trained, order):
+    few = from_norms(trained, "cosine", 2 * len(order) // 3 - 1)
+    assert selection.is_early(with_rule(run, "cosine"), few)
+    for early in (True, False):  # by the image no norm is asked
+        assert selection.is_early(with_rule(run, "polarity", early), trained)
+    unmeasured = trained._replace(early={})
+    assert not selection.is_early(with_rule(run, "cosine"), unmeasured)
 
 
 def test_an_answer_depends_on_no_company(run, trained, images):
@@ -193,16 +204,6 @@ def test_the_union_is_that_of_all_branches(run, trained, images, whole, rule, ea
         np.testing.assert_array_equal(full.union(i), decision.decide(p, point))
     norms = 3 if early and rule == "cosine" else 0
     assert said.chosen.tolist() == full.chosen(rule, norms).tolist()
-
-
-def test_without_a_word_polarity_weighs_and_other_rules_take_the_nearest(run, trained, images):
-    for rule, answer in (("polarity", "weighted"), ("image", "branch"), ("cosine", "branch")):
-        silent, said = (
-            selection.selected(with_rule(run, rule, answer=way), trained)(images)
-            for way in ("", answer)
-        )
-        np.testing.assert_array_equal(silent.probability, said.probability)
-        assert silent.point == (trained.weighted.point if rule == "polarity" else trained.point)
 
 
 def test_distances_and_answer_can_be_asked_apart(run, trained, images, whole):

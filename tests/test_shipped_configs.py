@@ -100,7 +100,7 @@ def test_the_ablation_of_the_paper_shares_its_trainings():
         for row in experiment.rows
     ]
     assert ways == [
-        *("weighted", "weighted", "union", "union", "euclidean", "euclidean"),
+        *("polarity", "polarity", "union", "union", "euclidean", "euclidean"),
         *("cosine", "cosine", "euclidean+", "cosine+", "polarity", "weighted"),
     ]
     assert len(jobs) == 3 * (4 + 3 * 3)
