@@ -99,6 +99,7 @@ def one_view(config: Config) -> Config:
         config,
         views=dataclasses.replace(config.views, strategy="listed", names=("identity",)),
         method=dataclasses.replace(config.method, branch_map="per_view", consistency=0.0),
+        train=dataclasses.replace(config.train, accumulate=1),  # parts are of the views
     )
 
 

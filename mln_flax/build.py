@@ -50,6 +50,12 @@ def build(config: Config) -> Run:
     check_metric(config.method.selection, SELECTIONS)
     names = views.view_names(config.views, config.train.seed)
     branch_of_view, branch_names = views.branch_map(names, config.method.branch_map)
+    rows = config.train.batch_size * len(names)
+    if rows % config.train.accumulate:
+        raise UserError(
+            f"--config.train.accumulate={config.train.accumulate}: must divide the {rows} rows of "
+            f"a batch, {config.train.batch_size} images in {len(names)} views"
+        )
     model = network(config, len(branch_names))
     optimizer = optim.optimizer(config.optim, config.train.steps)
     method = methods[config.method.name](

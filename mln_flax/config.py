@@ -141,7 +141,7 @@ class TrainConfig:
 
     steps: int = 1000
     batch_size: int = 4  # images; each gives as many rows as there are views
-    accumulate: int = 1  # parts of a batch whose gradients are added before a step
+    accumulate: int = 1  # parts of a batch's rows; as many as views leave the loss what it is
     seed: int = 0
     foreground: float = 0.0  # share of a batch's places that only images with a label take
     log_every_steps: int = 20
@@ -242,11 +242,6 @@ def validate(config: Config) -> None:
     for path in ("data.phantom.seed", "data.split.seed", "train.seed"):
         if _value(config, path) >= 2**31:
             raise UserError(f"--config.{path}={_value(config, path)}: must be below 2^31")
-    if config.train.batch_size % config.train.accumulate:
-        raise UserError(
-            f"--config.train.accumulate={config.train.accumulate}: must divide train.batch_size="
-            f"{config.train.batch_size}"
-        )
     if config.method.answer == "weighted" and config.method.selection != "polarity":
         raise UserError(
             f"--config.method.answer=weighted: with selection={config.method.selection} there are "

@@ -22,23 +22,31 @@ import jax
 import numpy as np
 from mln_flax import parallel
 from mln_flax.train import initial_state
-from test_parallel import a_run, after_steps
+from test_parallel import a_run, after_steps, assert_equal
 
 assert jax.device_count() == 4
 run = a_run(**json.loads(sys.argv[1]))
 state = initial_state(run)
 one = after_steps(run, jax.devices()[:1], state, keep=5)
 four = after_steps(run, jax.devices(), state, keep=5)
-for name in ("params", "domain_stats"):
-    a, b = (jax.tree.leaves(jax.device_get(getattr(s, name))) for s in (one[0], four[0]))
-    difference = max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
-    assert difference < 1e-5, (name, difference)
-for a, b in zip(one[1], four[1], strict=True):
-    assert abs(a["loss"] - b["loss"]) < 1e-5 and abs(a["dice"] - b["dice"]) < 1e-5
+assert_equal(one, four)
 assert len({round(row["loss"], 4) for row in one[1]}) == 4  # it did move
 rows = np.arange(14.0).reshape(7, 2)
 double = parallel.parallel_map(lambda scale, x: {"y": scale * x})
 np.testing.assert_array_equal(double(np.float32(2), rows)["y"], 2 * rows)
+print("equal")
+"""
+# Each of two devices holds an image, whose views go through the network one after the other.
+PARTS = """
+import sys
+sys.path.insert(0, "tests")
+import jax
+from mln_flax.train import initial_state
+from test_parallel import a_run, after_steps, assert_equal
+
+state = initial_state(a_run())
+one = after_steps(a_run(), jax.devices()[:1], state, keep=6)
+assert_equal(one, after_steps(a_run(train__accumulate="3"), jax.devices()[:2], state, keep=6))
 print("equal")
 """
 
@@ -73,6 +81,16 @@ def after_steps(run, devices, state, keep, steps=4):
     return state, rows
 
 
+def assert_equal(one, several):
+    """That two runs of `after_steps` end alike, and measured the same on the way."""
+    for name in ("params", "domain_stats"):
+        a, b = (jax.tree.leaves(jax.device_get(getattr(s, name))) for s in (one[0], several[0]))
+        difference = max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
+        assert difference < 1e-5, (name, difference)
+    for a, b in zip(one[1], several[1], strict=True):
+        assert abs(a["loss"] - b["loss"]) < 1e-5 and abs(a["dice"] - b["dice"]) < 1e-5
+
+
 UNET = {"model__name": "unet", "model__preset": "unet_demo", "model__widths": "4,8"}
 
 
@@ -80,6 +98,13 @@ UNET = {"model__name": "unet", "model__preset": "unet_demo", "model__widths": "4
 def test_four_devices_train_as_one_does_with_an_uneven_last_batch_and_compile_once(changes):
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=4"
     process = tiny.python("-c", COMPARE, json.dumps(changes), XLA_FLAGS=flags)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out.strip()) == (0, "equal"), err
+
+
+def test_views_one_after_the_other_on_two_devices_are_those_of_one_at_once():
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
+    process = tiny.python("-c", PARTS, XLA_FLAGS=flags)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out.strip()) == (0, "equal"), err
 

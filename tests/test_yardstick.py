@@ -48,12 +48,12 @@ def test_a_file_that_is_not_there(tmp_path):
     ("name", "value", "message"),
     [
         ("method__cross_entropy", "1", "set --config.method.cross_entropy=0.0"),
+        ("method__consistency", "1", "set --config.method.consistency=0.0"),
         ("method__foreground_only", "true", "set --config.method.foreground_only=False"),
         ("model__drop_path_rate", "0.1", "set --config.model.drop_path_rate=0.0"),
         ("model__mlp_ratio", "2", "set --config.model.mlp_ratio=4.0"),
         ("optim__name", "adamw", "set --config.optim.name=adam"),
         ("optim__clip_norm", "1", "set --config.optim.clip_norm=0.0"),
-        ("train__accumulate", "2", "set --config.train.accumulate=1"),
     ],
 )
 def test_settings_under_which_the_work_would_differ(file, name, value, message):

@@ -11,6 +11,7 @@ import optax
 from mln_flax import losses
 from mln_flax.config import MethodConfig
 from mln_flax.methods.core import Method, TrainState
+from mln_flax.methods.parts import in_parts
 from mln_flax.types import AXIS, Batch, Prediction, UserError
 
 
@@ -32,9 +33,10 @@ def mln(
       config: the loss and its options.
       num_branches: k.
       seed: of stochastic depth.
-      accumulate: parts that a step's rows go through one after the other, to save memory; the
-        gradient is the mean over the parts, and each part has a Dice of its own (and, for batch
-        norms, is a batch of its own).
+      accumulate: parts that a step's rows go through one after the other, to save memory. Rows
+        of one branch stay together: with as many parts as views the loss is that of one part. A
+        branch that is cut, or with consistency the views of different images, have a Dice (and
+        for batch norms a batch) in each part, and the mean counts.
       num_views: rows that an image gives, one after the other; read by the consistency alone.
 
     Raises:
@@ -84,12 +86,12 @@ def _update(
     )
     if accumulate == 1:
         (loss, (dice, domain_stats)), gradients = differentiate(
-            state.params, state.domain_stats, batch, key
+            state.params, state.domain_stats, batch, jnp.ones(num_branches), key
         )
     else:
         dice_shape = (num_branches, model.num_classes)
-        loss, dice, domain_stats, gradients = _in_parts(
-            differentiate, accumulate, dice_shape, state, batch, key
+        loss, dice, domain_stats, gradients = in_parts(
+            differentiate, accumulate, not config.consistency, dice_shape, state, batch, key
         )
     # The loss holds a psum, whose transpose sums the devices' cotangents: the mean undoes that
     # and adds the devices' shares at the same time.
@@ -101,8 +103,13 @@ def _update(
     return TrainState(state.step + 1, params, domain_stats, opt_state), metrics
 
 
-def _loss(model, config, num_branches, num_views, step, params, domain_stats, batch: Batch, key):
-    """The loss of some rows, with their Dice [k, classes] and the statistics moved on."""
+def _loss(
+    model, config, num_branches, num_views, step, params, domain_stats, batch: Batch, share, key
+):
+    """The loss of some rows, with their Dice [k, classes] and the statistics moved on.
+
+    `share` [k] is the weight of each branch's Dice.
+    """
     branch = jnp.where(batch.valid, batch.branch, -1)  # padding belongs to no branch
     (logits, _), updated = model.apply(
         {"params": params, "domain_stats": domain_stats},
@@ -114,7 +121,7 @@ def _loss(model, config, num_branches, num_views, step, params, domain_stats, ba
     )
     probabilities = jax.nn.softmax(logits)
     dice = losses.branch_dice(probabilities, batch.mask, branch, num_branches, AXIS)
-    loss = losses.dice_loss(dice, config.foreground_only)
+    loss = losses.dice_loss(share[:, None] * dice, config.foreground_only)
     if config.cross_entropy:
         added = losses.cross_entropy(
             logits, batch.mask, batch.valid, config.class_weights, config.hard_negatives, AXIS
@@ -125,31 +132,6 @@ def _loss(model, config, num_branches, num_views, step, params, domain_stats, ba
         added = losses.consistency(probabilities[..., 1], batch.valid, num_views, AXIS)
         loss += config.consistency * ramp(step, config) * added
     return loss, (dice, updated["domain_stats"])
-
-
-def _in_parts(differentiate, count, dice_shape, state: TrainState, batch: Batch, key):
-    """Means of loss, Dice and gradients over `count` parts of the rows, one after the other."""
-    rows = len(batch.valid)
-    if rows % count:
-        raise UserError(
-            f"--config.train.accumulate={count}: must divide the {rows} rows of each device"
-        )
-    parts = jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), batch)
-
-    def add(carry, part):
-        sums, domain_stats = carry
-        number, rows_of_part = part
-        (loss, (dice, domain_stats)), gradients = differentiate(
-            state.params, domain_stats, rows_of_part, jax.random.fold_in(key, number)
-        )
-        return (jax.tree.map(jnp.add, sums, (loss, dice, gradients)), domain_stats), None
-
-    nothing = (jnp.zeros(()), jnp.zeros(dice_shape), jax.tree.map(jnp.zeros_like, state.params))
-    (sums, domain_stats), _ = jax.lax.scan(
-        add, (nothing, state.domain_stats), (jnp.arange(count), parts)
-    )
-    loss, dice, gradients = jax.tree.map(lambda x: x / count, sums)
-    return loss, dice, domain_stats, gradients
 
 
 def _check_whole(rows, num_views):

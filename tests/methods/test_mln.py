@@ -170,29 +170,56 @@ def first_moments(state):
     return next(part.mu for part in state.opt_state if hasattr(part, "mu"))
 
 
-def test_accumulated_gradients_are_the_mean_over_the_parts(state, batch):
-    batch = batch._replace(valid=np.ones(6, bool))
-    whole, measured = one_step(state, batch, train__accumulate="2")
-    halves = [one_step(state, Batch(*(x[rows] for x in batch))) for rows in (slice(3), slice(3, 6))]
-    wanted = jax.tree.map(lambda a, b: (a + b) / 2, *(first_moments(half[0]) for half in halves))
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted))
+def assert_same_step(found, wanted):
+    """Gradients, loss, Dice and statistics, of two steps from one state."""
+    (after, measured), (expected, at_once) = found, wanted
+    gradients = first_moments(expected)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * largest),
-        first_moments(whole),
-        wanted,
+        first_moments(after),
+        gradients,
     )
     for name in ("loss", "dice"):
-        mean = np.mean([half[1][name] for half in halves])
-        np.testing.assert_allclose(measured[name], mean, rtol=1e-5)
-    assert whole.step == 1
-    # The statistics went through both parts, one after the other.
-    after_first = state._replace(domain_stats=halves[0][0].domain_stats)
-    second, _ = one_step(after_first, Batch(*(x[3:] for x in batch)))
+        np.testing.assert_allclose(measured[name], at_once[name], rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-        whole.domain_stats,
-        second.domain_stats,
+        after.domain_stats,
+        expected.domain_stats,
     )
+    assert after.step == expected.step == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"method__cross_entropy": "1", "method__hard_negatives": "0.5"}]
+)
+def test_a_part_for_each_view_changes_nothing(state, batch, changes):
+    masks = batch.mask[[0, 0, 0, 3, 3, 3]]  # as in training: the views of an image share its mask
+    batch = batch._replace(valid=np.ones(6, bool), mask=masks)
+    parted = one_step(state, batch, **changes, train__accumulate="3")
+    assert_same_step(parted, one_step(state, batch, **changes))
+
+
+def test_padding_changes_nothing_in_parts(state, batch):
+    assert_same_step(one_step(state, batch, train__accumulate="3"), one_step(state, batch))
+
+
+def test_a_branch_without_rows_counts_in_parts_as_at_once(state, batch, logits_of):
+    few = batch._replace(branch=np.array([0, 0, 2, 0, 0, 2], np.int32))
+    _, measured = one_step(state, few, train__accumulate="3")
+    logits = logits_of(few)  # the parts hold views 0, 0 twice, and 2 with padding
+    first, second, third = (dice_by_hand(logits, few, rows)[1] for rows in ([0, 1], [3, 4], [2]))
+    assert measured["loss"] == pytest.approx(1 - ((first + second) / 2 + 1 + third) / 3, abs=1e-5)
+
+
+def test_a_branch_in_several_parts_has_the_mean_of_their_dice(state, batch, logits_of):
+    batch = batch._replace(valid=np.ones(6, bool))
+    _, measured = one_step(state, batch, train__accumulate="2")
+    logits = logits_of(batch)  # the parts hold views 0, 0, 1 and 1, 2, 2
+    parts = [dice_by_hand(logits, batch, rows)[1] for rows in ([0, 3], [1], [4], [2, 5])]
+    dice = [parts[0], (parts[1] + parts[2]) / 2, parts[3]]
+    assert measured["loss"] == pytest.approx(1 - np.mean(dice), abs=1e-5)
+    assert measured["dice"] == pytest.approx(np.mean(dice), abs=1e-5)
 
 
 def test_rows_that_do_not_divide_are_refused(state, batch):
