@@ -12,7 +12,7 @@ Compile time, memory and operations alone, without running a step: --config.benc
 Time against image size, branches and devices: --config.benchmark.growth=size,k,devices
 """
 
-from mln_flax.config import Config, DataConfig, MethodConfig, ModelConfig, TrainConfig
+from mln_flax.config import Config, DataConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:
@@ -20,6 +20,5 @@ def get_config() -> Config:
     return Config(
         data=DataConfig(size=224),
         model=ModelConfig(preset="tiny", drop_path_rate=0.0),
-        method=MethodConfig(answer="branch"),
-        train=TrainConfig(batch_size=2),
+        train=TrainConfig(batch_size=2, accumulate=4),  # of the step of all views: one by one
     )

@@ -36,6 +36,7 @@ from mln_flax.yardstick import Yardstick
 
 PHANTOMS = 24  # in the input pipeline, and for the rule that chooses branches
 LABELED = 0.05  # share of the random masks' pixels
+INPUT_S = 2.0  # of every measurement of the input pipeline
 STEPS_MEASURED = 3  # while the memory is watched
 THEIRS = "PyTorch: "  # before the names of its programs
 
@@ -46,8 +47,6 @@ def benchmark(config: Config, commit: str) -> dict[str, Any]:
     Raises:
       UserError: `benchmark.against` cannot be used.
     """
-    for line in speeds.misfits(config.data.size, build(config).model):
-        print(f"benchmark: {line}", flush=True)
     if config.benchmark.growth:
         said = growth.growth(config, lambda changed: speeds.line(measure(changed)[0]))
     else:
@@ -63,6 +62,8 @@ def measure(config: Config) -> tuple[Found, Found | None]:
     """Costs and speeds of our programs, and of the other's where there is one."""
     jax.clear_caches()  # of an earlier measurement: its programs hold memory
     several, single = build(config), build(one_view(config))
+    for line in speeds.misfits(config.data.size, several.model):
+        print(f"benchmark: {line}", flush=True)
     on_gpu = jax.default_backend() == "gpu"
     other = yardstick.load(config, single.model, on_gpu) if config.benchmark.against else None
     wanted = config.benchmark.only or PROGRAMS
@@ -217,7 +218,7 @@ def input_rate(run: Run) -> Spread:
     """Images per second of the input pipeline alone, each in all views."""
     images, how = phantoms(run.config), plan(run)
     runs = range(run.config.benchmark.runs)
-    return Spread.of(input_pipeline.rate(images, how) for _ in runs)
+    return Spread.of(input_pipeline.rate(images, how, INPUT_S) for _ in runs)
 
 
 def note_memory(run: Run, step: Cost, other: Yardstick | None, ours: Found, theirs: Found) -> None:

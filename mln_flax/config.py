@@ -252,6 +252,7 @@ def validate(config: Config) -> None:
             f"--config.method.level={config.method.level}: only answer=branch has one choice for "
             f"several images, not {config.method.answer}"
         )
+    _check_benchmark(config.benchmark)
     if config.model.num_classes != 2:
         raise UserError("--config.model.num_classes: the masks know 2 classes")
     _each_positive(config, "model.depths", "model.widths")
@@ -271,6 +272,29 @@ def validate(config: Config) -> None:
     low, high = config.views.scale
     if not 0 < low <= high:
         raise UserError(f"--config.views.scale={low},{high}: must be 0 < low <= high")
+
+
+def _check_benchmark(benchmark: BenchmarkConfig) -> None:
+    """Refuses what would be measured without being asked for, or asked for and not measured."""
+    for name in ("only", "against") if benchmark.growth else ():
+        if getattr(benchmark, name):
+            raise UserError(
+                f"--config.benchmark.{name}: growth times programs of its own, and ours alone; "
+                "leave it empty"
+            )
+    if benchmark.runs:
+        return
+    if benchmark.growth or benchmark.against:
+        name = "growth" if benchmark.growth else "against"
+        raise UserError(
+            f"--config.benchmark.runs=0: compiles and runs nothing, so there is nothing to "
+            f"compare; with {name} it must be above 0"
+        )
+    if benchmark.only and not {"train", "train_views"} & set(benchmark.only):
+        raise UserError(
+            f"--config.benchmark.only={','.join(benchmark.only)}: with runs=0 only train and "
+            "train_views are compiled"
+        )
 
 
 def _value(config: Config, path: str) -> Any:

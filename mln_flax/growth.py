@@ -70,7 +70,8 @@ def by_branches(config: Config, measure: Measure) -> tuple[Table, list[dict[str,
     for k in BRANCHES:
         views = {"strategy": "listed", "names": VIEWS[:k]}
         per_view = {"branch_map": "per_view", "consistency": 0.0}  # which one view cannot have
-        changed = changed_to(config, programs, views=views, method=per_view)
+        parts = {"accumulate": k if config.train.accumulate > 1 else 1}
+        changed = changed_to(config, programs, views=views, method=per_view, train=parts)
         rows.append({"k": k, **seconds(measure(changed))})
         print(f"growth: {rows[-1]}", flush=True)
     names = ("predict", "predict_all", "train_views")
@@ -115,6 +116,7 @@ def by_devices(config: Config, measure: Measure) -> tuple[Table, list[dict[str, 
 def changed_to(config: Config, only: tuple[str, ...], **groups: dict[str, Any]) -> Config:
     """The settings with some of them changed, for some programs of ours alone."""
     groups["benchmark"] = {"only": only, "against": "", "growth": ()}
+    groups["train"] = {"accumulate": 1} | groups.get("train", {})
     new = {
         name: dataclasses.replace(getattr(config, name), **values)
         for name, values in groups.items()

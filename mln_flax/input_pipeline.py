@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -144,14 +145,19 @@ def train_batches(
     return make(images, plan, start_step, steps, host)
 
 
-def rate(images: Images, plan: Plan, batches: int = 8) -> float:
-    """Images per second of the pipeline alone, with nothing to wait for; each gives all views."""
-    made = train_batches(images, plan, 0, batches + 1)
-    next(made)  # what is set up once does not count
-    started = time.monotonic()
-    for _ in made:
-        pass
-    return batches * plan.batch_size / (time.monotonic() - started)
+def rate(images: Images, plan: Plan, seconds: float = 0.3, batches: int = 8) -> float:
+    """Images per second of the pipeline alone, with nothing to wait for; each gives all views.
+
+    Measured over so many seconds and batches at least, once those made ahead are used up.
+    """
+    made = train_batches(images, plan, 0, sys.maxsize // plan.batch_size)
+    for _ in range(1 + BATCHES_AHEAD):  # and what is set up once does not count either
+        next(made)
+    started, count, spent = time.monotonic(), 0, 0.0
+    while count < batches or spent < seconds:
+        next(made)
+        count, spent = count + 1, time.monotonic() - started
+    return count * plan.batch_size / spent
 
 
 def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:

@@ -80,7 +80,7 @@ def from_python(path: str, flag: str, take: Callable[[Any], Any]) -> Any:
         return take(module)
     except UserError:
         raise
-    except Exception as error:  # whatever a user's file may do
+    except (Exception, SystemExit) as error:  # whatever a user's file may do
         raise UserError(f"{flag}: {type(error).__name__}: {error}") from error
 
 

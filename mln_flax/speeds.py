@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from mln_flax import input_pipeline
+from mln_flax import answers, input_pipeline
 from mln_flax.build import Run
 from mln_flax.config import Config
 from mln_flax.cost import Cost
@@ -20,7 +20,7 @@ ROWS = {  # in the order of the table
     "forward_images_per_s": "one pass, images/s",
     "train_images_per_s": "train step, images/s",
     "train_views_images_per_s": "train step of all views, images/s",
-    "predict_images_per_s": "prediction in a chosen branch, images/s",
+    "predict_images_per_s": "prediction, images/s",
     "predict_all_images_per_s": "prediction in all branches, images/s",
     "input_images_per_s": "input in all views, images/s",
     "compile_s": "compiling the train step, s",
@@ -31,10 +31,12 @@ ROWS = {  # in the order of the table
     "matmul_gflop_per_s": "a large matrix product, GFLOP/s",
     "matmul_share": "the train step's share of that",
     "train_views_compile_s": "compiling the step of all views, s",
-    "train_views_peak_memory_gb": "its memory as planned, GB",
+    "train_views_peak_memory_gb": "memory of that step as planned, GB",
 }
 MORE_IS_BETTER = tuple(key for key in ROWS if key.endswith("_images_per_s"))
 LESS_IS_BETTER = ("measured_memory_gb",)
+# What of the network may differ from its preset.
+SIZES = ("embed_dim", "depths", "num_heads", "window_size", "widths")
 Found = dict[str, Spread]  # the keys of ROWS, as far as there is something
 
 
@@ -137,10 +139,12 @@ def _shown(value: float) -> str:
 
 
 def _title(config: Config) -> str:
-    side = config.data.size
+    model, side = config.model, config.data.size
+    changed = [f"{name} {getattr(model, name)}" for name in SIZES if getattr(model, name)]
+    sizes = f" ({', '.join(changed)})" if changed else ""
     return (
-        f"Speed of {config.model.preset}, {side} x {side} pixels, batches of "
-        f"{config.train.batch_size}, {config.model.dtype}"
+        f"Speed of {model.preset}{sizes}, {side} x {side} pixels, batches of "
+        f"{config.train.batch_size}, {model.dtype}"
     )
 
 
@@ -151,9 +155,10 @@ def _note(config: Config, against: bool) -> str:
     side = product_side()
     said = (
         f"Medians and quartiles of {runs} runs in turns. One pass and the train step are of one "
-        "branch. Memory as planned is the compiler's, of each device; as measured, what an "
-        "accelerator counts, or how far this process grows. The share is that of matrix products "
-        f"and convolutions alone; the large product is {side} x {side} in {config.model.dtype}."
+        f"branch. Prediction answers by {answers.of_settings(config.method)}. Memory as planned "
+        "is the compiler's, of each device; as measured, what an accelerator counts, or how far "
+        "this process grows. The share is that of matrix products and convolutions alone; the "
+        f"large product is {side} x {side} in {config.model.dtype}."
     )
     if against:
         said += (
@@ -193,12 +198,15 @@ def settings(config: Config, run: Run, commit: str) -> dict[str, Any]:
         "views": len(run.view_names),
         "preset": config.model.preset,
         "norm": config.model.norm,
-        "window_size": run.model.window_size if isinstance(run.model, SwinUnet) else None,
+        **{name: getattr(run.model, name, None) for name in SIZES},
         "dtype": config.model.dtype,
         "remat": config.model.remat,
         "accumulate": config.train.accumulate,
         "runs": config.benchmark.runs,
         "selection": config.method.selection,
+        "answer": config.method.answer,
+        "temperature": config.method.temperature,
+        "early": config.method.early,
         "devices": f"{jax.local_device_count()} x {device.device_kind}",
         "machine": f"{platform.system()} {platform.machine()}, {input_pipeline.threads()} cores",
         "jax": jax.__version__,

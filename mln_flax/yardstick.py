@@ -81,13 +81,14 @@ def load(config: Config, model: Any, on_gpu: bool = False) -> Yardstick:
     """What `benchmark.against` names, with the sizes of `model`, a SwinUnet.
 
     Raises:
-      UserError: no such file, no PyTorch, no SwinUnet in the file, or settings under which it
-        would do other work than ours.
+      UserError: no such file, no PyTorch, no SwinUnet in the file or one that does not fit, or
+        settings under which it would do other work than ours.
     """
     path = config.benchmark.against
     flag = f"--config.benchmark.against={path}"
     if not Path(path).is_file():
-        raise UserError(f"{flag}: no such file")
+        said = "is a folder; give the file" if Path(path).is_dir() else "no such file"
+        raise UserError(f"{flag}: {said}")
     for name, wanted in SAME_WORK.items():
         group, field = name.split(".")
         if getattr(getattr(config, group), field) != wanted:
@@ -104,7 +105,27 @@ def load(config: Config, model: Any, on_gpu: bool = False) -> Yardstick:
     torch.set_num_threads(input_pipeline.threads())
     torch.manual_seed(0)
     device = "cuda" if on_gpu and torch.cuda.is_available() else "cpu"
-    return Yardstick(torch, module.SwinUnet, config, model, device)
+    other = Yardstick(torch, module.SwinUnet, config, model, device)
+    size = config.data.size
+    for side in {size, config.views.crop_side(size)}:
+        _check(other, side, flag)
+    return other
+
+
+def _check(other: Yardstick, side: int, flag: str) -> None:
+    """Raises UserError where a network cannot be made, or does not answer an image with logits."""
+    network = other.network(side)
+    with other.torch.no_grad():
+        try:
+            shape = tuple(network(other.tensor(np.zeros((1, side, side), np.float32))).shape)
+        except Exception as error:  # whatever a user's file may do
+            raise UserError(
+                f"{flag}: SwinUnet: {side} x {side} pixels, windows of {other.model.window_size}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    wanted = (1, other.model.num_classes, side, side)
+    if shape != wanted:
+        raise UserError(f"{flag}: SwinUnet: answers with an array {shape}; wanted is {wanted}")
 
 
 def forward(other: Yardstick, image: np.ndarray, passes: int = 1) -> Program:

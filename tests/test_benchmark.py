@@ -59,7 +59,8 @@ def test_it_measures_everything_and_writes_nothing(tmp_path, monkeypatch, capsys
     for key, (low, high) in said["spread"].items():
         assert low <= said[key] <= high
     assert set(said["spread"]) <= timed | {"matmul_share"}
-    assert "Speed of demo, 32 x 32 pixels, batches of 2, float32" in out
+    assert "32 x 32 pixels, batches of 2, float32" in out
+    assert "Prediction answers by polarity." in " ".join(out.split())
     assert all(label in out for label in speeds.ROWS.values() if "XLA" not in label)
     assert not list(tmp_path.iterdir())
 
@@ -112,7 +113,7 @@ def test_a_unet_whose_norms_read_statistics_is_timed_too(capsys):
 
 
 def test_windows_that_do_not_fit_are_said(capsys):
-    assert main(words(benchmark__runs="0", benchmark__only="forward", model__window_size="3")) == 0
+    assert main(words(benchmark__runs="0", benchmark__only="train", model__window_size="3")) == 0
     assert "windows of 3 do not divide 8 x 8 tokens of 32 pixels" in capsys.readouterr().out
 
 

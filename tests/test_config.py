@@ -246,6 +246,24 @@ def test_validate_refuses(path, value, message):
         configs.validate(with_value(path, value))
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"growth": ("k",), "only": ("train",)}, "only: growth times programs of its own"),
+        ({"growth": ("k",), "against": "x.py"}, "against: growth times programs of its own"),
+        ({"growth": ("k",), "runs": 0}, "runs=0: compiles .* with growth it must be above 0"),
+        ({"against": "x.py", "runs": 0}, "runs=0: compiles .* with against it must be above 0"),
+        ({"only": ("forward", "input"), "runs": 0}, "only=forward,input: with runs=0 only train"),
+    ],
+)
+def test_a_benchmark_that_would_not_do_what_is_asked(values, message):
+    config = Config()
+    for name, value in values.items():
+        config = with_value(f"benchmark.{name}", value, config)
+    with pytest.raises(UserError, match=rf"^--config\.benchmark\.{message}"):
+        configs.validate(config)
+
+
 @pytest.mark.parametrize("level", ["case", "domain"])
 @pytest.mark.parametrize("answer", ["weighted", "union"])
 def test_only_a_branch_is_chosen_for_several_images(answer, level):

@@ -36,9 +36,10 @@ def test_every_number_of_branches_has_its_own_views():
         names = views.view_names(config.views, 0)
         seen.append(views.branch_map(names, config.method.branch_map)[1])
         assert config.benchmark.against == "" and config.benchmark.growth == ()
+        assert config.train.accumulate == len(names)
         return rates(train_views=2.0 * len(names), predict=1.0, predict_all=1.0 * len(names))
 
-    config = tiny.config(benchmark__growth="k", method__branch_map="grouped")
+    config = tiny.config(benchmark__growth="k", method__branch_map="grouped", train__accumulate="3")
     table, rows = growth.by_branches(config, measure)
     assert [len(names) for names in seen] == list(growth.BRANCHES)
     assert [(row["k"], row["predict_all"]) for row in rows] == [(k, k) for k in growth.BRANCHES]

@@ -119,4 +119,15 @@ def test_the_settings_name_what_the_numbers_belong_to(config):
     said = speeds.settings(config, build(config), "abc+")
     assert said["k"] == said["views"] == 3 and said["size"] == 32 and said["train_size"] == 24
     assert said["commit"] == "abc+" and said["window_size"] == 4 and said["batch"] == 2
-    assert json.loads(json.dumps(said)) == said
+    assert said["selection"] == "polarity" and said["answer"] == "branch" and said["early"] is True
+    assert said["embed_dim"] == 8 and said["depths"] == (1, 1) and said["widths"] is None
+    assert json.loads(json.dumps(said)) == json.loads(json.dumps(said | {"depths": [1, 1]}))
+
+
+def test_the_title_says_what_differs_from_the_preset(config):
+    sizes = "embed_dim 8, depths (1, 1), num_heads (1, 2), window_size 4"
+    assert f"Speed of demo ({sizes}), 32 x 32" in speeds.table(config, OURS, None).title
+
+
+def test_each_row_has_a_name_of_its_own():
+    assert len(set(speeds.ROWS.values())) == len(speeds.ROWS)

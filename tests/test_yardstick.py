@@ -44,6 +44,11 @@ def test_a_file_that_is_not_there(tmp_path):
         loaded(tmp_path / "nowhere.py")
 
 
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(UserError, match="against=.*: is a folder; give the file"):
+        loaded(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -77,6 +82,7 @@ def test_without_torch(file, monkeypatch):
     [
         ("x = 1", "has no class SwinUnet"),
         ("import no_such_thing", "ModuleNotFoundError: No module"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
     ],
 )
 def test_a_file_without_a_network(file, text, message):
@@ -86,18 +92,28 @@ def test_a_file_without_a_network(file, text, message):
         loaded(file)
 
 
-def test_a_network_that_takes_other_arguments(file):
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("**sizes", "width", "SwinUnet: TypeError"),
+        ("self.head(x)", "self.head(x[:, :, 1:])", r"answers with an array \(1, 2, 31, 32\); want"),
+        ("self.head(x)", "x.view(1, 5)", "32 x 32 pixels, windows of 4: RuntimeError"),
+    ],
+)
+def test_a_network_that_does_not_fit(file, old, new, message):
     pytest.importorskip("torch")
-    file.write_text("class SwinUnet:\n    def __init__(self, width): pass\n")
-    with pytest.raises(UserError, match="SwinUnet: TypeError"):
-        loaded(file).network(32)
+    file.write_text(FILE.replace(old, new))
+    with pytest.raises(UserError, match=f"^--config.benchmark.against=.*{message}"):
+        loaded(file, views__crop="1")
 
 
 def test_the_network_gets_our_sizes(file):
     pytest.importorskip("torch")
     other = loaded(file)
     other.network(24)
-    assert other.swin_unet.made == [
+    sides = sorted(sizes["img_size"] for sizes in other.swin_unet.made[:-1])
+    assert sides == [24, 32]  # of a crop and of a whole image: they were tried first
+    assert other.swin_unet.made[-1:] == [
         {
             "img_size": 24,
             "patch_size": 4,
@@ -128,14 +144,14 @@ def test_the_loss_is_ours():
 def nets(file, monkeypatch):
     """What makes programs, and the networks that it made."""
     pytest.importorskip("torch")
-    made, make = [], yardstick.Yardstick.network
+    other, made, make = loaded(file), [], yardstick.Yardstick.network
 
     def noted(self, side):
         made.append(make(self, side))
         return made[-1]
 
     monkeypatch.setattr(yardstick.Yardstick, "network", noted)
-    return loaded(file), made
+    return other, made
 
 
 def test_every_pass_of_a_train_step_has_its_optimizer_step(nets):
