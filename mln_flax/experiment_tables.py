@@ -149,8 +149,8 @@ def source_table(experiment: Experiment, outcome: Outcome, source: str) -> Table
             )
         )
     note = (
-        "DSC and HD: mean over images, then over seeds, ± standard deviation over seeds (- where "
-        "there is one seed). Unseen: the mean over the targets."
+        "DSC and HD: mean over images, then over seeds, ± standard deviation over seeds "
+        "where there are several. Unseen: the mean over the targets."
     )
     if experiment.against:
         note += (

@@ -17,7 +17,7 @@ _NARROWEST = 24  # the last column is not wrapped to less
 _GAP = 2
 _COUNTS = re.compile(r"\S+ \d+(, \S+ \d+)*")  # such as `identity 40, invert 8`
 _LONG_WORD = re.compile(r"\S{40}")  # a path, which a browser would never break
-_NUMBER = re.compile(r"-|[-+<]?\d[\d.,/%]*( (±|to) ([-+]?\d[\d.]*|-))?")
+_NUMBER = re.compile(r"-|[-+<]?\d[\d.,/%]*( (±|to) [-+]?\d[\d.]*)?")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -104,9 +104,11 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def spread(values: Iterable[float], digits: int = 3) -> str:
-    """`0.512 ± 0.013`: mean and sample standard deviation; a dash for what is not defined."""
+    """`0.512 ± 0.013`: mean and sample standard deviation; one value alone; of none a dash."""
     mean, deviation = mean_and_deviation(values)
-    return f"{number(mean, digits)} ± {number(deviation, digits)}" if math.isfinite(mean) else "-"
+    if not math.isfinite(deviation):
+        return number(mean, digits)
+    return f"{number(mean, digits)} ± {number(deviation, digits)}"
 
 
 def _latex(text: str) -> str:

@@ -96,7 +96,8 @@ def test_a_changed_record_changes_tables_and_picture(copy, whole):
     lines = records.read(path)
     for line in lines:
         if line["kind"] == "image":
-            line["scores"]["weighted"]["dsc"] = 0.75
+            for branch in line["scores"]["branch"]:
+                branch["dsc"] = 0.75
     records.write(path, lines)
     assert main([f"--workdir={copy}", "--mode=report"]) == 0
     found, before = reports(copy), reports(whole)

@@ -44,7 +44,8 @@ def test_pictures_are_functions_of_the_records(kind):
     changed = copy.deepcopy(records)
     for line in changed[jobs[0].name]:
         if line["kind"] == "image":
-            line["scores"]["weighted"]["dsc"] *= 0.9
+            for branch in line["scores"]["branch"]:
+                branch["dsc"] *= 0.9
     others = experiment_plots.pictures(
         experiment, experiment_tables.outcome(experiment, jobs, changed)
     )

@@ -1,0 +1,56 @@
+"""What the settings of memory and precision do to a train step."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from mln_flax import benchmark, parallel, train_step
+from mln_flax.build import build
+
+DEEP = {"data__size": "64", "views__crop": "1", "model__depths": "4,4"}
+
+
+def planned_bytes(**changes):
+    return train_step.compiled(build(tiny.config(**DEEP | changes))).peak_bytes
+
+
+def test_recomputing_and_parts_save_memory_each_and_together():
+    plain = planned_bytes()
+    again, parted = planned_bytes(model__remat="true"), planned_bytes(train__accumulate="3")
+    both = planned_bytes(model__remat="true", train__accumulate="3")
+    assert again < 0.7 * plain and parted < 0.5 * plain
+    assert both < 0.8 * min(again, parted)
+
+
+@pytest.fixture(scope="module")
+def one_step():
+    """The state after a step, and what was measured in it, by `model.dtype`."""
+
+    def step(dtype):
+        run = build(tiny.config(**DEEP, model__dtype=dtype, optim__warmup_steps="0"))
+        state = parallel.replicate(benchmark.random_state(run))
+        batch = parallel.shard(benchmark.random_batch(run, 64))
+        return jax.device_get(parallel.parallel_update(run.method.update)(state, batch))
+
+    return {dtype: step(dtype) for dtype in ("float32", "bfloat16")}
+
+
+def test_half_precision_computes_the_same_step_and_keeps_whole_parameters(one_step):
+    state, measured = one_step["bfloat16"]
+    whole, wanted = one_step["float32"]
+    for leaf in jax.tree.leaves((state.params, state.domain_stats, measured)):
+        assert leaf.dtype == np.float32 and np.isfinite(leaf).all()
+    assert measured["loss"] != wanted["loss"]
+    assert measured["loss"] == pytest.approx(wanted["loss"], rel=0.02)
+
+
+def test_gradients_of_half_precision_point_where_those_of_single_do(one_step):
+    def gradient(dtype):
+        state = one_step[dtype][0]
+        moment = next(part.mu for part in state.opt_state if hasattr(part, "mu"))
+        return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(moment)])
+
+    half, single = gradient("bfloat16"), gradient("float32")
+    cosine = half @ single / np.sqrt((half @ half) * (single @ single))
+    assert cosine > 0.99
