@@ -233,7 +233,8 @@ def note_memory(run: Run, step: Cost, other: Yardstick | None, ours: Found, thei
     held = _watched(lambda: yardstick.train(other, image, mask), lambda: yardstick.peak(other))
     if held is not None:
         theirs["measured_memory_gb"] = Spread.once(held / 1e9)
-    flops = yardstick.matrix_flops(other, yardstick.train(other, image, mask))
+    step_of_theirs = yardstick.train(yardstick.uncompiled(other), image, mask)
+    flops = yardstick.matrix_flops(other, step_of_theirs)
     theirs["train_gflop"] = Spread.once(flops / 1e9)
 
 

@@ -1,6 +1,7 @@
 """A PyTorch Swin-Unet from a user's file, doing the same work as ours."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,16 +36,30 @@ class Yardstick(NamedTuple):
     config: Config
     model: SwinUnet  # ours, whose sizes are taken
     device: str
+    compiled: dict[int, Any]  # by the side of their images; compiling takes a minute and more
 
     def network(self, side: int) -> Any:
-        """A network for square images of `side` pixels.
+        """A network for square images of `side` pixels, through torch.compile if that is asked for.
+
+        Raises:
+          UserError: as from `plain_network`.
+        """
+        if not self.config.benchmark.against_compiled:
+            return self.plain_network(side)
+        if side not in self.compiled:
+            plain = self.plain_network(side)
+            self.compiled[side] = self.torch.compile(plain, dynamic=False)  # each batch its own
+        return self.compiled[side]
+
+    def plain_network(self, side: int) -> Any:
+        """The network as the file has it.
 
         Raises:
           UserError: the file's class takes other arguments, or these sizes do not fit it.
         """
-        model, benchmark = self.model, self.config.benchmark
+        model = self.model
         try:
-            made = self.swin_unet(
+            return self.swin_unet(
                 img_size=side,
                 patch_size=model.patch_size,
                 window_size=model.window_size,
@@ -56,10 +71,9 @@ class Yardstick(NamedTuple):
             ).to(self.device)
         except Exception as error:  # whatever a user's file may do
             raise UserError(
-                f"--config.benchmark.against={benchmark.against}: SwinUnet: "
+                f"--config.benchmark.against={self.config.benchmark.against}: SwinUnet: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        return self.torch.compile(made) if benchmark.against_compiled else made
 
     def precision(self) -> Any:
         """The context in which a network computes in the type that the settings say."""
@@ -105,7 +119,7 @@ def load(config: Config, model: Any, on_gpu: bool = False) -> Yardstick:
     torch.set_num_threads(input_pipeline.threads())
     torch.manual_seed(0)
     device = "cuda" if on_gpu and torch.cuda.is_available() else "cpu"
-    other = Yardstick(torch, module.SwinUnet, config, model, device)
+    other = Yardstick(torch, module.SwinUnet, config, model, device, compiled={})
     size = config.data.size
     for side in {size, config.views.crop_side(size)}:
         _check(other, side, flag)
@@ -114,7 +128,7 @@ def load(config: Config, model: Any, on_gpu: bool = False) -> Yardstick:
 
 def _check(other: Yardstick, side: int, flag: str) -> None:
     """Raises UserError where a network cannot be made, or does not answer an image with logits."""
-    network = other.network(side)
+    network = other.plain_network(side)  # compiling for one image alone would not pay
     with other.torch.no_grad():
         try:
             shape = tuple(network(other.tensor(np.zeros((1, side, side), np.float32))).shape)
@@ -214,6 +228,12 @@ def as_ours(spent: dict[str, Spread], wanted: Collection[str]) -> dict[str, Spre
     fastest = dict.fromkeys(("predict", "predict_all"), min(ways)) if ways else {}
     both = spent | fastest
     return {name: both[name] for name in both if name in wanted}
+
+
+def uncompiled(other: Yardstick) -> Yardstick:
+    """The same without torch.compile, through which operations cannot be counted."""
+    benchmark = dataclasses.replace(other.config.benchmark, against_compiled=False)
+    return other._replace(config=dataclasses.replace(other.config, benchmark=benchmark))
 
 
 def matrix_flops(other: Yardstick, program: Program) -> int:

@@ -201,3 +201,17 @@ def test_all_branches_take_the_faster_of_two_ways():
     }
     assert yardstick.as_ours({"train": Spread.once(1.0)}, ("train",)) == {"train": Spread.once(1.0)}
     assert set(yardstick.as_ours(spent, ("predict",))) == {"predict"}
+
+
+def test_a_compiled_network_is_made_once_and_not_to_be_checked_or_counted(file, monkeypatch):
+    torch = pytest.importorskip("torch")
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda made, **how: asked.append(how) or made)
+    other = loaded(file, benchmark__against_compiled="true")
+    assert not asked
+    image = np.zeros((2, 32, 32), np.float32)
+    yardstick.matrix_flops(other, yardstick.forward(yardstick.uncompiled(other), image))
+    assert not asked
+    yardstick.forward(other, image)
+    yardstick.train(other, image, image)
+    assert asked == [{"dynamic": False}] and list(other.compiled) == [32]
