@@ -178,7 +178,11 @@ def test_a_signal_outside_of_training(file, tmp_path, capsys, monkeypatch):
 
 def test_ctrl_c_outside_of_training(file, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(experiment.modes, "load", lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    assert main(tiny_experiment.flags(file, tmp_path / "run")) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test's worker ignores it
+    try:
+        assert main(tiny_experiment.flags(file, tmp_path / "run")) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "stopped; the same command does what is left" in capsys.readouterr().err
 
 

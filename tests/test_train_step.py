@@ -8,7 +8,7 @@ import tiny
 from mln_flax import benchmark, parallel, train_step
 from mln_flax.build import build
 
-DEEP = {"data__size": "64", "views__crop": "1", "model__depths": "4,4"}
+DEEP = {"data__size": "64", "views__crop": "1", "model__depths": "2,2"}
 
 
 def planned_bytes(**changes):
@@ -28,9 +28,10 @@ def one_step():
     """The state after a step, and what was measured in it, by `model.dtype`."""
 
     def step(dtype):
-        run = build(tiny.config(**DEEP, model__dtype=dtype, optim__warmup_steps="0"))
+        run = build(tiny.config(model__dtype=dtype, optim__warmup_steps="0"))
         state = parallel.replicate(benchmark.random_state(run))
-        batch = parallel.shard(benchmark.random_batch(run, 64))
+        side = run.config.views.crop_side(run.config.data.size)
+        batch = parallel.shard(benchmark.random_batch(run, side))
         return jax.device_get(parallel.parallel_update(run.method.update)(state, batch))
 
     return {dtype: step(dtype) for dtype in ("float32", "bfloat16")}
