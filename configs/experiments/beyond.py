@@ -7,7 +7,7 @@ by polarity, and answer with it; the weighted answer is a row of table3.py.
 
 18 runs of four to six minutes each on two cores. Not measured.
 
-python -m mln_flax.main --mode=experiment --config=configs/experiments/beyond.py --workdir=runs/beyond
+python -m mln_flax.main --mode=experiment --config=configs/experiments/beyond.py --workdir=runs/more
 """
 
 from pathlib import Path
