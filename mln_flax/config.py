@@ -282,6 +282,11 @@ def _check_benchmark(benchmark: BenchmarkConfig) -> None:
                 f"--config.benchmark.{name}: growth times programs of its own, and ours alone; "
                 "leave it empty"
             )
+    if benchmark.against_compiled and not benchmark.against:
+        raise UserError(
+            "--config.benchmark.against_compiled=true: compiles the network of a PyTorch file; "
+            "name one by --config.benchmark.against=FILE"
+        )
     if benchmark.runs:
         return
     if benchmark.growth or benchmark.against:

@@ -250,6 +250,7 @@ def test_validate_refuses(path, value, message):
     ("values", "message"),
     [
         ({"growth": ("k",), "only": ("train",)}, "only: growth times programs of its own"),
+        ({"against_compiled": True}, "against_compiled=true: .* name one by"),
         ({"growth": ("k",), "against": "x.py"}, "against: growth times programs of its own"),
         ({"growth": ("k",), "runs": 0}, "runs=0: compiles .* with growth it must be above 0"),
         ({"against": "x.py", "runs": 0}, "runs=0: compiles .* with against it must be above 0"),
