@@ -7,10 +7,10 @@ probabilities. Rows that differ in the answer alone share their trainings: 12 on
 Basenet-S, MLN-net and U-Net, three seeds each), 9 on each other source. A step takes 4 images, each
 through all views of the row: Basenet has one view, the others four.
 
-39 runs, one (Basenet) to five minutes each on two cores; the U-Net is not timed. Source `ffdm`
-without the U-Net, commit 43e0cd9, DSC on unseen domains: Basenet 0.331 ± 0.035, Basenet-S
-0.343 ± 0.015, MLN-net 0.362 ± 0.009, MLN-net-W 0.407 ± 0.020; docs/experiments.md has all rows.
-Other sources: not measured.
+39 runs, one (Basenet) to five minutes each on two cores; the U-Net takes longer. DSC on unseen
+domains of Basenet-S and MLN-net-P, three seeds: source `ffdm` 0.343 ± 0.015 and 0.396 ± 0.014,
+`dbt` 0.350 ± 0.012 and 0.394 ± 0.015, `film` 0.290 ± 0.057 and 0.371 ± 0.007; docs/experiments.md
+has all rows, commits and the machine. Not measured: the U-Net.
 
 python -m mln_flax.main --mode=experiment --config=configs/experiments/table3.py --workdir=runs/t3
 """
