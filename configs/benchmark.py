@@ -9,7 +9,8 @@ one branch and one pass of `tiny` at 224 pixels, and the four branches beside it
 
 In turns with a PyTorch Swin-Unet, where torch is installed: --config.benchmark.against=FILE
 Compile time, memory and operations alone, without running a step: --config.benchmark.runs=0
-Time against image size, branches and devices: --config.benchmark.growth=size,k,devices
+Time against branches and devices: --config.benchmark.growth=k,devices
+Against image size: --config.benchmark.growth=size --config.model.window_size=8
 """
 
 from mln_flax.config import Config, DataConfig, ModelConfig, TrainConfig

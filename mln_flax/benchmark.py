@@ -82,7 +82,8 @@ def measure(config: Config) -> tuple[Found, Found | None]:
     programs["matmul"] = product
     print(f"benchmark: {len(programs)} programs, {config.benchmark.runs} runs of each", flush=True)
     seconds = timing.alternate(programs, config.benchmark.runs)
-    rate = seconds.pop("matmul").rate(flop * (jax.local_device_count() if on_gpu else 1))
+    chips = 1 if jax.default_backend() == "cpu" else jax.local_device_count()
+    rate = seconds.pop("matmul").rate(flop * chips)
     ours["matmul_gflop_per_s"] = rate.times(1e-9)
     images = config.train.batch_size
     ours |= speeds.of_seconds(_named(seconds, ""), images, rate, ours.get("train_gflop"))

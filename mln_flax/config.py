@@ -141,7 +141,7 @@ class TrainConfig:
 
     steps: int = 1000
     batch_size: int = 4  # images; each gives as many rows as there are views
-    accumulate: int = 1  # parts of a batch's rows; as many as views leave the loss what it is
+    accumulate: int = 1  # parts of a batch's rows; see docs/performance.md, Memory
     seed: int = 0
     foreground: float = 0.0  # share of a batch's places that only images with a label take
     log_every_steps: int = 20

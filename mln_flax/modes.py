@@ -45,6 +45,7 @@ def run(
         print(summary.summary(build(config)))
         return 0
     if mode == "benchmark":
+        cache_compiled(config)
         benchmark.benchmark(config, commit())
         return 0
     if mode == "prepare" and not is_drawn(config):

@@ -147,6 +147,7 @@ def forward(other: Yardstick, image: np.ndarray, passes: int = 1) -> Program:
     network, batch = other.network(image.shape[-1]), other.tensor(image)
 
     def program() -> None:
+        network.eval()
         with other.torch.no_grad(), other.precision():
             for _ in range(passes):
                 network(batch)
@@ -168,6 +169,7 @@ def train(other: Yardstick, image: np.ndarray, mask: np.ndarray, steps: int = 1)
     )
 
     def program() -> None:
+        network.train()
         for _ in range(steps):
             optimizer.zero_grad()
             with other.precision():
