@@ -12,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 
+EXACT = jax.lax.Precision.HIGHEST  # of sums that are written as products; CPUs know no other
+
+
 def relative_position_bias(table: jax.Array, size: tuple[int, int], window_size: int) -> jax.Array:
     """What is added to the attention logits for the relative position of two tokens.
 
@@ -33,7 +36,7 @@ def relative_position_bias(table: jax.Array, size: tuple[int, int], window_size:
         rows,
         table.reshape(side, side, heads),
         columns,
-        precision=jax.lax.Precision.HIGHEST,
+        precision=EXACT,
     )
     tokens = size[0] * size[1]
     return bias.reshape(heads, tokens, tokens)
@@ -71,15 +74,14 @@ def frozen(mask: np.ndarray | None) -> tuple[bytes, tuple[int, ...]] | None:
 
 def _forward(qkv, bias, mask, heads):
     query, key, value = _by_head(qkv, heads)
-    logits = jnp.einsum("bnhqd,bnhkd->bnhqk", query * _scale(query), key).astype(jnp.float32)
-    logits = logits + bias[None, None]
+    logits = _product("bnhqd,bnhkd->bnhqk", query * _scale(query), key) + bias[None, None]
     if mask is not None:
         logits = logits + np.frombuffer(mask[0], np.float32).reshape(mask[1])[None, :, None]
     # The division by the sum waits until the products with the values: fewer numbers to divide.
     weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     inverse = 1 / weights.sum(axis=-1, keepdims=True)
     weights = weights.astype(qkv.dtype)
-    out = jnp.einsum("bnhqk,bnhkd->bnhqd", weights, value).astype(jnp.float32) * inverse
+    out = _product("bnhqk,bnhkd->bnhqd", weights, value) * inverse
     out = out.astype(qkv.dtype).swapaxes(2, 3).reshape(*qkv.shape[:-1], -1)
     return out, (qkv, weights, inverse, out)
 
@@ -91,15 +93,16 @@ def _backward(mask, heads, saved, gradient):
     query, key, value = _by_head(qkv, heads)
     b, n, t, c = out.shape
     of_head = np.kron(np.eye(heads), np.ones((c // heads, 1))).astype(np.float32)
-    delta = (gradient.astype(jnp.float32) * out).reshape(-1, c) @ of_head
+    delta = jnp.dot((gradient.astype(jnp.float32) * out).reshape(-1, c), of_head, precision=EXACT)
     delta = delta.reshape(b, n, t, heads).swapaxes(2, 3)[..., None]
     # Divided by the softmax's sum here, where a query has d numbers, not one for each key.
     gradient = gradient.reshape(b, n, t, heads, -1).swapaxes(2, 3) * inverse
     of_value = _sum_over_queries(gradient.astype(dtype), weights)
-    of_weights = jnp.einsum("bnhqd,bnhkd->bnhqk", gradient.astype(dtype), value)
-    of_logits = weights * (of_weights.astype(jnp.float32) - delta * inverse)
+    of_weights = _product("bnhqd,bnhkd->bnhqk", gradient.astype(dtype), value)
+    of_logits = weights * (of_weights - delta * inverse)
     # A product with ones: the plain sum over windows takes thirty times as long on CPUs.
-    of_bias = (jnp.ones((1, b * n)) @ of_logits.reshape(b * n, -1)).reshape(heads, t, t)
+    of_bias = jnp.dot(jnp.ones((1, b * n)), of_logits.reshape(b * n, -1), precision=EXACT)
+    of_bias = of_bias.reshape(heads, t, t)
     of_logits = of_logits.astype(dtype)
     of_query = jnp.einsum("bnhqk,bnhkd->bnqhd", of_logits, key) * _scale(query)
     of_key = _sum_over_queries(query * _scale(query), of_logits)
@@ -119,6 +122,11 @@ def _sum_over_queries(x, pairs):
 
 
 attend.defvjp(_forward, _backward)
+
+
+def _product(subscripts, x, y):
+    """An einsum whose sums are float32, whatever the factors are."""
+    return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)
 
 
 def _by_head(qkv, heads):

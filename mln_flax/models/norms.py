@@ -10,6 +10,7 @@ from mln_flax.models import norm_kinds
 from mln_flax.types import Moments
 
 STATISTICS = ("channel", "layer")
+EXACT = jax.lax.Precision.HIGHEST
 MEAN, STD = ("domain_stats", "mean"), ("domain_stats", "std")
 
 
@@ -154,8 +155,9 @@ def _normalize_backward(epsilon, saved, gradient):
     along = _channel_mean(scaled * standard)
     of_x = inverse * (scaled - _channel_mean(scaled) - standard * along)
     ones = jnp.ones(x.shape[:2])
-    of_scale = jnp.einsum("bt,btc->bc", ones, gradient * standard)
-    of_bias = jnp.einsum("bt,btc->bc", ones, gradient)
+    # Sums written as products, for CPUs; exact, since accelerators would round the factors.
+    of_scale = jnp.einsum("bt,btc->bc", ones, gradient * standard, precision=EXACT)
+    of_bias = jnp.einsum("bt,btc->bc", ones, gradient, precision=EXACT)
     return of_x.astype(x.dtype), of_scale, of_bias
 
 
@@ -198,8 +200,9 @@ def normalized_projection(x, expand, head, scale, bias, epsilon: float) -> jax.A
     variance = expanded_variance(tokens, centered).reshape(*x.shape[:-1], new)
     kernel = jnp.einsum("cnd,bd,dk->bcnk", centered, scale, head)
     kernel = kernel.reshape(x.shape[0], c, -1).astype(x.dtype)
-    narrow = jnp.einsum("btc,bcm->btm", x.reshape(x.shape[0], -1, c), kernel)
-    narrow = narrow.astype(jnp.float32).reshape(*variance.shape, -1)
+    x = x.reshape(x.shape[0], -1, c)
+    narrow = jnp.einsum("btc,bcm->btm", x, kernel, preferred_element_type=jnp.float32)
+    narrow = narrow.reshape(*variance.shape, -1)
     inverse = jax.lax.rsqrt(variance + epsilon)[..., None]
     return narrow * inverse + (bias @ head)[:, None, None, None]
 
@@ -214,7 +217,7 @@ def expanded_variance(tokens: jax.Array, centered: jax.Array) -> jax.Array:
     kernel = centered.reshape(c, new * d).astype(tokens.dtype)
 
     def of_chunk(chunk):
-        wide = jnp.dot(chunk, kernel).astype(jnp.float32)
+        wide = jnp.dot(chunk, kernel, preferred_element_type=jnp.float32)
         return jnp.square(wide).reshape(-1, new, d).mean(axis=-1)
 
     return jax.lax.map(of_chunk, _chunks(tokens, new * d)).reshape(-1, new)
@@ -231,7 +234,7 @@ def _variance_backward(saved, gradient):
 
     def of_chunk(total, pair):
         chunk, share = pair
-        wide = jnp.dot(chunk, kernel).reshape(-1, new, d)
+        wide = jnp.dot(chunk, kernel, preferred_element_type=jnp.float32).reshape(-1, new, d)
         wide = (wide * (2 / d * share[..., None])).astype(tokens.dtype).reshape(-1, new * d)
         own = jnp.dot(chunk.T, wide, preferred_element_type=jnp.float32)
         return total + own, jnp.dot(wide, kernel.T)
@@ -279,9 +282,10 @@ def expanded_moments(x: jax.Array, expand: jax.Array, statistics: str):
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     center = x.mean(axis=1)
     deviation = x - center[:, None]
-    covariance = jnp.einsum("bpc,bpe->bce", deviation, deviation) / x.shape[1]
-    of_token = jnp.einsum("bc,cnd->bnd", center, expand)
-    within = jnp.einsum("cnd,bce,end->bd", expand, covariance, expand) / expand.shape[1]
+    product = partial(jnp.einsum, precision=EXACT)
+    covariance = product("bpc,bpe->bce", deviation, deviation) / x.shape[1]
+    of_token = product("bc,cnd->bnd", center, expand)
+    within = product("cnd,bce,end->bd", expand, covariance, expand) / expand.shape[1]
     mean, variance = of_token.mean(axis=1), within + of_token.var(axis=1)
     if statistics == "layer":
         between = mean.var(axis=-1, keepdims=True)
