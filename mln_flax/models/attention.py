@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
 EXACT = jax.lax.Precision.HIGHEST  # of sums that are written as products; CPUs know no other
 
 
