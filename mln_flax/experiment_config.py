@@ -214,6 +214,12 @@ def validate(experiment: Experiment) -> None:
     shard_of(experiment.shard)
     for row in experiment.rows:
         _known(f"rows: {row.name}: sources", row.sources, experiment.domains)
+        for path, text in row.settings.items():
+            if not isinstance(text, str):
+                raise UserError(
+                    f"row {row.name!r}: {path}: {text!r} must be a text, as on the command line: "
+                    f"{str(text)!r}"
+                )
         for path in RESERVED:
             if path in row.settings:
                 raise UserError(

@@ -105,6 +105,10 @@ WRONG = {
         {"rows": (Row("plain", {"train.steps": "0"}),)},
         "row 'plain': --config.train.steps=0: must be above 0",
     ),
+    "a row's number": (
+        {"rows": (Row("plain", {"views.jitter": 0.6}),)},  # type: ignore[dict-item]
+        "row 'plain': views.jitter: 0.6 must be a text, as on the command line: '0.6'",
+    ),
     "a row's seed": (
         {"rows": (Row("plain", {"train.seed": "3"}),)},
         "row 'plain': train.seed is no setting of a row",

@@ -25,8 +25,8 @@ def get_experiment() -> Experiment:
         base=load_file(str(Path(__file__).parents[1] / "phantom.py")),
         rows=(
             Row("MLN-net-P", {}),
-            Row("jitter", {"views.jitter": 0.6}),
-            Row("consistency", {"method.consistency": 10.0}),
+            Row("jitter", {"views.jitter": "0.6"}),
+            Row("consistency", {"method.consistency": "10.0"}),
             Row("grouped", {"method.branch_map": "grouped"}),
             Row("convolution", {"views.names": f"{SHIPPED},convolve(1)"}),
             Row("location and scale", {"views.names": f"{SHIPPED},location_scale(0.6, 0.2)"}),

@@ -21,11 +21,13 @@ from mln_flax.experiment_config import Experiment, Row
 from mln_flax.settings import load_file
 
 UNET = {"model.name": "unet", "model.preset": "unet_demo", "model.norm": "sample"}
+NEAREST = {"method.selection": "polarity", "method.answer": "branch"}
+WEIGHTED = {"method.selection": "polarity", "method.answer": "weighted"}
 FFDM = ("ffdm",)
 
 
 def get_experiment() -> Experiment:
-    """Ten rows of the paper and two of ours; the main ones are trained on every source."""
+    """Ten rows of the paper and four of ours; the main ones are trained on every source."""
     return Experiment(
         title="Ablation of MLN-net on phantoms (Table 3 of the paper)",
         base=load_file(str(Path(__file__).parents[1] / "phantom.py")),
@@ -40,8 +42,10 @@ def get_experiment() -> Experiment:
             Row("Unet*", UNET | {"method.selection": "cosine"}, FFDM),
             Row("MLN-net-E+", {"method.selection": "euclidean+"}, FFDM),
             Row("MLN-net+", {"method.selection": "cosine+"}, FFDM),
-            Row("MLN-net-P", {"method.selection": "polarity", "method.answer": "branch"}),
-            Row("MLN-net-W", {"method.selection": "polarity", "method.answer": "weighted"}),
+            Row("MLN-net-P", NEAREST),
+            Row("Unet-P", UNET | NEAREST, FFDM),
+            Row("MLN-net-W", WEIGHTED),
+            Row("Unet-W", UNET | WEIGHTED, FFDM),
         ),
         sources=("ffdm", "dbt", "film", "processing"),
         domains=("ffdm", "dbt", "film", "processing"),
