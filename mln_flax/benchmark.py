@@ -100,7 +100,7 @@ def one_view(config: Config) -> Config:
     return dataclasses.replace(
         config,
         views=dataclasses.replace(config.views, strategy="listed", names=("identity",)),
-        method=dataclasses.replace(config.method, branch_map="per_view", consistency=0.0),
+        method=dataclasses.replace(config.method, branch_map="per_view"),
         train=dataclasses.replace(config.train, accumulate=1),  # parts are of the views
     )
 

@@ -65,7 +65,6 @@ def build(config: Config) -> Run:
         len(branch_names),
         config.train.seed,
         config.train.accumulate,
-        len(names),
     )
     return Run(config, names, branch_of_view, branch_names, model, optimizer, method)
 

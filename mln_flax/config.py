@@ -110,8 +110,7 @@ class MethodConfig:
     branch_map: str = "per_view"  # or "grouped" (upright, inverted) or "shared" (one branch)
     foreground_only: bool = False  # Dice of the calcifications alone
     cross_entropy: float = 0.0  # weight of an added cross-entropy
-    consistency: float = 0.0  # weight of an added variance of the answer over an image's views
-    cross_entropy_from_step: int = 0  # both grow from nothing over as many steps again
+    cross_entropy_from_step: int = 0  # it grows from nothing over as many steps again
     class_weights: tuple[float, ...] = ()  # of the cross-entropy
     hard_negatives: float = 1.0  # share of the background pixels, hardest first, that it counts
     selection: str = "polarity"  # how branches are chosen: see branches.SELECTIONS
@@ -216,7 +215,6 @@ def validate(config: Config) -> None:
         "model.embed_dim",
         "model.window_size",
         "method.cross_entropy",
-        "method.consistency",
         "optim.weight_decay",
         "optim.warmup_steps",
         "optim.clip_norm",

@@ -71,31 +71,3 @@ def cross_entropy(
     sums = ((loss * weight).sum(), weight.sum())
     total, count = jax.lax.psum(sums, axis_name) if axis_name else sums
     return total / jnp.maximum(count, SMOOTH)
-
-
-def consistency(
-    probability: jax.Array,
-    valid: jax.Array,
-    num_views: int,
-    axis_name: str | None = None,
-) -> jax.Array:
-    """How far the views of an image are from one answer: a scalar, the variance over views.
-
-    The squared difference to the mean over an image's views, averaged over views, images and
-    pixels. The mean is taken as a constant: the differences to it sum to zero, so its own
-    gradient is zero anyway, and a backward pass through it would be work for nothing.
-
-    Args:
-      probability: of a lesion, [B, H, W]; the views of one image are V rows in a row.
-      valid: bool [B]; rows that are False count nowhere.
-      num_views: V, which divides B: no image's views are cut apart.
-      axis_name: the device axis over which numerator and denominator are summed.
-    """
-    views = probability.reshape(-1, num_views, probability[0].size)
-    counts = jnp.broadcast_to(valid.reshape(-1, num_views, 1), views.shape)
-    seen = jnp.maximum(counts.sum(axis=1, keepdims=True), 1)
-    mean = jax.lax.stop_gradient(views.sum(axis=1, where=counts, keepdims=True) / seen)
-    squared = jnp.square(views - mean).mean(axis=-1)
-    sums = (squared.sum(where=counts[:, :, 0]), valid.sum())
-    total, count = jax.lax.psum(sums, axis_name) if axis_name else sums
-    return total / jnp.maximum(count, 1)

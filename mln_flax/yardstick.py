@@ -22,7 +22,6 @@ SAME_WORK = {  # settings that a plain PyTorch network and its step know in one 
     "model.drop_path_rate": 0.0,
     "method.foreground_only": False,
     "method.cross_entropy": 0.0,
-    "method.consistency": 0.0,
     "optim.name": "adam",
     "optim.clip_norm": 0.0,
 }

@@ -202,7 +202,7 @@ ABOVE_0 = (
 ).split()
 NOT_NEGATIVE = (
     "data.phantom.seed data.split.seed data.tiles.rows data.tiles.columns model.patch_size "
-    "model.embed_dim model.window_size method.cross_entropy method.consistency optim.weight_decay "
+    "model.embed_dim model.window_size method.cross_entropy optim.weight_decay "
     "optim.warmup_steps optim.clip_norm train.seed evaluate.examples benchmark.runs"
 ).split()
 SHARES = (

@@ -119,52 +119,6 @@ def test_two_unequal_devices_equal_the_whole_batch(hard_negatives):
     assert abs(np.mean(alone) - entropy) > 1e-3  # a mean over devices is another loss
 
 
-def consistency_by_hand(probability, valid, num_views):
-    squared = [
-        ((probability[rows] - probability[rows].mean(axis=0)) ** 2).mean(axis=(1, 2))
-        for first in range(0, len(valid), num_views)
-        if len(rows := first + np.flatnonzero(valid[first : first + num_views]))
-    ]
-    return np.concatenate(squared).mean()
-
-
-def a_row_of_views():
-    """Three images of three views; one view of the second and the whole third are padding."""
-    probability = np.random.default_rng(2).random((9, 4, 6)).astype(np.float32)
-    return probability, np.array([True] * 5 + [False] * 4)
-
-
-def test_consistency_is_the_variance_over_the_views_of_each_image():
-    p, valid = a_row_of_views()
-    expected = consistency_by_hand(p, valid, 3)
-    assert losses.consistency(p, valid, 3) == pytest.approx(expected, rel=1e-5)
-    two = np.stack([np.full((2, 2), 0.2), np.full((2, 2), 0.6)]).astype(np.float32)
-    assert losses.consistency(two, np.ones(2, bool), 2) == pytest.approx(0.04)
-    assert losses.consistency(two, np.ones(2, bool), 1) == 0
-    assert losses.consistency(np.repeat(two, 2, axis=0), np.ones(4, bool), 2) == 0
-    assert losses.consistency(p, np.zeros(9, bool), 3) == 0
-
-
-def test_consistency_pulls_every_view_to_the_mean_and_padding_nowhere():
-    p, valid = a_row_of_views()
-    gradient = jax.grad(losses.consistency)(jnp.asarray(p), valid, 3)
-    wanted = np.zeros_like(p)
-    for rows in ([0, 1, 2], [3, 4]):
-        wanted[rows] = 2 * (p[rows] - p[rows].mean(axis=0)) / (5 * 24)
-    np.testing.assert_allclose(gradient, wanted, atol=1e-7)
-
-
-def test_consistency_of_two_unequal_devices_is_that_of_the_whole():
-    p, valid = (x[:6] for x in a_row_of_views())
-    both = jax.vmap(lambda *x: losses.consistency(*x, 3, "batch"), axis_name="batch")(
-        p.reshape(2, 3, 4, 6), valid.reshape(2, 3)
-    )
-    whole = losses.consistency(p, valid, 3)
-    np.testing.assert_allclose(both, [whole, whole], rtol=1e-6)
-    alone = [losses.consistency(p[rows], valid[rows], 3) for rows in (slice(3), slice(3, 6))]
-    assert abs(np.mean(alone) - whole) > 1e-4
-
-
 def test_gradients_are_finite_and_padding_has_none():
     logits, mask, branch = a_batch()
 

@@ -53,7 +53,6 @@ def test_a_folder_is_no_file(tmp_path):
     ("name", "value", "message"),
     [
         ("method__cross_entropy", "1", "set --config.method.cross_entropy=0.0"),
-        ("method__consistency", "1", "set --config.method.consistency=0.0"),
         ("method__foreground_only", "true", "set --config.method.foreground_only=False"),
         ("model__drop_path_rate", "0.1", "set --config.model.drop_path_rate=0.0"),
         ("model__mlp_ratio", "2", "set --config.model.mlp_ratio=4.0"),

@@ -1,9 +1,9 @@
 """What goes beyond the paper, each setting by itself beside the shipped configuration, on phantoms.
 
-Jitter: random gray curves, sharpness and noise before the views. Consistency: a loss on how far the
-branches' answers to one image differ. Grouped: one branch for the upright views, one for the
-inverted. Convolution, and location and scale: one more view as one more branch. All choose a branch
-by polarity, and answer with it; the weighted answer is a row of table3.py.
+Jitter: random gray curves, sharpness and noise before the views. Grouped: one branch for the
+upright views, one for the inverted. Convolution, and location and scale: one more view as one more
+branch. All choose a branch by polarity, and answer with it; the weighted answer is a row of
+table3.py.
 
 18 runs of four to six minutes each on two cores. Not measured.
 
@@ -26,7 +26,6 @@ def get_experiment() -> Experiment:
         rows=(
             Row("MLN-net-P", {}),
             Row("jitter", {"views.jitter": "0.6"}),
-            Row("consistency", {"method.consistency": "10.0"}),
             Row("grouped", {"method.branch_map": "grouped"}),
             Row("convolution", {"views.names": f"{SHIPPED},convolve(1)"}),
             Row("location and scale", {"views.names": f"{SHIPPED},location_scale(0.6, 0.2)"}),

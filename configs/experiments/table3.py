@@ -8,9 +8,9 @@ Basenet-S, MLN-net and U-Net, three seeds each), 9 on each other source. A step 
 through all views of the row: Basenet has one view, the others four.
 
 39 runs, one (Basenet) to five minutes each on two cores; the U-Net takes 12 to 15 on one. DSC on
-unseen domains of Basenet-S and MLN-net-P, three seeds: source `ffdm` 0.343 ± 0.015 and 0.396 ± 0.014,
-`dbt` 0.350 ± 0.012 and 0.394 ± 0.015, `film` 0.290 ± 0.057 and 0.371 ± 0.007; Unet-P 0.582 ± 0.036
-from `ffdm`. docs/experiments.md has all rows, commits and the machines.
+unseen domains of Basenet-S and MLN-net-P, three seeds: source `ffdm` 0.343 ± 0.015 and
+0.396 ± 0.014, `dbt` 0.350 ± 0.012 and 0.394 ± 0.015, `film` 0.290 ± 0.057 and 0.371 ± 0.007;
+Unet-P 0.582 ± 0.036 from `ffdm`. docs/experiments.md has all rows, commits and the machines.
 
 python -m mln_flax.main --mode=experiment --config=configs/experiments/table3.py --workdir=runs/t3
 """

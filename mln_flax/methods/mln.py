@@ -12,7 +12,7 @@ from mln_flax import losses
 from mln_flax.config import MethodConfig
 from mln_flax.methods.core import Method, TrainState
 from mln_flax.methods.parts import in_parts
-from mln_flax.types import AXIS, Batch, Prediction, UserError
+from mln_flax.types import AXIS, Batch, Prediction
 
 
 def mln(
@@ -22,7 +22,6 @@ def mln(
     num_branches: int,
     seed: int = 0,
     accumulate: int = 1,
-    num_views: int = 1,
 ) -> Method:
     """The method of the paper for a model with `num_branches` branches.
 
@@ -35,23 +34,12 @@ def mln(
       seed: of stochastic depth.
       accumulate: parts that a step's rows go through one after the other, to save memory. Rows
         of one branch stay together: with as many parts as views the loss is that of one part. A
-        branch that is cut, or with consistency the views of different images, have a Dice (and
-        for batch norms a batch) in each part, and the mean counts.
-      num_views: rows that an image gives, one after the other; read by the consistency alone.
-
-    Raises:
-      UserError: the views are to be consistent, and there is only one.
+        branch that is cut has a Dice (and for batch norms a batch) in each part, and the mean
+        counts.
     """
-    if config.consistency and num_views < 2:
-        raise UserError(
-            f"--config.method.consistency={config.consistency}: compares the views of an image, "
-            "and there is one; allowed is 0, or more views"
-        )
     return Method(
         init=partial(_init, model, optimizer),
-        update=partial(
-            _update, model, optimizer, config, num_branches, seed, accumulate, num_views
-        ),
+        update=partial(_update, model, optimizer, config, num_branches, seed, accumulate),
         predict=partial(_predict, model, num_branches),
     )
 
@@ -74,7 +62,6 @@ def _update(
     num_branches,
     seed,
     accumulate,
-    num_views,
     state: TrainState,
     batch: Batch,
 ):
@@ -82,7 +69,7 @@ def _update(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
     differentiate = jax.value_and_grad(
-        partial(_loss, model, config, num_branches, num_views, state.step), has_aux=True
+        partial(_loss, model, config, num_branches, state.step), has_aux=True
     )
     if accumulate == 1:
         (loss, (dice, domain_stats)), gradients = differentiate(
@@ -91,7 +78,7 @@ def _update(
     else:
         dice_shape = (num_branches, model.num_classes)
         loss, dice, domain_stats, gradients = in_parts(
-            differentiate, accumulate, not config.consistency, dice_shape, state, batch, key
+            differentiate, accumulate, dice_shape, state, batch, key
         )
     # The loss holds a psum, whose transpose sums the devices' cotangents: the mean undoes that
     # and adds the devices' shares at the same time.
@@ -103,9 +90,7 @@ def _update(
     return TrainState(state.step + 1, params, domain_stats, opt_state), metrics
 
 
-def _loss(
-    model, config, num_branches, num_views, step, params, domain_stats, batch: Batch, share, key
-):
+def _loss(model, config, num_branches, step, params, domain_stats, batch: Batch, share, key):
     """The loss of some rows, with their Dice [k, classes] and the statistics moved on.
 
     `share` [k] is the weight of each branch's Dice.
@@ -127,25 +112,11 @@ def _loss(
             logits, batch.mask, batch.valid, config.class_weights, config.hard_negatives, AXIS
         )
         loss += config.cross_entropy * ramp(step, config) * added
-    if config.consistency:
-        _check_whole(len(branch), num_views)
-        added = losses.consistency(probabilities[..., 1], batch.valid, num_views, AXIS)
-        loss += config.consistency * ramp(step, config) * added
     return loss, (dice, updated["domain_stats"])
 
 
-def _check_whole(rows, num_views):
-    """Refuses rows that hold a part of an image's views only."""
-    if rows % num_views:
-        raise UserError(
-            f"--config.method.consistency: a device takes {rows} rows at a time, which must be a "
-            f"multiple of the {num_views} views of an image; change --config.train.batch_size or "
-            "--config.train.accumulate"
-        )
-
-
 def ramp(step, config: MethodConfig):
-    """The share of the added losses that counts at a step: 0 at first, then linearly up to 1.
+    """The share of the cross-entropy that counts at a step: 0 at first, then linearly up to 1.
 
     Hard negatives before the first lesions are found teach the network to find nothing.
     """

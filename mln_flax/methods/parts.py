@@ -13,7 +13,6 @@ from mln_flax.types import AXIS, Batch, UserError
 def in_parts(
     differentiate: Callable[..., Any],
     count: int,
-    branches_together: bool,
     dice_shape: tuple[int, int],
     state: TrainState,
     batch: Batch,
@@ -21,12 +20,13 @@ def in_parts(
 ):
     """Loss, Dice, statistics and gradients of a batch that goes through the network in parts.
 
+    The rows are sorted by branch, so that a branch is in as few parts as may be; one that is whole
+    in its part has the Dice of the whole batch.
+
     Args:
       differentiate: `(params, domain_stats, batch, share, key)` -> ((loss, (dice, domain_stats)),
         gradients), where share [k] is the weight of each branch's Dice.
       count: parts, which divide the rows of this device.
-      branches_together: sorts the rows by branch, so that a branch is in as few parts as may be;
-        one that is whole in its part has the Dice of the whole batch.
       dice_shape: (k, classes).
       state: of the training.
       batch: this device's rows.
@@ -40,9 +40,8 @@ def in_parts(
         raise UserError(
             f"--config.train.accumulate={count}: must divide the {rows} rows of each device"
         )
-    if branches_together:
-        batch = by_branch(batch)
-    parts = jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), batch)
+    together = by_branch(batch)
+    parts = jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), together)
     weights = shares(parts, dice_shape[0])
 
     def add(carry, part):
