@@ -117,7 +117,6 @@ def bezier_tf(a: float) -> Callable[[Any], Any]:
 
 views = Registry("view")
 views.register("location_scale")(more_views.location_scale)
-views.register("convolve")(more_views.convolve)
 
 
 @views.register("identity")

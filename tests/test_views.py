@@ -28,9 +28,6 @@ NAMES = (
     "invert+bezier(0.7)+invert",
     "location_scale(1.5, -0.2)",
     "location_scale(0.5, 0.3)+invert",
-    "convolve(0)",
-    "convolve(7, 5)",
-    "convolve(3, 3, 0.25)+invert",
 )
 
 
@@ -209,8 +206,6 @@ def test_joined_names_apply_from_left_to_right():
         ("invert(None, False)", "invert"),
         ("invert(1)", "invert(1.0)"),
         ("location_scale(2, -.3)", "location_scale(2.0, -0.3)"),
-        ("convolve(4, 3, 0.5)", "convolve(4)"),
-        ("convolve(4, 7, 0)", "convolve(4, 7, 0.0)"),
         ("identity+invert+identity", "invert"),
         ("identity+identity", "identity"),
     ],
@@ -230,7 +225,7 @@ def test_names_are_canonical_and_read_back(text, name):
         ("bezier(0.3", "arguments must be literals"),
         ("bezier(2)", "bezier(2): a must lie in [0, 1]"),
         ("invert(None, 1)", "keep_background must be True or False, not 1"),
-        ("invert+", "view 'invert+': a name is missing; known: location_scale, convolve, identity"),
+        ("invert+", "view 'invert+': a name is missing; known: location_scale, identity"),
         ("", "a name is missing"),
     ],
 )
@@ -327,9 +322,9 @@ def test_a_group_without_views_has_no_branch():
     assert views.branch_map(("invert",), "grouped") == ((0,), ("dissimilar",))
 
 
-def test_scaled_and_convolved_views_are_grouped_by_their_inversion():
-    names = ("location_scale(0.5, 0.3)", "convolve(7)", "convolve(7, 5)+invert")
-    assert views.branch_map(names, "grouped")[0] == (0, 0, 1)
+def test_scaled_views_are_grouped_by_their_inversion():
+    names = ("location_scale(0.5, 0.3)", "location_scale(0.5, 0.3)+invert")
+    assert views.branch_map(names, "grouped")[0] == (0, 1)
 
 
 def test_unknown_branch_map_is_explained():
