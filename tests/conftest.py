@@ -14,14 +14,11 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Programs that several tests compile, some of them in processes of their own, are compiled once:
-# the workers of a parallel run inherit the folder of the process that starts them.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _compiled = tempfile.mkdtemp(prefix="mln_flax_tests_")
-    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**32)  # bytes; with a limit jax locks it
+# Programs that several tests compile, some of them in processes of their own, are compiled once.
+_compiled = tempfile.mkdtemp(prefix="mln_flax_tests_")
+atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 
 @pytest.fixture(scope="session")
