@@ -34,6 +34,8 @@ def get_experiment() -> Experiment:
         rows=(
             Row("Basenet", {"views.names": "identity"}),
             Row("Basenet-S", {"method.branch_map": "shared"}),
+            Row("Unet", UNET | {"views.names": "identity"}, FFDM),
+            Row("Unet-S", UNET | {"method.branch_map": "shared"}, FFDM),
             Row("MLN-net-R", {"method.answer": "union"}, FFDM),
             Row("Unet-R", UNET | {"method.answer": "union"}, FFDM),
             Row("MLN-net-E", {"method.selection": "euclidean"}, FFDM),
