@@ -21,9 +21,14 @@ from mln_flax.config import (
 )
 from mln_flax.experiment_config import Experiment, Row
 
+UNET = {"model.name": "unet", "model.preset": "unet_narrow", "model.norm": "sample"}
+NEAREST = {"method.selection": "polarity", "method.answer": "branch"}
+WEIGHTED = {"method.selection": "polarity", "method.answer": "weighted"}
+FFDM = ("ffdm",)
+
 
 def get_experiment() -> Experiment:
-    """The rows of table3.py that need no U-Net, on every source."""
+    """The rows of table3.py on every source; of its U-Nets the main ones, on `ffdm`."""
     return Experiment(
         title="Ablation of MLN-net on phantoms of 256 pixels",
         base=base(),
@@ -35,7 +40,12 @@ def get_experiment() -> Experiment:
             Row("MLN-net", {"method.selection": "cosine"}),
             Row("MLN-net-E+", {"method.selection": "euclidean+"}),
             Row("MLN-net+", {"method.selection": "cosine+"}),
-            Row("MLN-net, image", {"method.selection": "image"}),
+            Row("MLN-net-P", NEAREST),
+            Row("MLN-net-W", WEIGHTED),
+            Row("Unet", UNET | {"views.names": "identity"}, FFDM),
+            Row("Unet-S", UNET | {"method.branch_map": "shared"}, FFDM),
+            Row("Unet-P", UNET | NEAREST, FFDM),
+            Row("Unet-W", UNET | WEIGHTED, FFDM),
         ),
         sources=("ffdm", "dbt", "film", "processing"),
         domains=("ffdm", "dbt", "film", "processing"),
