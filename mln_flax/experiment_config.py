@@ -213,6 +213,11 @@ def validate(experiment: Experiment) -> None:
     _known("figure", (experiment.figure,), FIGURES)
     shard_of(experiment.shard)
     for row in experiment.rows:
+        if settings.split_outside_brackets(row.name) != [row.name]:
+            raise UserError(
+                f"row {row.name!r}: a comma stands between rows in --config.rows, so a name can "
+                "have none"
+            )
         _known(f"rows: {row.name}: sources", row.sources, experiment.domains)
         for path, text in row.settings.items():
             if not isinstance(text, str):

@@ -94,6 +94,10 @@ WRONG = {
     "no sources": ({"sources": ()}, "--config.sources: is empty"),
     "one domain": ({"domains": ("ffdm",), "sources": ("ffdm",)}, "at least one other domain"),
     "twice a row": ({"rows": (Row("plain"), Row("plain"))}, "rows: 'plain' is there twice"),
+    "a row's name": (
+        {"rows": (Row("plain, small"),), "against": ""},
+        "row 'plain, small': a comma stands between rows in --config.rows, so a name can have none",
+    ),
     "twice a seed": ({"seeds": (0, 1, 0)}, "seeds: 0 is there twice"),
     "a seed": ({"seeds": (-1,)}, "row 'plain': --config.train.seed=-1: must be 0 or more"),
     "a row's source": ({"rows": (Row("plain", {}, ("fim",)),)}, "rows: plain: sources=fim: unkn"),

@@ -22,7 +22,7 @@ def get_experiment() -> Experiment:
         base=load_file(str(Path(__file__).parents[1] / "phantom.py")),
         rows=tuple(
             Row(
-                f"{strategy}, {pairs}",
+                f"{strategy} {pairs}",
                 {
                     "views.strategy": strategy,
                     "views.pairs": str(pairs),
@@ -34,6 +34,6 @@ def get_experiment() -> Experiment:
         ),
         sources=("ffdm",),
         domains=("ffdm", "dbt", "film", "processing"),
-        against="mean, 2",
+        against="mean 2",
         figure="pairs",
     )

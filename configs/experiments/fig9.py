@@ -23,11 +23,11 @@ def get_experiment() -> Experiment:
         base=load_file(str(Path(__file__).parents[1] / "phantom.py")),
         rows=(
             Row("no augmentation", {"views.names": "identity"} | still),
-            Row("flip, scale, crop", {"views.names": "identity"}),
-            Row("flip, scale, crop and views", {"method.branch_map": "shared"}),
+            Row("conventional", {"views.names": "identity"}),
+            Row("source augmentation", {"method.branch_map": "shared"}),
         ),
         sources=("ffdm",),
         domains=("ffdm", "dbt", "film", "processing"),
-        against="flip, scale, crop",
+        against="conventional",
         figure="augmentation",
     )

@@ -24,7 +24,7 @@ def get_experiment() -> Experiment:
         rows=(
             *(
                 Row(
-                    f"{branch_map}, {statistics}",
+                    f"{branch_map} {statistics}",
                     {"method.branch_map": branch_map, "model.statistics": statistics} | cosine,
                 )
                 for branch_map in ("per_view", "grouped")
