@@ -102,7 +102,7 @@ def evaluate(run: Run, data: DataSet, workdir: Path) -> list[Record]:
         write_examples(workdir / "examples.npz", shown)
         said = worth(trained.early, lines) | {"weighted": {"dsc": float(trained.weighted.dsc)}}
         files.write_json(workdir / "selection.json", said)
-        records.write(workdir / "records.jsonl", lines)
+        records.write_whole(workdir / "records.jsonl", lines)
     return lines
 
 

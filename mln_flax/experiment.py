@@ -90,7 +90,10 @@ def whole_of(experiment: Experiment, workdir: Path) -> Experiment:
 
 
 def check(whole: Experiment, workdir: Path) -> None:
-    """Raises UserError for a row that cannot be built, or a run's folder of other settings."""
+    """Raises UserError for what no run should be begun with.
+
+    That is a row that cannot be built, a run's folder of other settings, records cut short.
+    """
     for row in whole.shown():
         for source in whole.sources_of(row):
             try:
@@ -99,6 +102,8 @@ def check(whole: Experiment, workdir: Path) -> None:
                 raise UserError(f"row {row.name!r}: {error}") from None
     for job in experiment_jobs.jobs(whole):
         modes.refuse_other_settings(folder_of(workdir, job), job.config)
+        if is_done(workdir, job):
+            records.read_whole(folder_of(workdir, job) / "records.jsonl")
 
 
 def write_experiment(whole: Experiment, workdir: Path) -> None:
@@ -209,7 +214,7 @@ def recorded_of(all_jobs: Sequence[Job], workdir: Path) -> dict[str, list[Record
     for job in all_jobs:
         if is_done(workdir, job):
             modes.refuse_other_settings(folder_of(workdir, job), job.config)
-            found[job.name] = records.read(folder_of(workdir, job) / "records.jsonl")
+            found[job.name] = records.read_whole(folder_of(workdir, job) / "records.jsonl")
     return found
 
 

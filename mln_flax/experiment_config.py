@@ -52,7 +52,7 @@ class Experiment:
 
 
 class Shard(NamedTuple):
-    """One part of the runs: run i belongs to it where i modulo `parts` is `first`."""
+    """One part of the runs (experiment_jobs.part_of)."""
 
     first: int
     parts: int
@@ -175,6 +175,16 @@ def merged(old: Experiment, new: Experiment, where: str) -> Experiment:
     )
 
 
+def narrowed(whole: Experiment, asked: Experiment, names: Iterable[str]) -> Experiment:
+    """The experiment of a workdir with no more rows, sources and seeds than a report asks for.
+
+    `names` are the settings of the command line: what is not among them stays whole.
+    """
+    fields = {"rows": "only", "sources": "sources", "seeds": "seeds"}
+    parts = {field: getattr(asked, field) for name, field in fields.items() if name in names}
+    return dataclasses.replace(whole, **parts)
+
+
 def _compared(experiment: Experiment) -> dict[str, Any]:
     values = to_dict(experiment)
     return {"base": values["base"], "domains": sorted(values["domains"])}
@@ -209,6 +219,8 @@ def validate(experiment: Experiment) -> None:
         raise UserError("--config.domains: needs a source and at least one other domain")
     _known("sources", experiment.sources, experiment.domains)
     _known("rows", experiment.only, names)
+    if experiment.only:
+        _distinct("rows", experiment.only)
     _known("against", (experiment.against,) if experiment.against else (), names)
     _known("figure", (experiment.figure,), FIGURES)
     shard_of(experiment.shard)

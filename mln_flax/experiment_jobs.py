@@ -44,8 +44,16 @@ def jobs(experiment: Experiment) -> list[Job]:
 
 
 def part_of(all_jobs: list[Job], shard: Shard) -> list[Job]:
-    """The runs that belong to one part."""
-    return all_jobs[shard.first :: shard.parts]
+    """The runs that belong to one part.
+
+    Every round of as many runs as there are parts begins one part later than the round before:
+    rows that take longer than others, which come round as well, are not left to one part.
+    """
+    return [
+        job
+        for number, job in enumerate(all_jobs)
+        if (number + number // shard.parts) % shard.parts == shard.first
+    ]
 
 
 def asked(whole: Experiment, experiment: Experiment) -> list[Job]:

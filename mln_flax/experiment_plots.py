@@ -139,7 +139,8 @@ _FIGURES: dict[str, tuple[Callable[[Experiment, Outcome, str], bytes], str]] = {
     ),
     "augmentation": (
         augmentation_plot,
-        "TPR, precision and DSC: a bar is the mean over seeds, a dot a seed (the paper's Fig. 9).",
+        "TPR, precision and DSC: a bar is the mean over seeds, a dot a seed (the paper's Fig. 9). "
+        "Where nothing was marked there is no precision, and no dot.",
     ),
 }
 

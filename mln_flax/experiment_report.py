@@ -79,6 +79,8 @@ def write(
         raw = experiment_tables.raw_table(experiment, outcome)
     except KeyError as error:
         raise UserError(f"{workdir}: a record lacks the field {error}") from None
+    except TypeError as error:
+        raise UserError(f"{workdir}: a record holds a value of another kind ({error})") from None
     parameters = experiment_tables.network_table(networks)
     every = (*shown, parameters, *further)
     content = _page(experiment, missing, shown, [parameters], further, pictures, environments)

@@ -10,13 +10,15 @@ from mln_flax import answers, metrics
 from mln_flax.experiment_config import Experiment, Row, config_of
 from mln_flax.experiment_jobs import Job
 from mln_flax.statistics import Comparison, finite_mean, paired_bootstrap
-from mln_flax.table_layout import Table, spread
+from mln_flax.table_layout import Table, number, spread
 from mln_flax.types import Record, UserError
 
-# (row, source, seed) -> domain -> image_id -> the score entry of the row's answer.
+# (row, source, seed) -> domain -> image_id -> the score entry of the row's answer, with `LABELED`.
 Outcome = Mapping[tuple[str, str, int], Mapping[str, Mapping[str, Record]]]
+LABELED = "dsc_labeled"  # the DSC of an image that holds a lesion; of others there is none
 METRICS = (
     "dsc",
+    LABELED,
     "tpr",
     "precision",
     *(f"{name}_{unit}" for unit in ("mm", "px") for name in metrics.DISTANCES),
@@ -58,8 +60,14 @@ def outcome(
                 raise UserError(f"row {row.name!r}, run {job.name}: {error}") from None
             by_domain = found.setdefault((row.name, job.source, job.seed), {})
             for line, score in zip(images, scores, strict=True):
-                by_domain.setdefault(line["domain"], {})[line["image_id"]] = score
+                labeled = {LABELED: score["dsc"] if is_labeled(score) else None}
+                by_domain.setdefault(line["domain"], {})[line["image_id"]] = score | labeled
     return found
+
+
+def is_labeled(score: Record) -> bool:
+    """Whether the reference of an image holds anything."""
+    return score["empty"] in ("neither", "prediction")
 
 
 def means(outcome: Outcome, row: str, source: str, domain: str, metric: str) -> dict[int, float]:
@@ -126,6 +134,7 @@ def source_table(experiment: Experiment, outcome: Outcome, source: str) -> Table
         f"{source} (source)",
         *unseen,
         "unseen DSC",
+        "with lesions",
         f"unseen HD {unit}",
         *_comparison_header(experiment),
     )
@@ -134,6 +143,7 @@ def source_table(experiment: Experiment, outcome: Outcome, source: str) -> Table
         if source not in experiment.sources_of(row):
             continue
         dsc = unseen_means(outcome, experiment, row.name, source, "dsc")
+        labeled = unseen_means(outcome, experiment, row.name, source, LABELED)
         distance = unseen_means(outcome, experiment, row.name, source, f"hausdorff_{unit}")
         rows.append(
             (
@@ -144,14 +154,19 @@ def source_table(experiment: Experiment, outcome: Outcome, source: str) -> Table
                     for domain in (source, *unseen)
                 ),
                 spread(dsc.values()),
+                spread(labeled.values()),
                 spread(distance.values(), 2),
                 *_comparison(experiment, outcome, row, source),
             )
         )
     note = (
         "DSC and HD: mean over images, then over seeds, ± standard deviation over seeds "
-        "where there are several. Unseen: the mean over the targets."
+        "where there are several. Unseen: the mean over the targets. With lesions: unseen DSC over "
+        "the images whose reference is not empty."
     )
+    floor = nothing_marked(outcome, experiment, source)
+    if math.isfinite(floor):
+        note += f" Who marks nothing anywhere has an unseen DSC of {number(floor)}."
     if experiment.against:
         note += (
             f" Difference: unseen DSC against {experiment.against}, on the same images with the "
@@ -160,6 +175,18 @@ def source_table(experiment: Experiment, outcome: Outcome, source: str) -> Table
             "seed would change is the standard deviation's matter."
         )
     return Table(f"Trained on {source}", header, tuple(rows), note)
+
+
+def nothing_marked(outcome: Outcome, experiment: Experiment, source: str) -> float:
+    """The unseen DSC of empty masks: the mean over the targets of the share without a lesion."""
+    for (_, trained_on, _), found in outcome.items():
+        if trained_on == source and all(one in found for one in targets(experiment, source)):
+            shares = (
+                np.mean([not is_labeled(score) for score in found[domain].values()])
+                for domain in targets(experiment, source)
+            )
+            return float(np.mean(list(shares)))
+    return math.nan
 
 
 def overall_table(experiment: Experiment, outcome: Outcome) -> Table:

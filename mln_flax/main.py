@@ -66,7 +66,8 @@ def run_experiment(
 
     if flags.mode == "experiment":
         return experiment.run(chosen, workdir, command)
-    experiment.report(experiment.whole_of(chosen, workdir), workdir)
+    whole = experiment.whole_of(chosen, workdir)
+    experiment.report(experiment_config.narrowed(whole, chosen, overrides), workdir)
     return 0
 
 
@@ -86,8 +87,8 @@ def choose(path: str, overrides: dict[str, str], workdir: Path | None) -> config
         config = settings.read_json(workdir / "config.json")
     elif workdir:
         raise UserError(
-            f"--workdir={workdir} holds no run yet, and --config is missing: a file such as "
-            "configs/phantom.py"
+            f"--workdir={workdir} holds neither a run nor an experiment, and --config is missing: "
+            "a file such as configs/phantom.py"
         )
     else:
         raise UserError("--config is missing: a file such as configs/phantom.py")

@@ -230,7 +230,7 @@ def cache_compiled(config: Config) -> None:
 
 def print_results(workdir: Path, page: Path) -> None:
     """The headline table and where the report lies."""
-    lines = records.read(workdir / "records.jsonl")
+    lines = records.read_whole(workdir / "records.jsonl")
     print(f"\n{tables.results_table(lines).to_text()}\n")
     print(tables.view_accuracy_table(lines).to_text())
     print(f"\nreport: {page}")

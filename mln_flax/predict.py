@@ -67,7 +67,7 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
             }
         )
         print(f"predict: {number}/{len(pictures)} {folder / picture.mask}", flush=True)
-    records.write(folder / "predictions.jsonl", lines)
+    records.write_whole(folder / "predictions.jsonl", lines)
     return lines
 
 

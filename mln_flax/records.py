@@ -8,6 +8,8 @@ from typing import Any
 from mln_flax.files import PathLike, plain, read_text, refuse_constant, write_bytes
 from mln_flax.types import Record, UserError
 
+END = "end"  # the kind of the last line of a file that is written whole
+
 
 def write(path: PathLike, records: Iterable[Record]) -> None:
     """A file with one line of JSON for each record, there in full or not at all.
@@ -40,6 +42,28 @@ def read(path: PathLike, tolerant: bool = False) -> list[Record]:
                 break
             raise UserError(f"{path}, line {number}: not a JSON object ({error})") from None
     return records
+
+
+def write_whole(path: PathLike, records: Iterable[Record]) -> None:
+    """As `write`, with a last line that counts the others: `read_whole` asks for it."""
+    lines = list(records)
+    write(path, [*lines, {"kind": END, "records": len(lines)}])
+
+
+def read_whole(path: PathLike) -> list[Record]:
+    """The records of a file of `write_whole`, without its last line.
+
+    Raises:
+      UserError: as `read`, or the file is not whole: a copy that was cut short at a line's end
+        still reads well.
+    """
+    *lines, last = read(path) or [{}]
+    if last != {"kind": END, "records": len(lines)}:
+        raise UserError(
+            f"{path}: cut short: the last line, which counts the others, is missing or wrong; copy "
+            "the file again, or remove it and have it made again"
+        )
+    return lines
 
 
 def append(path: PathLike, record: Record) -> None:

@@ -104,7 +104,7 @@ def _read(folder: pathlib.Path) -> _Work:
         environment=files.read_json(folder / "environment.json"),
         data=files.read_json(folder / "data.json"),
         train=records.read(folder / "train.jsonl", tolerant=True),
-        records=records.read(folder / "records.jsonl"),
+        records=records.read_whole(folder / "records.jsonl"),
         examples=_arrays(folder / "examples.npz", _EXAMPLE_FIELDS),
         sheet=_arrays(sheet, ("image", "mask", "title")) if sheet.is_file() else None,
     )

@@ -8,7 +8,7 @@ import numpy as np
 from mln_flax import answers
 from mln_flax.experiment_jobs import Job
 from mln_flax.statistics import finite_mean
-from mln_flax.table_layout import Table, spread
+from mln_flax.table_layout import Table, number, spread
 from mln_flax.types import Record
 
 LEVELS = ("image", "case", "domain")
@@ -84,7 +84,7 @@ def worth_table(training: Training) -> Table:
             best = _per_seed(training, domain, _share_of_best(rule))
             lost = _per_seed(training, domain, _lost(rule, answers.ORACLE))
             of_domain = _per_seed(training, domain, _lost(rule, f"{answers.ORACLE}@domain"))
-            cells += [spread(best, 2), f"{finite_mean(lost):.3f}", f"{finite_mean(of_domain):.3f}"]
+            cells += [spread(best, 2), number(finite_mean(lost)), number(finite_mean(of_domain))]
         rows.append((rule, *cells))
     header = [
         f"{domain} {name}"
@@ -93,9 +93,10 @@ def worth_table(training: Training) -> Table:
     ]
     note = (
         "Best: the share of images whose chosen branch has the highest DSC of all (± standard "
-        "deviation over seeds). Lost: DSC below that of the best branch of each image, and below "
-        "that of the branch that is best for the whole domain (above it where negative). Weighted "
-        "answers and the union choose no branch."
+        "deviation over seeds); where all branches have the same DSC (share of the images: "
+        f"{_tied(training)}) each is best. Lost: DSC below that of the best branch of each image, "
+        "and below that of the branch that is best for the whole domain (above it where negative). "
+        "Weighted answers and the union choose no branch."
     )
     return Table(
         f"What the rules are worth ({training.name})", ("rule", *header), tuple(rows), note
@@ -160,7 +161,7 @@ def distance_table(training: Training) -> Table:
         cells = []
         for lines in found.values():
             distance = np.mean([line["distance"][place] for line in lines], axis=0)
-            cells.append("/".join(f"{value:.3f}" for value in distance))
+            cells.append("/".join(number(value) for value in distance))
         rows.append((norm, *cells))
     note = (
         "Cosine distance of every norm, mean over images and seeds, from each branch: "
@@ -196,6 +197,19 @@ def _share_of_best(way: str) -> Callable[[list[Record]], float]:
         return float(np.mean([got["dsc"] >= best["dsc"] for got, best in pairs]))
 
     return share
+
+
+def _tied(training: Training) -> str:
+    """`dbt 0.23, film 0.55`: the shares of images that all branches answer equally well."""
+    shares = {
+        domain: finite_mean(
+            float(len({one["dsc"] for one in line["scores"]["branch"]}) == 1)
+            for lines in training.seeds
+            for line in images(lines, domain)
+        )
+        for domain in training.domains()
+    }
+    return ", ".join(f"{domain} {share:.2f}" for domain, share in shares.items())
 
 
 def _view_accuracy(lines: Sequence[Record]) -> dict[str, float]:

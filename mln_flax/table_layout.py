@@ -18,6 +18,8 @@ _GAP = 2
 _COUNTS = re.compile(r"\S+ \d+(, \S+ \d+)*")  # such as `identity 40, invert 8`
 _LONG_WORD = re.compile(r"\S{40}")  # a path, which a browser would never break
 _NUMBER = re.compile(r"-|[-+<]?\d[\d.,/%]*( (±|to) [-+]?\d[\d.]*)?")
+_WIDE = 8  # columns; with more a LaTeX table is set small
+_LATEX_NARROW = r"\scriptsize\setlength{\tabcolsep}{2pt}"
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -79,6 +81,7 @@ class Table(NamedTuple):
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_latex(self.title)}}}",
+            *([_LATEX_NARROW] if len(self.columns) > _WIDE else []),
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             rf"{header} \\",
@@ -100,7 +103,7 @@ class Table(NamedTuple):
 
 def number(value: float, digits: int = 3) -> str:
     """A number as a cell shows it; a dash for what is not defined."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+    return f"{value:z.{digits}f}" if math.isfinite(value) else "-"
 
 
 def spread(values: Iterable[float], digits: int = 3) -> str:

@@ -44,7 +44,7 @@ def written(home):
 
 def test_it_trains_evaluates_and_reports(ran):
     home, said = ran
-    images = [r for r in records.read(home / "run" / "records.jsonl") if r["kind"] == "image"]
+    images = [r for r in records.read_whole(home / "run" / "records.jsonl") if r["kind"] == "image"]
     assert {(r["domain"], r["label_kind"], r["part"]) for r in images} >= {
         ("cbis_ddsm", "cluster", "test")
     }
@@ -131,7 +131,7 @@ def test_a_dicom_file_is_segmented(ran, tmp_path):
     out = tmp_path / "out"
     flags = [f"--workdir={home / 'run'}", "--mode=predict", f"--output={out}"]
     assert main([*flags, str(image)]) == 0
-    (line,) = records.read(out / "predictions.jsonl")
+    (line,) = records.read_whole(out / "predictions.jsonl")
     assert line["mask"] == "1-1_mask.png" and len(line["branches"]) == 4
     for _, content in ((p, p.read_bytes()) for p in out.iterdir()):
         assert not PATIENT.search(content) and cbis_trees.PLANTED.encode() not in content

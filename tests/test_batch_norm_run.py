@@ -98,7 +98,7 @@ def test_every_way_to_predict_uses_the_statistics(run, trained, data):
 
 def test_evaluate_again_and_predict_through_the_door(workdir, tmp_path, data):
     before = (workdir / "records.jsonl").read_bytes()
-    kinds = [line["kind"] for line in records.read(workdir / "records.jsonl")]
+    kinds = [line["kind"] for line in records.read_whole(workdir / "records.jsonl")]
     assert kinds.count("image") == 4 * tiny.TEST_IMAGES and kinds.count("view") == 3 * 4
     assert main([f"--workdir={workdir}", "--mode=evaluate"]) == 0
     assert (workdir / "records.jsonl").read_bytes() == before

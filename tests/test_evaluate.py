@@ -71,7 +71,7 @@ def test_an_answer_depends_on_no_order_and_no_company(answer, images):
 def test_a_record_holds_what_the_predictor_says(run, answer, tiny_workdir):
     example = load_data(run.config).examples("dbt", "test")[1]
     said = answer(example.image[None])
-    lines = records.read(tiny_workdir / "records.jsonl")
+    lines = records.read_whole(tiny_workdir / "records.jsonl")
     (line,) = (one for one in lines if one.get("image_id") == example.image_id)
     assert line["label_pixels"] == int(example.mask.sum())
     assert line["spacing_mm"] == [0.1, 0.1]
@@ -93,7 +93,7 @@ def test_a_record_holds_what_the_predictor_says(run, answer, tiny_workdir):
 def test_a_record_holds_the_early_choice(run, answer, tiny_workdir):
     early = evaluate.load_model(run, tiny_workdir).early
     example = load_data(run.config).examples("processing", "test")[2]
-    lines = records.read(tiny_workdir / "records.jsonl")
+    lines = records.read_whole(tiny_workdir / "records.jsonl")
     (line,) = (one for one in lines if one.get("image_id") == example.image_id)
     said = answer(example.image[None])
     assert set(line["chosen_early"]) == set(branches.SELECTIONS)
@@ -105,7 +105,7 @@ def test_a_record_holds_the_early_choice(run, answer, tiny_workdir):
 
 def test_what_is_not_asked_twice_is_what_the_network_says(run, answer, tiny_workdir):
     """The view that changes nothing, and the pictures of the report."""
-    lines = records.read(tiny_workdir / "records.jsonl")
+    lines = records.read_whole(tiny_workdir / "records.jsonl")
     data = load_data(run.config)
     by_id = {e.image_id: e for d in ("ffdm", "film") for e in data.examples(d, "test")}
     same = [line for line in lines if line["kind"] == "view" and line["view"] == "identity"]
@@ -181,7 +181,9 @@ def test_the_worth_of_every_rule_is_written(run, tiny_workdir):
     written = json.loads((tiny_workdir / "selection.json").read_text())
     assert list(written) == [*branches.SELECTIONS, "weighted"]
     assert written.pop("weighted") == {"dsc": trained.weighted.dsc}
-    lines = [line for line in records.read(tiny_workdir / "records.jsonl") if "scores" in line]
+    lines = [
+        line for line in records.read_whole(tiny_workdir / "records.jsonl") if "scores" in line
+    ]
     for rule, found in written.items():
         assert found["dsc"] == early[rule].dsc[-1]
         assert found["view_accuracy"] == early[rule].view_accuracy[-1]
@@ -194,7 +196,7 @@ def test_the_worth_of_every_rule_is_written(run, tiny_workdir):
 
 
 def test_what_every_norm_adds_to_a_choice(run, answer, tiny_workdir):
-    lines = records.read(tiny_workdir / "records.jsonl")
+    lines = records.read_whole(tiny_workdir / "records.jsonl")
     examples = load_data(run.config).examples("film", "test")
     said = answer(np.stack([example.image for example in examples]))
     by_id = {line["image_id"]: line for line in lines if line["kind"] == "image"}

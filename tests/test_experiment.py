@@ -54,7 +54,7 @@ def test_every_run_is_a_workdir_of_its_own(whole, capsys):
         assert config["views"]["names"] == (
             ["identity"] if "plain" in name else list(tiny_experiment.VIEWS)
         )
-        lines = records.read(folder / "records.jsonl")
+        lines = records.read_whole(folder / "records.jsonl")
         assert {line["domain"] for line in lines} == {"ffdm", "film"}
         assert json.loads((folder / "environment.json").read_text())["command"].startswith("python")
     page = (whole / "report" / "index.html").read_text(encoding="utf-8")
@@ -93,23 +93,43 @@ def test_the_report_is_made_again_from_the_records(copy, whole, capsys):
 
 def test_a_changed_record_changes_tables_and_picture(copy, whole):
     path = copy / "runs" / NAMES[0] / "records.jsonl"
-    lines = records.read(path)
+    lines = records.read_whole(path)
     for line in lines:
         if line["kind"] == "image":
             for branch in line["scores"]["branch"]:
                 branch["dsc"] = 0.75
-    records.write(path, lines)
+    records.write_whole(path, lines)
     assert main([f"--workdir={copy}", "--mode=report"]) == 0
     found, before = reports(copy), reports(whole)
     assert [name for name in REPORT if found[name] == before[name]] == []
+
+
+def test_a_part_is_shown(copy, capsys):
+    words = [f"--workdir={copy}", "--mode=report", "--config.rows=cosine", "--config.seeds=1"]
+    before = (copy / experiment_config.FILE).read_bytes()
+    assert main(words) == 0
+    csv = (copy / "report" / "table.csv").read_text()
+    assert "cosine,ffdm,1" in csv and "plain" not in csv and ",0,ffdm" not in csv
+    assert "All 1 runs are done." in capsys.readouterr().out
+    assert (copy / experiment_config.FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", [0, 10])
+def test_records_cut_short_at_a_line_are_no_run(copy, file, kept, capsys):
+    path = copy / "runs" / NAMES[1] / "records.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:kept]))
+    before = tiny.snapshot(copy)
+    for words in ([f"--workdir={copy}", "--mode=report"], tiny_experiment.flags(file, copy)):
+        assert f"{path}: cut short" in refused(capsys, words)
+    assert tiny.snapshot(copy) == before
 
 
 def test_killed_in_shards_and_started_again_it_gives_the_same(file, whole, tmp_path, capsys):
     workdir = tmp_path / "run"
     first, second = (tiny_experiment.flags(file, workdir, shard=f"{n}/2") for n in (1, 2))
     process = tiny.python("-m", "mln_flax.main", *first)
-    # In the second run of this shard, which is the third of all: signals are caught already.
-    wait_for(lambda: any(workdir.glob(f"runs/{NAMES[2]}/train.jsonl")), process)
+    # In the second run of this shard, which is the last of all: signals are caught already.
+    wait_for(lambda: any(workdir.glob(f"runs/{NAMES[3]}/train.jsonl")), process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
@@ -122,7 +142,7 @@ def test_killed_in_shards_and_started_again_it_gives_the_same(file, whole, tmp_p
     assert main(first) == 0
     out = capsys.readouterr().out
     assert "2 runs in shard 1/2, 1 of them done already" in out
-    assert "2 of 4 runs are done; missing: ffdm-cosine-seed0, ffdm-cosine-seed1." in out
+    assert "2 of 4 runs are done; missing: ffdm-cosine-seed0, ffdm-plain-seed1." in out
     assert main(second) == 0
     assert "All 4 runs are done." in capsys.readouterr().out
     for name in NAMES:
@@ -191,6 +211,7 @@ WRONG = {
     "setting": ({"sheds": "1"}, "unknown setting 'sheds' (did you mean 'seeds'?)"),
     "base": ({"base__train__stps": "1"}, "unknown setting 'stps' (did you mean 'steps'?)"),
     "shard": ({"shard": "3/2"}, "--config.shard=3/2: must be I/N"),
+    "domain": ({"domains": "ffdm,flim"}, "unknown phantom domain 'flim' (did you mean 'film'?)"),
     "network": ({"base__model__num_heads": "3"}, "row 'plain': --config.model.num_heads: 3"),
 }
 

@@ -94,6 +94,7 @@ WRONG = {
     "no sources": ({"sources": ()}, "--config.sources: is empty"),
     "one domain": ({"domains": ("ffdm",), "sources": ("ffdm",)}, "at least one other domain"),
     "twice a row": ({"rows": (Row("plain"), Row("plain"))}, "rows: 'plain' is there twice"),
+    "a chosen row twice": ({"only": ("plain", "plain")}, "--config.rows: 'plain' is there twice"),
     "a row's name": (
         {"rows": (Row("plain, small"),), "against": ""},
         "row 'plain, small': a comma stands between rows in --config.rows, so a name can have none",
@@ -160,6 +161,13 @@ def test_a_row_may_get_more_sources(experiment):
     assert experiment_config.merged(old, new, "W").rows[0].sources == ("ffdm", "dbt")
     assert experiment_config.merged(old, every, "W").rows[0].sources == ()
     assert experiment_config.merged(every, old, "W").rows[0].sources == ()
+
+
+def test_a_report_of_a_part(experiment):
+    part = dataclasses.replace(experiment, only=("cosine",), seeds=(1,), sources=("dbt",))
+    found = experiment_config.narrowed(experiment, part, {"rows": "cosine", "seeds": "1"})
+    assert found == dataclasses.replace(experiment, only=("cosine",), seeds=(1,))
+    assert experiment_config.narrowed(experiment, part, {}) == experiment
 
 
 def test_another_experiment_is_refused(experiment):

@@ -83,3 +83,12 @@ def test_shards_are_a_partition(parts, experiment):
     assert sorted(job.name for shard in shards for job in shard) == sorted(names(experiment))
     sizes = [len(shard) for shard in shards]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_no_shard_gets_all_the_long_runs(experiment):
+    """Of two trainings that take turns, each of two shards gets one for each seed."""
+    shards = [
+        experiment_jobs.part_of(experiment_jobs.jobs(experiment), Shard(n, 2)) for n in (0, 1)
+    ]
+    for shard in shards:
+        assert ["plain" in job.name for job in shard].count(True) == 2

@@ -67,7 +67,9 @@ def test_the_union_of_the_branches(experiment, records):
         for line in records["dbt-cosine-seed0"]
         if line["kind"] == "image" and line["domain"] == "film"
     }
-    assert found == wanted
+    assert found == {
+        image: score | {experiment_tables.LABELED: score["dsc"]} for image, score in wanted.items()
+    }
 
 
 def test_the_table_of_a_source(experiment, outcome, records):
@@ -103,6 +105,34 @@ def test_the_table_of_a_source(experiment, outcome, records):
     wanted = f"{np.mean(distances):.2f} ± {np.std(distances, ddof=1):.2f}"
     assert found["unseen HD mm"] == wanted
     assert table["plain"]["against plain"] == table["plain"]["p"] == "-"
+
+
+def test_images_with_lesions_and_the_worth_of_empty_masks(experiment, records, jobs):
+    for name, lines in records.items():
+        for line in lines:
+            if line["kind"] == "image" and line["image_id"] in ("dbt-0", "dbt-1", "film-2"):
+                for score in (*line["scores"]["branch"], line["scores"]["union"]):
+                    score["empty"] = "both" if "plain" in name else "reference"
+    outcome = experiment_tables.outcome(experiment, jobs, records)
+    table = experiment_tables.source_table(experiment, outcome, "ffdm")
+    kept = [
+        [
+            np.mean(
+                [
+                    score
+                    for image, score in dsc(
+                        records, f"ffdm-cosine-seed{seed}", domain, "cosine"
+                    ).items()
+                    if image not in ("dbt-0", "dbt-1", "film-2")
+                ]
+            )
+            for domain in ("dbt", "film")
+        ]
+        for seed in (0, 1)
+    ]
+    assert rows(table)["cosine"]["with lesions"] == spread(np.mean(kept, axis=1))
+    assert "marks nothing anywhere has an unseen DSC of 0.300" in table.note  # of 2 in 5, 1 in 5
+    assert math.isnan(experiment_tables.nothing_marked({}, experiment, "ffdm"))
 
 
 def test_the_comparison_takes_images_with_their_mean_over_shared_seeds(experiment, records, jobs):

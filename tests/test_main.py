@@ -50,7 +50,10 @@ WRONG = {
     "domain": (config("data.targets=flim"), "unknown phantom domain 'flim' (did you mean 'film'?)"),
     "checkpoint": (config("model.pretrained=/nowhere/swin.npz"), "/nowhere/swin.npz"),
     "config": (mode("--config=configs/phantm.py"), "no such file (did you mean 'phantom.py'?)"),
-    "no config": (mode(), "holds no run yet, and --config is missing: a file such as"),
+    "no config": (
+        mode(),
+        "holds neither a run nor an experiment, and --config is missing: a file such as",
+    ),
     "paths": (mode("--mode=report", "a.png"), "'a.png': only --mode=predict takes paths"),
     "no workdir": (lambda _: [f"--config={tiny.PHANTOM}"], "--workdir is missing: the folder"),
     "data folder": (

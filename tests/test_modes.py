@@ -15,7 +15,7 @@ FINAL = ("config.json", "records.jsonl", "data.json", "report/index.html")
 
 @pytest.fixture(scope="module")
 def lines(tiny_workdir):
-    return records.read(tiny_workdir / "records.jsonl")
+    return records.read_whole(tiny_workdir / "records.jsonl")
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def test_masks_and_lines_for_8_and_16_bits(image, tiny_workdir, tmp_path):
     words = [f"--workdir={tiny_workdir}", "--mode=predict", f"--output={out}"]
     assert main([*words, str(folder), str(single)]) == 0
     assert tiny.snapshot(tiny_workdir) == before
-    lines = records.read(out / "predictions.jsonl")
+    lines = records.read_whole(out / "predictions.jsonl")
     assert [line["image"] for line in lines] == ["a.png", "b.png", "c.tif"]
     names = ["a_mask.png", "b_mask.png", "c_mask.png"]
     assert sorted(path.name for path in out.iterdir()) == [*names, "predictions.jsonl"]
@@ -79,7 +79,7 @@ def test_all_norms_choose_where_they_are_asked_to(seen, tiny_workdir, tmp_path, 
     if early == "true" and selection.is_early(run, trained):
         norms = int(trained.early["cosine"].norms)
     said = selection.predictor(run, trained)(np.stack([predict.read_image(p) for p in paths]))
-    for i, line in enumerate(records.read(tmp_path / "out" / "predictions.jsonl")):
+    for i, line in enumerate(records.read_whole(tmp_path / "out" / "predictions.jsonl")):
         branch = int(said.chosen("cosine", norms)[i])
         assert line["branches"] == [tiny.VIEWS[branch]]
         assert line["early"] is (norms > 0)
@@ -103,7 +103,7 @@ def test_one_choice_for_all_that_share_it(seen, tiny_workdir, tmp_path, level):
     own = distances.argmin(axis=1).tolist()
     assert len(set(own)) > 1
     wanted = [int(distances.sum(axis=0).argmin())] * 3 if level == "domain" else own
-    lines = records.read(out / "predictions.jsonl")
+    lines = records.read_whole(out / "predictions.jsonl")
     assert [line["branches"] for line in lines] == [[tiny.VIEWS[b]] for b in wanted]
     assert {line["answer"] for line in lines} == {"image" if level == "image" else f"image@{level}"}
     for i, branch in enumerate(wanted):

@@ -18,6 +18,20 @@ def test_what_is_written_is_read(tmp_path):
     assert records.read(path) == []
 
 
+@pytest.mark.parametrize("lines", [LINES, []])
+def test_a_whole_file_counts_its_lines(lines, tmp_path):
+    path = tmp_path / "records.jsonl"
+    records.write_whole(path, lines)
+    assert records.read_whole(path) == lines
+    whole = path.read_text().splitlines(keepends=True)
+    cut = [whole[:n] for n in range(len(whole))]
+    for kept in (*cut, whole[1:], [*whole, whole[0]]):
+        if kept != whole:
+            path.write_text("".join(kept))
+            with pytest.raises(UserError, match=r"records.jsonl: cut short: .* have it made again"):
+                records.read_whole(path)
+
+
 def test_numpy_becomes_json_and_nan_becomes_null(tmp_path):
     path = tmp_path / "records.jsonl"
     record = {

@@ -72,7 +72,7 @@ def workdir(tmp_path):
             {"step": 40, "loss": 0.4, "dice": 0.6},
         ],
     )
-    records.write(tmp_path / "records.jsonl", make_records(random))
+    records.write_whole(tmp_path / "records.jsonl", make_records(random))
     image = random.integers(0, 256, (2, SIZE, SIZE), np.uint8)
     mask, prediction = (random.random((2, 2, SIZE, SIZE)) < 0.02).astype(np.uint8)
     np.savez(
@@ -93,7 +93,7 @@ def test_the_page_shows_the_numbers(workdir):
     path = report.write(workdir)
     assert path == workdir / "report" / "index.html"
     text = path.read_text(encoding="utf-8")
-    lines = records.read(workdir / "records.jsonl")
+    lines = records.read_whole(workdir / "records.jsonl")
     for make in (
         tables.results_table,
         tables.kinds_table,
@@ -112,9 +112,9 @@ def test_the_page_shows_the_numbers(workdir):
 
 def test_early_choices_are_shown_where_they_were_recorded(workdir):
     assert "Early choice" not in report.write(workdir).read_text(encoding="utf-8")
-    lines = records.read(workdir / "records.jsonl")
+    lines = records.read_whole(workdir / "records.jsonl")
     lines = [line | {"chosen_early": line["chosen"] | {"cosine": 1}} for line in lines]
-    records.write(workdir / "records.jsonl", lines)
+    records.write_whole(workdir / "records.jsonl", lines)
     text = report.write(workdir).read_text(encoding="utf-8")
     assert tables.early_table(lines).to_html() in text and "Early choice" in text
 
@@ -125,9 +125,9 @@ def test_the_limits_fit_the_data(workdir):
     config = files.read_json(workdir / "config.json")
     config["data"]["name"] = "mini_mias"
     files.write_json(workdir / "config.json", config)
-    lines = records.read(workdir / "records.jsonl")
+    lines = records.read_whole(workdir / "records.jsonl")
     lines[0]["label_kind"] = "cluster"
-    records.write(workdir / "records.jsonl", lines)
+    records.write_whole(workdir / "records.jsonl", lines)
     text = report.write(workdir).read_text(encoding="utf-8")
     assert "Phantoms are drawn" not in text and "calcifications, on: ffdm." in text
 
@@ -163,9 +163,9 @@ def test_the_pictures_lie_beside_the_page(workdir):
 def test_the_page_is_a_function_of_the_records(workdir):
     before = report.write(workdir).read_bytes()
     assert report.write(workdir).read_bytes() == before
-    lines = records.read(workdir / "records.jsonl")
+    lines = records.read_whole(workdir / "records.jsonl")
     lines[0]["scores"]["branch"][lines[0]["chosen"]["image"]]["dsc"] = 0.99
-    records.write(workdir / "records.jsonl", lines)
+    records.write_whole(workdir / "records.jsonl", lines)
     assert report.write(workdir).read_bytes() != before
 
 
@@ -209,7 +209,8 @@ def test_missing_fields_and_lines(workdir):
     ],
 )
 def test_results_that_cannot_be_shown(workdir, name, lines, words):
-    records.write(workdir / name, lines)
+    write = records.write if name == "train.jsonl" else records.write_whole
+    write(workdir / name, lines)
     with pytest.raises(UserError, match=words):
         report.write(workdir)
 

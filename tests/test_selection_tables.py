@@ -59,6 +59,17 @@ def test_the_worth_of_a_rule(jobs, records):
     assert row["film lost to the domain's"] == f"{np.mean(of_domain):.3f}"
 
 
+def test_ties_are_said(jobs, records):
+    training = selection_tables.trainings(jobs, records)[0]
+    for lines in training.seeds:
+        for domain, tied in (("ffdm", 0), ("dbt", 1), ("film", 3)):
+            for number, line in enumerate(selection_tables.images(lines, domain)):
+                for branch, score in enumerate(line["scores"]["branch"]):
+                    score["dsc"] = 0.25 + 0.1 * branch * (number >= tied)
+    note = selection_tables.worth_table(training).note
+    assert "same DSC (share of the images: ffdm 0.00, dbt 0.20, film 0.60) each is best" in note
+
+
 def test_levels_and_shares(jobs, records):
     training = selection_tables.trainings(jobs, records)[0]
     levels = cells(selection_tables.level_table(training))

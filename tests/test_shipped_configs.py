@@ -117,7 +117,7 @@ def test_mini_mias_goes_through_its_config(tmp_path, capsys):
     films.mkdir()
     words = tiny.flags(workdir, MINI_MIAS, data__dir=str(tiny.write_films(films)))
     assert main(words) == 0
-    lines = records.read(workdir / "records.jsonl")
+    lines = records.read_whole(workdir / "records.jsonl")
     images = [line for line in lines if line["kind"] == "image"]
     data = json.loads((workdir / "data.json").read_text())
     tested = next(part["images"] for part in data["parts"] if part["part"] == "test")
@@ -134,7 +134,7 @@ def test_mini_mias_goes_through_its_config(tmp_path, capsys):
     out = tmp_path / "out"
     predict = [f"--workdir={workdir}", "--mode=predict", f"--output={out}"]
     assert main([*predict, str(films / "mdb003.pgm")]) == 0
-    (line,) = records.read(out / "predictions.jsonl")
+    (line,) = records.read_whole(out / "predictions.jsonl")
     assert line["image"] == "mdb003.pgm" and len(line["branches"]) == 4
 
 

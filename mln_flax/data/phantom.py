@@ -42,7 +42,7 @@ def phantom(
     Raises:
       UserError: an unknown domain, or a size, spacing, seed or index out of range.
     """
-    _check_domain(domain)
+    check_domain(domain)
     if min(height, width) < 1 or not spacing_mm > 0 or min(seed, index) < 0:
         raise UserError(
             f"phantom of {height} x {width} pixels, spacing {spacing_mm} mm, seed {seed}, index "
@@ -94,7 +94,7 @@ def load(data: DataConfig) -> DataSet:
     counts = data.phantom
     domains = (data.source, *data.targets)
     for domain in domains:
-        _check_domain(domain)
+        check_domain(domain)
     for domain in domains:
         if domains.count(domain) > 1:
             raise UserError(
@@ -149,7 +149,8 @@ def sheet(
     ]
 
 
-def _check_domain(domain: str) -> None:
+def check_domain(domain: str) -> None:
+    """Raises UserError for a domain that no scanner makes."""
     if domain not in DOMAINS:
         raise UserError(
             f"unknown phantom domain {domain!r}{nearest(domain, DOMAINS)}; "
