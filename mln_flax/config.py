@@ -73,7 +73,6 @@ class ViewsConfig:
     flip: bool = True
     scale: tuple[float, float] = (0.9, 1.1)  # of the crop, drawn uniformly
     crop: float = 1.0  # side of the training crop, as a share of the image's; 1 keeps it whole
-    jitter: float = 0.0  # of gray curve, sharpness and noise before the views; up to 1
 
     def crop_side(self, side: int) -> int:
         """The side of the training crop of a square image, pixels."""
@@ -223,7 +222,7 @@ def validate(config: Config) -> None:
         "benchmark.runs",
     )
     _between(config, 0, 1, "method.momentum", "method.hard_negatives", "data.tiles.min_breast")
-    _between(config, 0, 1, "train.foreground", "views.jitter")
+    _between(config, 0, 1, "train.foreground")
     _between(config, 0, 1, "data.split.validation", "data.split.test")
     _below_one(config, "optim.b1", "optim.b2", "model.drop_path_rate")
     _one_of(config, "model.dtype", ("float32", "bfloat16"))

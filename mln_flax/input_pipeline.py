@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mln_flax import geometry, jitter
+from mln_flax import geometry
 from mln_flax.config import ViewsConfig
 from mln_flax.data import prepared
 from mln_flax.data.core import Example, Part
@@ -120,8 +120,8 @@ def train_batches(
     """The rows of one host for steps start_step, ..., steps - 1.
 
     Example number c of the run (c = step * batch_size + place) is the image at place c mod N of
-    a shuffle that the seed and the epoch (c div N) decide, with geometry and jitter drawn from
-    (seed, c): each epoch sees each image once, and a run that starts at any step goes on
+    a shuffle that the seed and the epoch (c div N) decide, with geometry drawn from (seed, c):
+    each epoch sees each image once, and a run that starts at any step goes on
     exactly. Where `plan.foreground` gives a share of the places to images with a label, those go
     through a shuffle of their own in the same way, and the other places through the shuffle of
     all images.
@@ -198,8 +198,6 @@ def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
             scale=plan.config.scale,
             crop=crop,
         )
-        if plan.config.jitter:
-            image = jitter.jitter_tf(image, seed, plan.config.jitter)
         made = tf.stack([view.tf(image) for view in plan.views])[..., tf.newaxis]
         return made, tf.repeat(tf.cast(mask, tf.int32)[tf.newaxis], len(branch), axis=0)
 
@@ -240,9 +238,6 @@ def _numpy_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
             scale=plan.config.scale,
             crop=crop,
         )
-        if plan.config.jitter:
-            rng = np.random.default_rng([plan.seed, counter, 2])
-            image = jitter.jitter_numpy(image, rng, plan.config.jitter)
         views = np.stack([view.numpy(image) for view in plan.views])[..., np.newaxis]
         return views, np.repeat(mask.astype(np.int32)[np.newaxis], len(branch), axis=0)
 

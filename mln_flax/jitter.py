@@ -1,18 +1,15 @@
-"""Intensity augmentation: one random gray curve, sharpness and noise, as if of another machine.
+"""One random gray curve, sharpness and noise, as if an image were of another machine.
 
-Nine uniform numbers become a `Draw`, and a draw is applied by TensorFlow (tf.data) or by scipy.
-As in `geometry`, what decides is the same code for both: arithmetic operators only, on numpy or
-TensorFlow float32 alike. Ranges grow with one number, the strength; they are chosen to look like
-mammograms, none is measured.
+The rule `polarity` learns from images changed so (`source_bank`). Nine uniform numbers become a
+`Draw`, and a draw is applied to an image. Ranges grow with one number, the strength; they are
+chosen to look like mammograms, none is measured.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
-
-from mln_flax.types import UserError
 
 # Each at strength 1.
 CURVE = 0.35  # how far the a of the curve may be from 0.5
@@ -54,10 +51,10 @@ def draw(uniform: Sequence[Any], strength: float) -> Draw:
     tomosynthesis sweeps along the chest wall, which stands upright in an image.
 
     Raises:
-      UserError: `strength` lies outside [0, 1].
+      ValueError: `strength` lies outside [0, 1].
     """
     if not 0 <= strength <= 1:
-        raise UserError(f"views.jitter={strength}: must lie between 0 and 1")
+        raise ValueError(f"jitter of strength {strength}: must lie between 0 and 1")
     curve, bend, gain, shift, fog, kind, sigma, both, noise = uniform
     is_lifted, has_halos, is_round = ((2 * number) // 1 for number in (fog, kind, both))
     down_px = strength * SIGMA_PX * sigma
@@ -98,12 +95,13 @@ def brightened(image: Any, drawn: Draw) -> Any:
     return drawn.gain * image + drawn.shift * image * (2 - image)
 
 
-def _window(exp: Callable[[Any], Any], sigma_px: Any) -> Any:
-    """The weights of a Gaussian, not yet of sum 1; for 0 px the middle alone."""
-    return exp(-TAPS * TAPS / (2 * sigma_px * sigma_px + 1e-6))
+def _window(sigma_px: Any) -> np.ndarray:
+    """The weights of a Gaussian; for 0 px the middle alone."""
+    weights = np.exp(-TAPS * TAPS / (2 * sigma_px * sigma_px + 1e-6))
+    return weights / weights.sum()
 
 
-def apply_numpy(image: Any, drawn: Draw, noise: Any) -> np.ndarray:
+def applied(image: Any, drawn: Draw, noise: Any) -> np.ndarray:
     """The image [H, W] under a draw, in [0, 1]; `noise` [H, W] has standard deviation 1.
 
     Sharpness comes first, as in a detector, then the grays, and noise last, so that a steep
@@ -112,55 +110,18 @@ def apply_numpy(image: Any, drawn: Draw, noise: Any) -> np.ndarray:
     image = np.asarray(image, np.float32)
     blurred = image
     for axis, sigma_px in enumerate((drawn.down_px, drawn.across_px)):
-        weights = _window(np.exp, sigma_px)
-        blurred = ndimage.correlate1d(blurred, weights / weights.sum(), axis, mode="reflect")
+        blurred = ndimage.correlate1d(blurred, _window(sigma_px), axis, mode="reflect")
     sharp = np.clip(image + drawn.detail * (image - blurred), 0, 1)
     gray = np.clip(brightened(curved(sharp, drawn), drawn), 0, 1)
     return np.clip(drawn.fog + (1 - drawn.fog) * gray + drawn.noise * noise, 0, 1)
 
 
-def apply_tf(image: Any, drawn: Draw, noise: Any) -> Any:
-    """The image float32 [H, W] under a draw, in [0, 1], as `apply_numpy` with TensorFlow."""
-    import tensorflow as tf
-
-    def clip(grays: Any) -> Any:
-        return tf.clip_by_value(grays, 0.0, 1.0)
-
-    height, width = tf.unstack(tf.shape(image))
-    padded = tf.pad(image, [[RADIUS_PX] * 2] * 2, "SYMMETRIC")
-    # Sums of shifted images take a tenth of the time of a convolution with one channel.
-    down, across = (_window(tf.exp, sigma_px) for sigma_px in (drawn.down_px, drawn.across_px))
-    rows = [weight * padded[k : k + height] for k, weight in enumerate(tf.unstack(down))]
-    even = tf.add_n(rows) / tf.reduce_sum(down)
-    columns = [weight * even[:, k : k + width] for k, weight in enumerate(tf.unstack(across))]
-    blurred = tf.add_n(columns) / tf.reduce_sum(across)
-    sharp = clip(image + drawn.detail * (image - blurred))
-    gray = clip(brightened(curved(sharp, drawn), drawn))
-    return clip(drawn.fog + (1 - drawn.fog) * gray + drawn.noise * noise)
-
-
 def jitter_numpy(image: Any, rng: np.random.Generator, strength: float) -> np.ndarray:
     """The image float32 [H, W] as another machine might show it, in [0, 1]; 0 changes nothing.
 
-    `rng` alone decides. Raises UserError where `strength` lies outside [0, 1].
+    `rng` alone decides. Raises ValueError where `strength` lies outside [0, 1].
     """
     drawn = draw(list(rng.random(UNIFORMS, np.float32)), strength)
     if not strength:
         return np.asarray(image)
-    return apply_numpy(image, drawn, rng.standard_normal(np.shape(image), np.float32))
-
-
-def jitter_tf(image: Any, seed: Any, strength: float) -> Any:
-    """The image float32 [H, W] as another machine might show it, in [0, 1]; 0 changes nothing.
-
-    `seed` (int32 or int64 [2]) alone decides, and what `geometry.augment_tf` draws from the same
-    seed tells nothing of it. Numbers differ from numpy's generator; for equal draws and noise the
-    results agree. Raises UserError where `strength` lies outside [0, 1].
-    """
-    import tensorflow as tf
-
-    first, second = tf.unstack(tf.random.split(seed, 2))
-    drawn = draw(tf.unstack(tf.random.stateless_uniform([UNIFORMS], first)), strength)
-    if not strength:
-        return image
-    return apply_tf(image, drawn, tf.random.stateless_normal(tf.shape(image), second))
+    return applied(image, drawn, rng.standard_normal(np.shape(image), np.float32))

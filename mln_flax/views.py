@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from mln_flax import more_views
 from mln_flax.config import ViewsConfig
 from mln_flax.registry import Registry, nearest
 from mln_flax.types import UserError, View
@@ -116,7 +115,6 @@ def bezier_tf(a: float) -> Callable[[Any], Any]:
 
 
 views = Registry("view")
-views.register("location_scale")(more_views.location_scale)
 
 
 @views.register("identity")

@@ -207,7 +207,7 @@ NOT_NEGATIVE = (
 ).split()
 SHARES = (
     "data.split.validation data.split.test data.tiles.min_breast method.momentum "
-    "method.hard_negatives views.jitter"
+    "method.hard_negatives"
 ).split()
 BELOW_1 = "optim.b1 optim.b2 model.drop_path_rate".split()
 INF, NAN = float("inf"), float("nan")

@@ -111,8 +111,8 @@ WRONG = {
         "row 'plain': --config.train.steps=0: must be above 0",
     ),
     "a row's number": (
-        {"rows": (Row("plain", {"views.jitter": 0.6}),)},  # type: ignore[dict-item]
-        "row 'plain': views.jitter: 0.6 must be a text, as on the command line: '0.6'",
+        {"rows": (Row("plain", {"views.crop": 0.6}),)},  # type: ignore[dict-item]
+        "row 'plain': views.crop: 0.6 must be a text, as on the command line: '0.6'",
     ),
     "a row's seed": (
         {"rows": (Row("plain", {"train.seed": "3"}),)},

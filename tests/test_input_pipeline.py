@@ -57,9 +57,8 @@ def test_each_epoch_shows_each_image_once_in_an_order_of_its_own(source, backend
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("jitter", [0.0, 0.5])
-def test_a_run_that_starts_later_sees_the_tail_of_the_whole_run(source, backend, jitter):
-    plan = a_plan(ViewsConfig(crop=0.75, jitter=jitter))
+def test_a_run_that_starts_later_sees_the_tail_of_the_whole_run(source, backend):
+    plan = a_plan(ViewsConfig(crop=0.75))
     whole = list(train_batches(source, plan, 0, 9, backend=backend))
     tail = list(train_batches(source, plan, 5, 9, backend=backend))
     assert (len(whole), len(tail)) == (9, 4)
@@ -70,9 +69,8 @@ def test_a_run_that_starts_later_sees_the_tail_of_the_whole_run(source, backend,
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("jitter", [0.0, 0.5])
-def test_hosts_take_disjoint_rows_that_together_are_the_whole(source, backend, jitter):
-    plan = a_plan(ViewsConfig(jitter=jitter), batch_size=4)
+def test_hosts_take_disjoint_rows_that_together_are_the_whole(source, backend):
+    plan = a_plan(ViewsConfig(), batch_size=4)
     whole = list(train_batches(source, plan, 1, 4, backend=backend))
     hosts = [
         list(train_batches(source, plan, 1, 4, host=(host, 2), backend=backend)) for host in (0, 1)
@@ -83,10 +81,8 @@ def test_hosts_take_disjoint_rows_that_together_are_the_whole(source, backend, j
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("jitter", [0.0, 0.8])
-def test_rows_are_the_views_of_the_augmented_image_with_one_mask(source, backend, jitter):
-    config = ViewsConfig(jitter=jitter)
-    plan = a_plan(config, names=("identity", "bezier(0.3)+invert", "invert"))
+def test_rows_are_the_views_of_the_augmented_image_with_one_mask(source, backend):
+    plan = a_plan(ViewsConfig(), names=("identity", "bezier(0.3)+invert", "invert"))
     for batch in train_batches(source, plan, 0, 3, backend=backend):
         first = first_view(batch)
         assert not any(
@@ -99,28 +95,6 @@ def test_rows_are_the_views_of_the_augmented_image_with_one_mask(source, backend
             np.testing.assert_array_equal(batch.mask[number::3], batch.mask[::3])
         np.testing.assert_array_equal(batch.branch, [0, 1, 2, 0, 1, 2])
         assert set(np.unique(batch.mask)) <= {0, 1}
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_jitter_changes_the_grays_of_every_image_and_neither_geometry_nor_mask(source, backend):
-    plain, jittered, stronger = (
-        list(train_batches(source, a_plan(ViewsConfig(jitter=j)), 0, 4, backend=backend))
-        for j in (0.0, 0.02, 0.2)
-    )
-    for before, after, far in zip(plain, jittered, stronger, strict=True):
-        np.testing.assert_array_equal(after.mask, before.mask)
-        moved, further = (np.abs(first_view(x) - first_view(before)) for x in (after, far))
-        assert moved.max() < 0.06 and (moved.mean(axis=(1, 2)) > 1e-4).all()
-        assert (further.mean(axis=(1, 2)) > moved.mean(axis=(1, 2))).all()
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_each_place_of_a_run_draws_its_own_jitter(backend):
-    gray = np.full((1, SIDE, SIDE), 0.5, np.float32)
-    source = from_arrays(gray, np.zeros(gray.shape, np.uint8))
-    plan = a_plan(dataclasses.replace(STILL, jitter=0.5), batch_size=3)
-    seen = [first_view(batch) for batch in train_batches(source, plan, 0, 2, backend=backend)]
-    assert len({image.tobytes() for image in np.concatenate(seen)}) == 6
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

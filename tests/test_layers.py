@@ -26,7 +26,7 @@ config files memory timing cost statistics
 types registry
 """
 GROUPS = {  # files that stand as one name and may import one another
-    "views": ("views", "more_views", "geometry", "jitter"),
+    "views": ("views", "geometry", "jitter"),
     "input_pipeline": ("input_pipeline", "order"),
     "metrics": ("metrics", "surface"),
     "branches": ("branches", "image_rules", "image_features"),

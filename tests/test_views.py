@@ -26,8 +26,6 @@ NAMES = (
     "invert(1.0, True)",
     "bezier(0.3)+invert",
     "invert+bezier(0.7)+invert",
-    "location_scale(1.5, -0.2)",
-    "location_scale(0.5, 0.3)+invert",
 )
 
 
@@ -205,7 +203,6 @@ def test_joined_names_apply_from_left_to_right():
         ("bezier(1)", "bezier(1.0)"),
         ("invert(None, False)", "invert"),
         ("invert(1)", "invert(1.0)"),
-        ("location_scale(2, -.3)", "location_scale(2.0, -0.3)"),
         ("identity+invert+identity", "invert"),
         ("identity+identity", "identity"),
     ],
@@ -225,7 +222,7 @@ def test_names_are_canonical_and_read_back(text, name):
         ("bezier(0.3", "arguments must be literals"),
         ("bezier(2)", "bezier(2): a must lie in [0, 1]"),
         ("invert(None, 1)", "keep_background must be True or False, not 1"),
-        ("invert+", "view 'invert+': a name is missing; known: location_scale, identity"),
+        ("invert+", "view 'invert+': a name is missing; known: identity"),
         ("", "a name is missing"),
     ],
 )
@@ -320,11 +317,6 @@ def test_which_views_turn_dark_and_bright_around(name, inverted):
 def test_a_group_without_views_has_no_branch():
     assert views.branch_map(("identity", "bezier(0.3)"), "grouped") == ((0, 0), ("similar",))
     assert views.branch_map(("invert",), "grouped") == ((0,), ("dissimilar",))
-
-
-def test_scaled_views_are_grouped_by_their_inversion():
-    names = ("location_scale(0.5, 0.3)", "location_scale(0.5, 0.3)+invert")
-    assert views.branch_map(names, "grouped")[0] == (0, 1)
 
 
 def test_unknown_branch_map_is_explained():
