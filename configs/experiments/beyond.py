@@ -5,7 +5,7 @@ their probabilities. Grouped: one branch for the upright views and one for the i
 polarity too. What else was tried and taken out is in docs/experiments.md.
 
 6 runs of four to six minutes each on two cores. Commit 44fb670, seeds 0 to 2, 2 cores of AMD EPYC
-(Zen 4), unseen DSC: MLN-net-P 0.408 ± 0.009, MLN-net-W WWW, grouped 0.392 ± 0.025.
+(Zen 4), unseen DSC: MLN-net-P 0.408 ± 0.009, MLN-net-W 0.395 ± 0.010, grouped 0.392 ± 0.025.
 
 python -m mln_flax.main --mode=experiment --config=configs/experiments/beyond.py --workdir=runs/more
 """

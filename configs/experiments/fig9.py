@@ -4,7 +4,9 @@ Conventional are flip, scale and crop. Source augmentation adds the four intensi
 them through one branch (Basenet-S). Without augmentation whole images of 128 pixels are trained
 on, with it crops of 96.
 
-At most 5 minutes a run on two cores are meant, 9 runs. Not measured.
+9 runs of one to five minutes each on two cores. Commit 44fb670, seeds 0 to 2, 2 cores of AMD EPYC
+(Zen 4), unseen DSC: 0.338 ± 0.015 without augmentation, 0.331 ± 0.035 conventional, 0.343 ± 0.015
+with source augmentation.
 
 python -m mln_flax.main --mode=experiment --config=configs/experiments/fig9.py --workdir=runs/fig9
 """
