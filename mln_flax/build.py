@@ -12,7 +12,7 @@ from mln_flax import data as data_rooms
 from mln_flax import optim, views
 from mln_flax.branches import SELECTIONS, check_metric
 from mln_flax.config import Config, ModelConfig
-from mln_flax.data import phantom, prepared_set, splits
+from mln_flax.data import prepared_set, splits
 from mln_flax.data.core import DataSet, collections, loaders
 from mln_flax.input_pipeline import Plan
 from mln_flax.methods.core import Method
@@ -48,9 +48,6 @@ class Run(NamedTuple):
 def build(config: Config) -> Run:
     """The run that a config describes; raises UserError for what cannot work together."""
     check_metric(config.method.selection, SELECTIONS)
-    if config.data.name == "phantom":  # others know their domains when they are prepared
-        for domain in (config.data.source, *config.data.targets):
-            phantom.check_domain(domain)
     names = views.view_names(config.views, config.train.seed)
     branch_of_view, branch_names = views.branch_map(names, config.method.branch_map)
     rows = config.train.batch_size * len(names)

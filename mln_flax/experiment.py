@@ -26,6 +26,7 @@ from mln_flax import (
 )
 from mln_flax.build import Run, build
 from mln_flax.config import DataConfig
+from mln_flax.data import phantom
 from mln_flax.data.core import DataSet
 from mln_flax.experiment_config import FILE, Experiment
 from mln_flax.experiment_jobs import Job
@@ -92,8 +93,12 @@ def whole_of(experiment: Experiment, workdir: Path) -> Experiment:
 def check(whole: Experiment, workdir: Path) -> None:
     """Raises UserError for what no run should be begun with.
 
-    That is a row that cannot be built, a run's folder of other settings, records cut short.
+    That is a domain that is not there, a row that cannot be built, a run's folder of other
+    settings, records cut short.
     """
+    if whole.base.data.name == "phantom":  # others know their domains when they are prepared
+        for domain in whole.domains:
+            phantom.check_domain(domain)
     for row in whole.shown():
         for source in whole.sources_of(row):
             try:

@@ -86,7 +86,8 @@ def test_the_ablation_of_the_paper_shares_its_trainings():
     experiment = experiment_config.load(str(tiny.ROOT / "configs" / "experiments" / "table3.py"))
     jobs = experiment_jobs.jobs(experiment)
     assert [row.name for row in experiment.rows] == [
-        *("Basenet", "Basenet-S", "MLN-net-R", "Unet-R", "MLN-net-E", "Unet-E"),
+        *("Basenet", "Basenet-S", "Unet", "Unet-S"),
+        *("MLN-net-R", "Unet-R", "MLN-net-E", "Unet-E"),
         *("MLN-net", "Unet*", "MLN-net-E+", "MLN-net+"),
         *("MLN-net-P", "Unet-P", "MLN-net-W", "Unet-W"),
     ]
@@ -94,6 +95,8 @@ def test_the_ablation_of_the_paper_shares_its_trainings():
     assert first == {
         ("Basenet",),
         ("Basenet-S",),
+        ("Unet",),
+        ("Unet-S",),
         tuple(row.name for row in experiment.rows if row.name.startswith("MLN-net")),
         ("Unet-R", "Unet-E", "Unet*", "Unet-P", "Unet-W"),
     }
@@ -104,11 +107,12 @@ def test_the_ablation_of_the_paper_shares_its_trainings():
         for row in experiment.rows
     ]
     assert ways == [
-        *("polarity", "polarity", "union", "union", "euclidean", "euclidean"),
+        *("polarity", "polarity", "polarity", "polarity"),
+        *("union", "union", "euclidean", "euclidean"),
         *("cosine", "cosine", "euclidean+", "cosine+"),
         *("polarity", "polarity", "weighted", "weighted"),
     ]
-    assert len(jobs) == 3 * (4 + 3 * 3)
+    assert len(jobs) == 3 * (6 + 3 * 3)
 
 
 @needs_mini_mias
