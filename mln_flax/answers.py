@@ -58,6 +58,11 @@ def branches(records: Sequence[Record], answer: str) -> list[int]:
     return [int(np.argmin(total[group])) for group in groups]
 
 
+def is_labeled(score: Record) -> bool:
+    """Whether the reference of a score entry holds anything."""
+    return score["empty"] in ("neither", "prediction")
+
+
 def _costs(record: Record, rule: str) -> np.ndarray:
     """What a rule makes smallest, [k]: its distances, or for `oracle` the DSC that is lost."""
     if rule == ORACLE:

@@ -222,8 +222,7 @@ def validate(config: Config) -> None:
         "benchmark.runs",
     )
     _between(config, 0, 1, "method.momentum", "method.hard_negatives", "data.tiles.min_breast")
-    _between(config, 0, 1, "train.foreground")
-    _between(config, 0, 1, "data.split.validation", "data.split.test")
+    _between(config, 0, 1, "train.foreground", "data.split.validation", "data.split.test")
     _below_one(config, "optim.b1", "optim.b2", "model.drop_path_rate")
     _one_of(config, "model.dtype", ("float32", "bfloat16"))
     _one_of(config, "model.statistics", ("channel", "layer"))

@@ -108,7 +108,7 @@ def check(whole: Experiment, workdir: Path) -> None:
     for job in experiment_jobs.jobs(whole):
         modes.refuse_other_settings(folder_of(workdir, job), job.config)
         if is_done(workdir, job):
-            records.read_whole(folder_of(workdir, job) / "records.jsonl")
+            records.read_whole(records_of(workdir, job))
 
 
 def write_experiment(whole: Experiment, workdir: Path) -> None:
@@ -219,7 +219,7 @@ def recorded_of(all_jobs: Sequence[Job], workdir: Path) -> dict[str, list[Record
     for job in all_jobs:
         if is_done(workdir, job):
             modes.refuse_other_settings(folder_of(workdir, job), job.config)
-            found[job.name] = records.read_whole(folder_of(workdir, job) / "records.jsonl")
+            found[job.name] = records.read_whole(records_of(workdir, job))
     return found
 
 
@@ -254,7 +254,12 @@ def parameters(made: Run) -> tuple[int, int]:
 
 def is_done(workdir: Path, job: Job) -> bool:
     """Whether a run is trained and evaluated."""
-    return (folder_of(workdir, job) / "records.jsonl").exists()
+    return records_of(workdir, job).exists()
+
+
+def records_of(workdir: Path, job: Job) -> Path:
+    """The file that a run writes last."""
+    return folder_of(workdir, job) / "records.jsonl"
 
 
 def folder_of(workdir: Path, job: Job) -> Path:

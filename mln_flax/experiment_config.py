@@ -175,14 +175,12 @@ def merged(old: Experiment, new: Experiment, where: str) -> Experiment:
     )
 
 
-def narrowed(whole: Experiment, asked: Experiment, names: Iterable[str]) -> Experiment:
-    """The experiment of a workdir with no more rows, sources and seeds than a report asks for.
-
-    `names` are the settings of the command line: what is not among them stays whole.
-    """
-    fields = {"rows": "only", "sources": "sources", "seeds": "seeds"}
-    parts = {field: getattr(asked, field) for name, field in fields.items() if name in names}
-    return dataclasses.replace(whole, **parts)
+def narrowed(whole: Experiment, overrides: Mapping[str, str]) -> Experiment:
+    """The experiment of a workdir with no more rows, sources and seeds than a report asks for."""
+    for name in ("rows", "sources", "seeds"):
+        if name in overrides:
+            whole = override(whole, name, overrides[name])
+    return whole
 
 
 def _compared(experiment: Experiment) -> dict[str, Any]:

@@ -60,14 +60,9 @@ def outcome(
                 raise UserError(f"row {row.name!r}, run {job.name}: {error}") from None
             by_domain = found.setdefault((row.name, job.source, job.seed), {})
             for line, score in zip(images, scores, strict=True):
-                labeled = {LABELED: score["dsc"] if is_labeled(score) else None}
+                labeled = {LABELED: score["dsc"] if answers.is_labeled(score) else None}
                 by_domain.setdefault(line["domain"], {})[line["image_id"]] = score | labeled
     return found
-
-
-def is_labeled(score: Record) -> bool:
-    """Whether the reference of an image holds anything."""
-    return score["empty"] in ("neither", "prediction")
 
 
 def means(outcome: Outcome, row: str, source: str, domain: str, metric: str) -> dict[int, float]:
@@ -182,7 +177,7 @@ def nothing_marked(outcome: Outcome, experiment: Experiment, source: str) -> flo
     for (_, trained_on, _), found in outcome.items():
         if trained_on == source and all(one in found for one in targets(experiment, source)):
             shares = (
-                np.mean([not is_labeled(score) for score in found[domain].values()])
+                np.mean([not answers.is_labeled(score) for score in found[domain].values()])
                 for domain in targets(experiment, source)
             )
             return float(np.mean(list(shares)))

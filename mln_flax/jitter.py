@@ -116,7 +116,7 @@ def applied(image: Any, drawn: Draw, noise: Any) -> np.ndarray:
     return np.clip(drawn.fog + (1 - drawn.fog) * gray + drawn.noise * noise, 0, 1)
 
 
-def jitter_numpy(image: Any, rng: np.random.Generator, strength: float) -> np.ndarray:
+def jittered(image: Any, rng: np.random.Generator, strength: float) -> np.ndarray:
     """The image float32 [H, W] as another machine might show it, in [0, 1]; 0 changes nothing.
 
     `rng` alone decides. Raises ValueError where `strength` lies outside [0, 1].

@@ -67,7 +67,7 @@ def run_experiment(
     if flags.mode == "experiment":
         return experiment.run(chosen, workdir, command)
     whole = experiment.whole_of(chosen, workdir)
-    experiment.report(experiment_config.narrowed(whole, chosen, overrides), workdir)
+    experiment.report(experiment_config.narrowed(whole, overrides), workdir)
     return 0
 
 

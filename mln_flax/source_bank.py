@@ -11,7 +11,7 @@ from mln_flax.build import Run
 from mln_flax.decision import OperatingPoint
 from mln_flax.image_features import foreground_mean, image_features
 from mln_flax.input_pipeline import Images, chunks
-from mln_flax.jitter import jitter_numpy
+from mln_flax.jitter import jittered
 from mln_flax.models import norm_kinds
 
 OTHER_MACHINES = 0.8  # strength of the jitter that stands for them where polarity is learned
@@ -128,7 +128,7 @@ def collect_images(run: Run, images: Images) -> image_rules.ImageBank:
                 polarity.append(seen.polarity)
         numbers.append(np.concatenate(of_view))
     for rows, _ in chunks(images.total, run.config.evaluate.batch_size):
-        other = [jitter_numpy(image, rng, OTHER_MACHINES) for image in images.stack(rows)[0]]
+        other = [jittered(image, rng, OTHER_MACHINES) for image in images.stack(rows)[0]]
         polarity.append(image_features(np.stack(other)).polarity)
     return image_rules.ImageBank(
         gaussian=image_rules.fit_gaussian(np.stack(numbers)),

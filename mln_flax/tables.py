@@ -75,7 +75,7 @@ def kinds_table(records: Iterable[Record]) -> Table:
     rows = []
     for domain, group in domains.items():
         scores = answers.scores(group, _answer(group[0]))
-        lesions = [score for score in scores if score["empty"] in ("neither", "prediction")]
+        lesions = [score for score in scores if answers.is_labeled(score)]
         plain = [score for score in scores if score["empty"] == "neither"]
         rows.append(
             (

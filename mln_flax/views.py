@@ -1,4 +1,4 @@
-"""Intensity versions of an image by name: Bezier curves, inversion (paper, section 3.1), others.
+"""Intensity versions of an image by name: Bezier curves, inversion (paper, section 3.1).
 
 Each view exists twice, in numpy (for prediction) and as TensorFlow operations (for tf.data), from
 one table or one formula. TensorFlow is imported only when its half is called.

@@ -164,10 +164,9 @@ def test_a_row_may_get_more_sources(experiment):
 
 
 def test_a_report_of_a_part(experiment):
-    part = dataclasses.replace(experiment, only=("cosine",), seeds=(1,), sources=("dbt",))
-    found = experiment_config.narrowed(experiment, part, {"rows": "cosine", "seeds": "1"})
+    found = experiment_config.narrowed(experiment, {"rows": "cosine", "seeds": "1"})
     assert found == dataclasses.replace(experiment, only=("cosine",), seeds=(1,))
-    assert experiment_config.narrowed(experiment, part, {}) == experiment
+    assert experiment_config.narrowed(experiment, {}) == experiment
 
 
 def test_another_experiment_is_refused(experiment):

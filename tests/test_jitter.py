@@ -128,18 +128,18 @@ def test_noise_has_its_standard_deviation_everywhere():
 def test_air_stays_dark(strength):
     image, rng = breast(), np.random.default_rng(3)
     for _ in range(50):
-        air = jitter.jitter_numpy(image, rng, strength)[:, 44:]  # beyond the blur's reach
+        air = jitter.jittered(image, rng, strength)[:, 44:]  # beyond the blur's reach
         assert np.median(air) <= 0.1 * strength + 0.005
 
 
 def test_jitter_depends_on_its_generator_alone_and_0_changes_nothing():
     one, two, other = (
-        jitter.jitter_numpy(breast(), np.random.default_rng(seed), 0.5) for seed in (8, 8, 9)
+        jitter.jittered(breast(), np.random.default_rng(seed), 0.5) for seed in (8, 8, 9)
     )
     assert one.dtype == np.float32 and one.shape == breast().shape
     np.testing.assert_array_equal(one, two)
     assert (one != other).any()
-    same = jitter.jitter_numpy(breast(), np.random.default_rng(8), 0.0)
+    same = jitter.jittered(breast(), np.random.default_rng(8), 0.0)
     np.testing.assert_array_equal(same, breast())
 
 
@@ -148,4 +148,4 @@ def test_bad_strength_is_explained(strength):
     with pytest.raises(ValueError, match=rf"strength {strength}: must lie between 0 and 1"):
         jitter.draw(MIDDLE, strength)
     with pytest.raises(ValueError, match="strength"):
-        jitter.jitter_numpy(breast(), np.random.default_rng(0), strength)
+        jitter.jittered(breast(), np.random.default_rng(0), strength)

@@ -9,7 +9,7 @@ import pytest
 from mln_flax import image_rules, views
 from mln_flax.data import phantom, scanners
 from mln_flax.image_features import image_features
-from mln_flax.jitter import jitter_numpy
+from mln_flax.jitter import jittered
 from mln_flax.source_bank import OTHER_MACHINES
 
 NAMES = ("identity", "bezier(0.3)", "bezier(0.7)", "invert")
@@ -27,7 +27,7 @@ def bank(images):
     """What `source_bank.collect_images` keeps, of arrays."""
     rng = np.random.default_rng(0)
     seen = [image_features(views.make_view(name).numpy(images)) for name in NAMES]
-    other = image_features(np.stack([jitter_numpy(x, rng, OTHER_MACHINES) for x in images]))
+    other = image_features(np.stack([jittered(x, rng, OTHER_MACHINES) for x in images]))
     upright = [one.polarity for one, out in zip(seen, INVERTED, strict=True) if not out]
     return (
         image_rules.fit_gaussian(np.stack([one.view for one in seen])),

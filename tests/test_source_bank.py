@@ -157,7 +157,7 @@ def test_the_gaussians_are_those_of_the_views(images, trained):
 
 def test_polarity_is_learned_from_upright_images_of_this_and_of_other_machines(images, trained):
     rng = np.random.default_rng(0)
-    others = [jitter.jitter_numpy(image, rng, 0.8) for image in images]
+    others = [jitter.jittered(image, rng, 0.8) for image in images]
     curved = views.make_view("bezier(0.3)").numpy(images)
     upright = image_features(np.concatenate([images, curved, others])).polarity
     expected = image_rules.fit_polarity(upright)
