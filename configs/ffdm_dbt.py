@@ -2,7 +2,7 @@
 
     python -m mln_flax.main --config=configs/ffdm_dbt.py --config.data.dir=FOLDER --workdir=W
 
-FOLDER holds FFDM/ and DBT/ with masks beside the images (see `mln_flax/data/ffdm_dbt.py`). The
+FOLDER holds FFDM/ and DBT/ with masks beside the images (see `mln_flax/data/sets/ffdm_dbt.py`). The
 other way around: --config.data.source=dbt --config.data.targets=ffdm
 
 Not measured.

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from mln_flax import config as configs
-from mln_flax import experiment_config, memory, settings
+from mln_flax import settings
+from mln_flax.engine import large_pages
+from mln_flax.experiments import core
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
@@ -44,9 +46,9 @@ def run(argv: Sequence[str]) -> int:
         raise UserError("--workdir is missing: the folder for checkpoints, records and the report")
     workdir = Path(flags.workdir) if flags.workdir else None
     command = f"python -m mln_flax.main {shlex.join(argv)}"
-    if workdir and (flags.mode == "experiment" or (workdir / experiment_config.FILE).exists()):
+    if workdir and (flags.mode == "experiment" or (workdir / core.FILE).exists()):
         return run_experiment(flags, overrides, workdir, command)
-    from mln_flax import modes  # jax is slow to import: a mistyped flag should not wait for it
+    from mln_flax import modes
 
     config = choose(flags.config, overrides, workdir)
     return modes.run(flags.mode, config, workdir, [Path(p) for p in paths], flags.output, command)
@@ -61,13 +63,13 @@ def run_experiment(
             f"--workdir={workdir} holds an experiment: allowed are --mode=experiment and "
             "--mode=report; each of its runs is a workdir of its own below runs/"
         )
-    chosen = experiment_config.choose(flags.config, overrides, workdir)
-    from mln_flax import experiment
+    chosen = core.choose(flags.config, overrides, workdir)
+    from mln_flax.experiments import run as experiment
 
     if flags.mode == "experiment":
         return experiment.run(chosen, workdir, command)
     whole = experiment.whole_of(chosen, workdir)
-    experiment.report(experiment_config.narrowed(whole, overrides), workdir)
+    experiment.report(core.narrowed(whole, overrides), workdir)
     return 0
 
 
@@ -127,5 +129,5 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list
 
 
 if __name__ == "__main__":
-    memory.use_large_pages()
+    large_pages.use_large_pages()
     sys.exit(main())

@@ -9,23 +9,15 @@ from pathlib import Path
 
 import jax
 
-from mln_flax import (
-    benchmark,
-    evaluate,
-    files,
-    parallel,
-    predict,
-    prepare_report,
-    records,
-    report,
-    summary,
-    tables,
-    train,
-)
-from mln_flax.build import Run, build, is_drawn, load_data
+from mln_flax import files, parallel
+from mln_flax.benchmark import run as benchmark
+from mln_flax.benchmark import summary
 from mln_flax.config import Config
-from mln_flax.data import prepare, prepared_set
 from mln_flax.data.core import DataSet
+from mln_flax.data.prepare import prepare, prepared_set
+from mln_flax.engine import evaluate, predict, train
+from mln_flax.engine.build import Run, build, is_drawn, load_data
+from mln_flax.results import prepare_report, records, report, tables
 from mln_flax.settings import AFTERWARDS, differences, read_json, to_dict
 from mln_flax.types import UserError
 

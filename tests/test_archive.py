@@ -8,8 +8,8 @@ import cbis_trees
 import pytest
 import tiny
 
-from mln_flax import records
 from mln_flax.main import main
+from mln_flax.results import records
 
 CBIS = str(tiny.ROOT / "configs" / "cbis.py")
 PATIENT = re.compile(rb"P_\d{5}")
@@ -82,7 +82,7 @@ def test_nobody_is_named_in_what_was_written_or_said(ran):
 
 
 def test_stored_fields_name_nobody_either(ran):
-    from mln_flax.data import prepared
+    from mln_flax.data.prepare import prepared
 
     home, _ = ran
     (folder,) = home.glob("prepared/*")

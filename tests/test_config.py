@@ -7,9 +7,10 @@ import typing
 
 import pytest
 
-from mln_flax import branches, settings
 from mln_flax import config as configs
+from mln_flax import settings
 from mln_flax.config import Config
+from mln_flax.methods.mln import branches
 from mln_flax.types import UserError
 
 PACKAGE = pathlib.Path(configs.__file__).parent

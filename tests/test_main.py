@@ -4,19 +4,11 @@ import json
 
 import pytest
 import tiny
+from tiny import refused
 
 from mln_flax.main import main
 
 MINI_MIAS = str(tiny.ROOT / "configs" / "mini_mias.py")
-
-
-def refused(capsys, argv):
-    """What stands on stderr when a command line is refused."""
-    capsys.readouterr()
-    assert main([str(word) for word in argv]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and 1 <= len(err.splitlines()) <= 2, err
-    return err
 
 
 def config(*words):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import tiny
 
-from mln_flax import branches, modes, records
+from mln_flax import modes
 from mln_flax.main import main
+from mln_flax.methods.mln import branches
+from mln_flax.results import records
 
 DOMAINS = ("ffdm", "dbt", "film", "processing")
 FINAL = ("config.json", "records.jsonl", "data.json", "report/index.html")

@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 import tiny
 
-from mln_flax import input_pipeline, parallel
-from mln_flax.build import build, plan
-from mln_flax.input_pipeline import from_arrays
+from mln_flax import parallel
+from mln_flax.engine import input_pipeline
+from mln_flax.engine.build import build, plan
+from mln_flax.engine.input_pipeline import from_arrays
 from mln_flax.types import Batch
 
 # Two images in three views are six rows: on four devices two rows are padding.
 COMPARE = """
 import json
 import sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/support"]
 import jax
 import numpy as np
 from mln_flax import parallel
-from mln_flax.train import initial_state
+from mln_flax.engine.train import initial_state
 from test_parallel import a_run, after_steps, assert_equal
 
 assert jax.device_count() == 4
@@ -39,9 +40,9 @@ print("equal")
 # Each of two devices holds an image, whose views go through the network one after the other.
 PARTS = """
 import sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/support"]
 import jax
-from mln_flax.train import initial_state
+from mln_flax.engine.train import initial_state
 from test_parallel import a_run, after_steps, assert_equal
 
 state = initial_state(a_run())

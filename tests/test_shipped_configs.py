@@ -10,19 +10,14 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from mln_flax import (
-    answers,
-    branches,
-    experiment_config,
-    experiment_jobs,
-    files,
-    parallel,
-    records,
-    settings,
-)
-from mln_flax.build import build
+from mln_flax import files, parallel, settings
 from mln_flax.config import validate
+from mln_flax.engine.build import build
+from mln_flax.experiments import core
+from mln_flax.experiments import jobs as experiment_jobs
 from mln_flax.main import main
+from mln_flax.methods.mln import branches, choice
+from mln_flax.results import records
 from mln_flax.types import Batch
 
 FILES = sorted(glob.glob(str(tiny.ROOT / "configs" / "*.py")))
@@ -65,14 +60,14 @@ def dry_run(run):
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=os.path.basename)
 @pytest.mark.filterwarnings("ignore:views.strategy='mean'")  # the paper's own strategy does it
 def test_every_row_of_a_shipped_experiment_builds_and_every_network_is_dry_run(file, tmp_path):
-    experiment = experiment_config.load(file)
-    experiment_config.validate(experiment)
-    files.write_json(tmp_path / experiment_config.FILE, experiment_config.to_dict(experiment))
-    assert experiment_config.read(tmp_path) == experiment  # so that it goes on after a kill
+    experiment = core.load(file)
+    core.validate(experiment)
+    files.write_json(tmp_path / core.FILE, core.to_dict(experiment))
+    assert core.read(tmp_path) == experiment  # so that it goes on after a kill
     networks = {}
     for row in experiment.rows:
         for source in experiment.sources_of(row):
-            made = build(experiment_config.config_of(experiment, row, source, seed=0))
+            made = build(core.config_of(experiment, row, source, seed=0))
             assert made.config.data.targets and source not in made.config.data.targets
             networks[str(made.model)] = made
     for made in networks.values():
@@ -83,7 +78,7 @@ def test_every_row_of_a_shipped_experiment_builds_and_every_network_is_dry_run(f
 
 
 def test_the_ablation_of_the_paper_shares_its_trainings():
-    experiment = experiment_config.load(str(tiny.ROOT / "configs" / "experiments" / "table3.py"))
+    experiment = core.load(str(tiny.ROOT / "configs" / "experiments" / "table3.py"))
     jobs = experiment_jobs.jobs(experiment)
     assert [row.name for row in experiment.rows] == [
         *("Basenet", "Basenet-S", "Unet", "Unet-S"),
@@ -103,7 +98,7 @@ def test_the_ablation_of_the_paper_shares_its_trainings():
     others = {job.rows for job in jobs if job.source != "ffdm"}
     assert others == {("Basenet",), ("Basenet-S",), ("MLN-net", "MLN-net-P", "MLN-net-W")}
     ways = [
-        answers.of_settings(experiment_config.config_of(experiment, row, "ffdm", 0).method)
+        choice.of_settings(core.config_of(experiment, row, "ffdm", 0).method)
         for row in experiment.rows
     ]
     assert ways == [

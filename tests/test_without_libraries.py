@@ -16,14 +16,15 @@ class Without(importlib.machinery.PathFinder):
         return None if name.split(".")[0] in MISSING else super().find_spec(name, path, target)
 
 sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Without
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/support"]
 import numpy as np
 import mln_flax
 for module in pkgutil.walk_packages(mln_flax.__path__, "mln_flax."):
     importlib.import_module(module.name)
 import tiny
-from mln_flax import evaluate, input_pipeline, selection, train
-from mln_flax.build import build
+from mln_flax.engine import evaluate, input_pipeline, train
+from mln_flax.methods.mln import answer as selection
+from mln_flax.engine.build import build
 from mln_flax.data.core import DataSet, Example, Part
 
 rng = np.random.default_rng(0)
@@ -58,7 +59,8 @@ def test_training_from_arrays_and_predicting_need_none_of_them(tmp_path):
 
 
 def test_tensorflow_without_its_board(tmp_path, monkeypatch):
-    from mln_flax import records, train
+    from mln_flax.engine import train
+    from mln_flax.results import records
 
     pytest.importorskip("tensorflow")
     monkeypatch.setitem(sys.modules, "clu", None)

@@ -19,7 +19,7 @@ from mln_flax.config import (
     TrainConfig,
     ViewsConfig,
 )
-from mln_flax.experiment_config import Experiment, Row
+from mln_flax.experiments.core import Experiment, Row
 
 UNET = {"model.name": "unet", "model.preset": "unet_narrow", "model.norm": "sample"}
 NEAREST = {"method.selection": "polarity", "method.answer": "branch"}

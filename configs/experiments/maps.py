@@ -13,7 +13,7 @@ python -m mln_flax.main --mode=experiment --config=configs/experiments/maps.py -
 
 from pathlib import Path
 
-from mln_flax.experiment_config import Experiment, Row
+from mln_flax.experiments.core import Experiment, Row
 from mln_flax.settings import load_file
 
 

@@ -18,7 +18,7 @@ python -m mln_flax.main --mode=experiment --config=configs/experiments/table3.py
 
 from pathlib import Path
 
-from mln_flax.experiment_config import Experiment, Row
+from mln_flax.experiments.core import Experiment, Row
 from mln_flax.settings import load_file
 
 UNET = {"model.name": "unet", "model.preset": "unet_demo", "model.norm": "sample"}

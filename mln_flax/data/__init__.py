@@ -2,7 +2,10 @@
 
 import importlib
 
-ROOMS = ("phantom", "cbis_ddsm", "inbreast", "ffdm_dbt", "mini_mias", "folder", "npz")
+ROOMS = (
+    "phantoms.phantom",
+    *(f"sets.{name}" for name in "cbis_ddsm inbreast ffdm_dbt mini_mias folder npz".split()),
+)
 
 
 def enter_all() -> None:

@@ -1,0 +1,1 @@
+"""Drawn mammograms: anatomy, lesions, noise, scanners."""

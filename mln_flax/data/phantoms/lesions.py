@@ -1,0 +1,270 @@
+"""Calcifications of a phantom and what looks like them: shapes in millimeters, and their masks."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mln_flax.data.phantoms import anatomy
+
+# Share of images without a cluster, and of those that look at the skin. Chosen: normal images are
+# most of any screening, and small windows must show air in training too.
+EMPTY_SHARE, SKIN_SHARE = 0.3, 0.25
+# A cluster: 5 or more within 1 cm^2 (the usual radiological definition); 30 is chosen.
+COUNT = (5, 30)
+CLUSTER_RADIUS_MM = 5.2  # of at most 1 cm^2: pi 5.2^2 = 85 mm^2
+SIZE_MM = (0.15, 0.8)  # chosen; "micro" usually means below 1 mm or 0.5 mm
+# Attenuation of a calcification 0.35 mm wide, and its spread (natural log) within and between
+# clusters. Chosen: the median is about 5 times the noise and fine texture of an ffdm window.
+CONTRAST, SPREAD, CLUSTER_SPREAD = 0.23, 0.40, 0.30
+CONTRAST_MOST = 0.6  # a calcification is never brighter
+GAP_MM = 0.25  # free tissue between two calcifications, so that each is one object. Chosen
+
+_FOCUS, _CLUSTER, _DISTRACTORS = 11, 12, 13  # random streams
+
+
+class Spot(NamedTuple):
+    """A calcification or a distractor: a capsule with a wavy edge."""
+
+    x: float  # mm, breast coordinates
+    y: float
+    length: float  # mm, largest extent
+    width: float  # mm; equal to the length for what is round
+    angle: float  # of its length
+    wave: tuple[float, float, float]  # amplitudes of the edge's harmonics 2, 3 and 5
+    phase: float
+    contrast: float  # attenuation where it covers a pixel
+    labeled: bool
+
+
+class Focus(NamedTuple):
+    """What a small window looks at, and whether a cluster lies there."""
+
+    x: float
+    y: float
+    radius_mm: float  # of the cluster
+    lesion: bool
+
+
+def focus(body: anatomy.Breast) -> Focus:
+    """Where the cluster of a breast lies, or the place that a window without one shows."""
+    rng = np.random.default_rng([body.seed, _FOCUS, body.patient])
+    lesion = bool(rng.random() >= EMPTY_SHARE)
+    angle = rng.uniform(-0.9, 0.9)
+    radius = rng.uniform(2.2, CLUSTER_RADIUS_MM)
+    if rng.random() < SKIN_SHARE:
+        radius = min(radius, 3.0)
+        deep = radius + rng.uniform(1.0, 2.0) if lesion else rng.uniform(-2.0, 4.5)
+        return Focus(*anatomy.outline_mm(body, angle, deep), radius, lesion)
+    reach = np.interp(angle, body.angle, body.radius) * np.interp(angle, body.angle, body.slant)
+    deep = rng.uniform(15.0, 0.8 * reach)
+    return Focus(*anatomy.outline_mm(body, angle, deep), radius, lesion)
+
+
+def cluster(body: anatomy.Breast, at: Focus) -> list[Spot]:
+    """The calcifications of a cluster: punctate, amorphous, or fine-linear along a branching duct.
+
+    Empty where the focus has no lesion.
+    """
+    if not at.lesion:
+        return []
+    rng = np.random.default_rng([body.seed, _CLUSTER, body.patient])
+    ductal = rng.random() < 0.3
+    amorphous = rng.random() < 0.3
+    count = int(rng.integers(COUNT[0], COUNT[1] + 1))
+    if not ductal:
+        # 1.2 mm^2 to each at least (chosen), so that all of them find room
+        count = min(count, max(COUNT[0], int(np.pi * at.radius_mm**2 / 1.2)))
+    level = CONTRAST * np.exp(rng.normal(0, CLUSTER_SPREAD))
+    place = _on_duct(rng, at) if ductal else _in_ellipse(rng, at)
+    spots: list[Spot] = []
+    for _ in range(20 * count):
+        x, y, along = place()
+        linear = rng.random() < (0.6 if ductal else 0.08)
+        spot = _calcification(rng, x, y, along, level, linear, amorphous)
+        if all(_gap(spot, other) > GAP_MM for other in spots):
+            spots.append(spot)
+        if len(spots) == count:
+            break
+    return spots
+
+
+def distractors(body: anatomy.Breast, at: Focus, keep_off: list[Spot]) -> list[Spot]:
+    """Bright things that are no cluster and not labeled, around the focus and over the breast.
+
+    Round benign calcifications (some with a lucent middle), specks like dust, and walls of vessels
+    as two broken lines. Frequencies and sizes are chosen. None touches a spot of `keep_off`.
+    """
+    rng = np.random.default_rng([body.seed, _DISTRACTORS, body.patient])
+    groups = []
+    for k in range(22):
+        near = k < 4
+        if near:
+            x, y = np.array([at.x, at.y]) + rng.uniform(-6.2, 6.2, 2)
+        else:
+            reach = rng.uniform(0.1, 0.92)
+            x, y = anatomy.outline_mm(body, rng.uniform(-1.2, 1.2), 0.0)
+            x, y = reach * x, reach * y
+        kind = rng.choice(["none", "round", "speck", "wall"], p=[0.55, 0.13, 0.26, 0.06])
+        groups.append(_distractor(rng, kind, x, y))
+    return [
+        spot
+        for group in groups
+        for spot in group
+        if all(_gap(spot, other) > 0.6 for other in keep_off)
+    ]
+
+
+def draw(spots: list[Spot], grid: anatomy.Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The spots' attenuation, float32 [H, W], and the mask of the labeled ones, uint8 [H, W].
+
+    Both come from the same coverage: the share of a pixel that lies in the spot, by sampling. A
+    pixel is in the mask when one labeled spot covers half of it or more; a spot in the image that
+    covers no pixel so far marks the pixel it covers most. Spots add up in the attenuation.
+    """
+    shape = len(grid.y), len(grid.x)
+    layer, mask = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
+    for spot in spots:
+        patch = _patch(spot, grid)
+        if patch is None:
+            continue
+        share = _coverage(spot, grid, *patch)
+        layer[patch] += spot.contrast * share
+        if spot.labeled:
+            covered = share >= 0.5
+            if not covered.any() and share.any() and _holds(grid, spot):
+                covered = np.arange(share.size).reshape(share.shape) == share.argmax()
+            mask[patch] |= covered.astype(np.uint8)
+    return layer, mask
+
+
+def _gap(one: Spot, other: Spot) -> float:
+    """A lower bound of the free distance between two spots, mm."""
+    return float(np.hypot(one.x - other.x, one.y - other.y)) - (one.length + other.length) / 2
+
+
+def _in_ellipse(rng: np.random.Generator, at: Focus):
+    """A function that draws places in an ellipse, denser in its middle."""
+    tilt, flat = rng.uniform(0, np.pi), rng.uniform(0.6, 1.0)
+
+    def place() -> tuple[float, float, float]:
+        turn = rng.uniform(0, 2 * np.pi)
+        r = (at.radius_mm - SIZE_MM[1] / 2) * rng.random() ** 0.6
+        u, v = r * np.cos(turn), flat * r * np.sin(turn)
+        c, s = np.cos(tilt), np.sin(tilt)
+        return at.x + c * u - s * v, at.y + s * u + c * v, rng.uniform(0, np.pi)
+
+    return place
+
+
+def _on_duct(rng: np.random.Generator, at: Focus):
+    """A function that draws places along a duct with two side branches, and its direction there."""
+    heading = rng.uniform(0, 2 * np.pi)
+    reach = max(at.radius_mm, 3.0) - SIZE_MM[1] / 2 if at.radius_mm > 3.0 else at.radius_mm - 0.2
+    sides = heading + np.array([1, -1]) * rng.uniform(0.45, 0.8, 2)
+    roots = rng.uniform(-0.6, 0.3, 2) * reach
+
+    def place() -> tuple[float, float, float]:
+        pick = rng.integers(4)
+        if pick < 2:
+            t = rng.uniform(-reach, reach)
+            along, x, y = heading, t * np.cos(heading), t * np.sin(heading)
+        else:
+            root, along = roots[pick - 2], sides[pick - 2]
+            t = rng.uniform(0.1, 0.65) * reach
+            x = root * np.cos(heading) + t * np.cos(along)
+            y = root * np.sin(heading) + t * np.sin(along)
+        dx, dy = rng.normal(0, 0.12, 2)
+        return at.x + x + dx, at.y + y + dy, along + rng.normal(0, 0.12)
+
+    return place
+
+
+def _calcification(rng, x, y, along, level, linear, amorphous) -> Spot:
+    """One labeled calcification; the smaller it is the less it attenuates."""
+    contrast = level * np.exp(rng.normal(0, SPREAD))
+    if linear:
+        length, width = rng.uniform(0.45, SIZE_MM[1]), rng.uniform(SIZE_MM[0], 0.22)
+        wave = (0.0, 0.1, 0.0)
+    else:
+        length = float(np.clip(np.exp(rng.normal(np.log(0.40), 0.34)), *SIZE_MM))
+        width = length * rng.uniform(0.75, 1.0)
+        wave = (0.05, 0.05, 0.03)
+        if amorphous:
+            contrast *= 0.6
+            wave = (0.15, 0.18, 0.1)
+    contrast = min(contrast * np.sqrt(width / 0.35), CONTRAST_MOST)
+    return Spot(x, y, length, width, along, wave, rng.uniform(0, 2 * np.pi), contrast, True)
+
+
+def _distractor(rng: np.random.Generator, kind: str, x: float, y: float) -> list[Spot]:
+    """The spots of one distractor, none of them labeled."""
+    turn = rng.uniform(0, np.pi)
+    if kind == "round":
+        size = rng.uniform(1.0, 2.2)
+        shell = Spot(x, y, size, size, 0.0, (0.02, 0.0, 0.0), turn, rng.uniform(0.12, 0.4), False)
+        if rng.random() < 0.5:
+            return [shell]
+        inner = rng.uniform(0.5, 0.75) * size
+        lucent = shell._replace(length=inner, width=inner, contrast=-0.6 * shell.contrast)
+        return [shell, lucent]
+    if kind == "speck":
+        size = rng.uniform(0.1, 0.3)
+        wave = (0.2, 0.1, 0.1)
+        return [Spot(x, y, size, 0.8 * size, turn, wave, turn, rng.uniform(0.1, 0.4), False)]
+    if kind == "wall":
+        apart, reach, contrast = rng.uniform(1.3, 2.4), rng.uniform(3, 7), rng.uniform(0.06, 0.18)
+        curve = rng.normal(0, 0.04)
+        dashes = []
+        for side in (-0.5, 0.5):
+            for t in np.arange(-reach, reach, 0.9):
+                if rng.random() < 0.6:
+                    u, v = t + rng.normal(0, 0.1), side * apart + curve * t * t
+                    px = x + np.cos(turn) * u - np.sin(turn) * v
+                    py = y + np.sin(turn) * u + np.cos(turn) * v
+                    along = turn + np.arctan(2 * curve * t)
+                    length, weak = rng.uniform(0.3, 1.2), contrast * rng.uniform(0.5, 1)
+                    dashes.append(Spot(px, py, length, 0.2, along, (0.0, 0.1, 0.0), t, weak, False))
+        return dashes
+    return []
+
+
+def _patch(spot: Spot, grid: anatomy.Grid) -> tuple[slice, slice] | None:
+    """Rows and columns of the pixels that a spot may touch, or None where there are none."""
+    slices = []
+    for middle, axis in ((spot.y, grid.y), (spot.x, grid.x)):
+        reach = spot.length / 2 + grid.spacing_mm / 2
+        first = max(0, int(np.ceil((middle - reach - axis[0]) / grid.spacing_mm)))
+        last = min(len(axis), int(np.floor((middle + reach - axis[0]) / grid.spacing_mm)) + 1)
+        if first >= last:
+            return None
+        slices.append(slice(first, last))
+    return slices[0], slices[1]
+
+
+def _holds(grid: anatomy.Grid, spot: Spot) -> bool:
+    """Whether a spot's middle lies in the image."""
+    half = grid.spacing_mm / 2
+    inside_x = grid.x[0] - half <= spot.x < grid.x[-1] + half
+    return bool(inside_x and grid.y[0] - half <= spot.y < grid.y[-1] + half)
+
+
+def _coverage(spot: Spot, grid: anatomy.Grid, rows: slice, columns: slice) -> np.ndarray:
+    """The share of each pixel of the patch that lies in the spot, float32.
+
+    Sampled at 4 x 4 to 24 x 24 points in each pixel, 0.017 mm apart where that is enough.
+    """
+    n = int(np.clip(np.ceil(grid.spacing_mm / 0.017), 4, 24))
+    offsets = ((np.arange(n) + 0.5) / n - 0.5) * grid.spacing_mm
+    x = (grid.x[columns, None] + offsets).ravel() - spot.x
+    y = (grid.y[rows, None] + offsets).ravel() - spot.y
+    c, s = np.cos(spot.angle), np.sin(spot.angle)
+    u = x[None, :] * c + y[:, None] * s
+    v = y[:, None] * c - x[None, :] * s
+    half = (spot.length - spot.width) / 2
+    u -= u.clip(-half, half)
+    turn = np.arctan2(v, u)
+    edge = sum(a * np.cos(k * turn + spot.phase) for k, a in zip((2, 3, 5), spot.wave, strict=True))
+    radius = spot.width / 2 * (1 + edge) / (1 + sum(spot.wave))
+    inside = u * u + v * v <= radius * radius
+    shape = rows.stop - rows.start, n, columns.stop - columns.start, n
+    return inside.reshape(shape).mean(axis=(1, 3), dtype=np.float32)

@@ -1,0 +1,192 @@
+"""Mammogram phantoms with pixel-exact calcification masks: seeded, any size, four domains.
+
+A phantom is one breast, made in millimeters (`anatomy`), with its calcifications (`lesions`), seen
+by one machine (`scanners`). The machine is the domain.
+"""
+
+import numpy as np
+
+from mln_flax.config import DataConfig
+from mln_flax.data.core import PARTS, DataSet, Example, Part, loaders
+from mln_flax.data.phantoms import anatomy, lesions, scanners
+from mln_flax.registry import nearest
+from mln_flax.types import UserError
+
+DOMAINS = tuple(scanners.SCANNERS)
+_WINDOW, _SCANNER = 21, 22  # random streams
+# A breast counts as shown whole along an axis when the field covers this share of it. Chosen.
+_WHOLE = 0.85
+
+
+def phantom(
+    seed: int, domain: str, index: int, *, height: int, width: int, spacing_mm: float = 0.1
+) -> Example:
+    """The phantom of patient `index` as the machine `domain` shows it: a pure function.
+
+    Breast and calcifications depend on (seed, index) alone, so one patient can be shown by every
+    machine; noise and artifacts depend on the domain too. A field of view as large as the breast
+    shows all of it, chest wall at the image's edge; a smaller one is a window around the cluster,
+    or around any place of a breast without one. Even indices are CC views, odd ones MLO.
+
+    The mask is 1 where a calcification covers half of a pixel or more; one that covers no pixel so
+    far marks the pixel it covers most. Distractors are not in it.
+
+    Args:
+      seed: names the collection, 0 or more.
+      domain: one of `DOMAINS`.
+      index: names the patient, 0 or more.
+      height: of the image, pixels, 1 or more.
+      width: likewise.
+      spacing_mm: side of a pixel.
+
+    Raises:
+      UserError: an unknown domain, or a size, spacing, seed or index out of range.
+    """
+    check_domain(domain)
+    if min(height, width) < 1 or not spacing_mm > 0 or min(seed, index) < 0:
+        raise UserError(
+            f"phantom of {height} x {width} pixels, spacing {spacing_mm} mm, seed {seed}, index "
+            f"{index}: sizes and spacing must be positive, seed and index not negative"
+        )
+    machine = scanners.SCANNERS[domain]
+    body = anatomy.breast(seed, index)
+    at = lesions.focus(body)
+    calcifications = lesions.cluster(body, at)
+    grid = _grid(body, at, calcifications, height, width, spacing_mm)
+    tissue = anatomy.tissue(body, grid, thin=machine.thin)
+    spots, mask = lesions.draw(calcifications + lesions.distractors(body, at, calcifications), grid)
+    left = body.laterality == "L"
+    face = slice(None, None, 1 if left else -1)
+    scene = scanners.Scene(
+        attenuation=tissue.attenuation[:, face],
+        spots=(spots * (tissue.depth_mm > 0))[:, face],
+        depth_mm=tissue.depth_mm[:, face],
+        rim=tissue.rim[:, face],
+        fat=anatomy.MU_FAT * body.thickness_mm,
+        spacing_mm=spacing_mm,
+        whole=grid.whole,
+        chest_left=left,
+    )
+    rng = np.random.default_rng([seed, _SCANNER, index, DOMAINS.index(domain)])
+    image = machine.show(scene, rng).clip(0, 1).astype(np.float32)
+    mask = np.ascontiguousarray(mask[:, face])
+    return Example(
+        image=image,
+        mask=mask,
+        image_id=f"{domain}-{seed}-{index}",
+        patient_id=f"{seed}-{index}",
+        domain=domain,
+        laterality=body.laterality,
+        view_position=body.view,
+        spacing_mm=(spacing_mm, spacing_mm),
+        label_kind="calcification" if mask.any() else "none",
+    )
+
+
+@loaders.register("phantom")
+def load(data: DataConfig) -> DataSet:
+    """The source's three parts and each target's test part, with no patient in two of them.
+
+    Raises:
+      UserError: an unknown domain, a source that is also a target, a target named twice, or a
+        count below zero.
+    """
+    counts = data.phantom
+    domains = (data.source, *data.targets)
+    for domain in domains:
+        check_domain(domain)
+    for domain in domains:
+        if domains.count(domain) > 1:
+            raise UserError(
+                f"data.source {data.source!r} and data.targets {data.targets!r}: {domain!r} is "
+                "there twice; a target is a domain that training never sees"
+            )
+    for name in PARTS:
+        if getattr(counts, name) < 0:
+            raise UserError(f"data.phantom.{name} is {getattr(counts, name)}; it must be 0 or more")
+    wanted = [(data.source, name) for name in PARTS] + [(d, "test") for d in data.targets]
+    parts, first = [], 0
+    for domain, name in wanted:
+        last = first + getattr(counts, name)
+        examples = tuple(
+            phantom(
+                counts.seed,
+                domain,
+                index,
+                height=data.size,
+                width=data.size,
+                spacing_mm=counts.spacing_mm,
+            )
+            for index in range(first, last)
+        )
+        parts.append(Part.of(domain, name, examples))
+        first = last
+    notes = tuple(
+        f"{part.domain} {part.name}: {len(part.examples)} phantoms, "
+        f"{sum(e.label_kind == 'none' for e in part.examples)} without calcifications"
+        for part in parts
+    )
+    return DataSet(tuple(parts), notes=notes)
+
+
+def sheet(
+    seed: int = 0, *, rows: int = 2, size: tuple[int, int] = (600, 480), spacing_mm: float = 0.4
+) -> list[list[Example]]:
+    """Whole breasts for a contact sheet: each row one patient (CC and MLO in turn), by machine.
+
+    Args:
+      seed: as in `phantom`.
+      rows: patients, from index 0.
+      size: height and width of each image, pixels; the default shows 240 x 192 mm.
+      spacing_mm: side of a pixel.
+    """
+    return [
+        [
+            phantom(seed, domain, index, height=size[0], width=size[1], spacing_mm=spacing_mm)
+            for domain in DOMAINS
+        ]
+        for index in range(rows)
+    ]
+
+
+def check_domain(domain: str) -> None:
+    """Raises UserError for a domain that no scanner makes."""
+    if domain not in DOMAINS:
+        raise UserError(
+            f"unknown phantom domain {domain!r}{nearest(domain, DOMAINS)}; "
+            f"known: {', '.join(DOMAINS)}"
+        )
+
+
+def _grid(
+    body: anatomy.Breast,
+    at: lesions.Focus,
+    calcifications: list[lesions.Spot],
+    height: int,
+    width: int,
+    spacing_mm: float,
+) -> anatomy.Grid:
+    """The pixels' centers in the breast: all of it, or a window that holds the cluster.
+
+    A window too small for the cluster looks at the calcification nearest to its middle.
+    """
+    rng = np.random.default_rng([body.seed, _WINDOW, body.patient])
+    shift = rng.uniform(-0.8, 0.8, 2)
+    field = np.array([width, height]) * spacing_mm
+    whole_x, whole_y = field >= _WHOLE * np.array([body.nipple[0], body.bottom - body.top])
+    middle, radius = np.array([at.x, at.y]), at.radius_mm
+    if calcifications and field.min() < 2 * radius:
+        places = np.array([(spot.x, spot.y) for spot in calcifications])
+        middle = places[np.hypot(*(places - middle).T).argmin()]
+        radius = lesions.SIZE_MM[1] / 2
+    slack = (field / 2 - radius).clip(0) if calcifications else np.zeros(2)
+    left, top = middle - field / 2 + slack * shift
+    left = 0.0 if whole_x else max(0.0, left)
+    if whole_y:
+        top = (body.top + body.bottom - field[1]) / 2 if body.view == "CC" else body.top
+    return anatomy.Grid(
+        x=left + (np.arange(width) + 0.5) * spacing_mm,
+        y=top + (np.arange(height) + 0.5) * spacing_mm,
+        spacing_mm=spacing_mm,
+        whole=bool(whole_x and whole_y),
+    )

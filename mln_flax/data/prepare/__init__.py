@@ -1,0 +1,1 @@
+"""From a collection of files to stored tiles, split by patient, naming nobody."""

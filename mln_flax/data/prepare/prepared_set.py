@@ -1,0 +1,172 @@
+"""The data set of a run, read from prepared folders."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mln_flax import files
+from mln_flax.config import DataConfig
+from mln_flax.data.core import PARTS, DataSet, LeftOut, Part
+from mln_flax.data.prepare import prepared
+from mln_flax.data.prepare.prepare import FORMAT, REPORT, SETTINGS
+from mln_flax.registry import nearest
+from mln_flax.types import UserError
+
+Image = Mapping[str, Any]  # one of the images of prepare.json
+
+
+class Domain(NamedTuple):
+    """A domain of a prepared folder, with its images as `prepare.json` has them."""
+
+    folder: Path
+    images: tuple[Image, ...]
+
+
+def load(data: DataConfig, folder: Path) -> DataSet:
+    """The source's three parts and the targets' test parts; tiles are read when asked for.
+
+    A target in one of the folders of `data.also` counts whole, whatever part an image has there.
+
+    Raises:
+      UserError: a domain is missing or in two folders, a folder is not prepared to the end or has
+        tiles of another size, or the source has masks of two kinds.
+    """
+    names = (data.source, *data.targets)
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"--config.data.targets={','.join(data.targets)}: {name!r} is also the source, or "
+                "named twice; a target is a domain that training never sees"
+            )
+    said = _report(folder, data.size)
+    domains = _domains(folder, said)
+    for other in map(Path, data.also):
+        for name, domain in _domains(other, _report(other, data.size)).items():
+            if name in domains:
+                raise UserError(
+                    f"--config.data.also={other}: domain {name!r} is also in "
+                    f"{domains[name].folder}; each domain may be in one folder"
+                )
+            domains[name] = domain
+    for name in (data.source, *data.targets):
+        if name not in domains:
+            raise UserError(
+                f"--config.data: no domain {name!r}{nearest(name, domains)} in the prepared data; "
+                f"it has: {', '.join(domains)}"
+            )
+    _refuse_copies(domains[data.source], {name: domains[name] for name in data.targets})
+    parts = [_part(data, data.source, name, _of(domains[data.source], name)) for name in PARTS]
+    for name in data.targets:
+        own = domains[name].folder == folder
+        parts.append(_part(data, name, "test", _of(domains[name], "test" if own else "")))
+    left_out = tuple(LeftOut(one["file"], one["reason"]) for one in said["left_out"])
+    notes = (
+        f"prepared in {folder}: {said['totals']['images']} images, "
+        f"{said['totals']['left_out']} left out (see {REPORT} there)",
+        *map(describe, parts),
+        *_on_kinds({name: domains[name] for name in (data.source, *data.targets)}, data.source),
+    )
+    return DataSet(tuple(parts), left_out, notes)
+
+
+def check_also(data: DataConfig) -> None:
+    """Raises UserError for a folder of `data.also` that is not prepared, or of another size."""
+    for other in data.also:
+        _report(Path(other), data.size)
+
+
+def describe(part: Part) -> str:
+    """A line on a part: its patients, tiles, and tiles with a label."""
+    labeled = sum(pixels > 0 for pixels in part.label_pixels)
+    patients = len(part.patient_ids)
+    return (
+        f"{part.domain} {part.name}: {patients} patient{'s' if patients != 1 else ''}, "
+        f"{len(part.examples)} tiles, {labeled} with a label"
+    )
+
+
+def _report(folder: Path, size: int) -> dict[str, Any]:
+    if not (folder / REPORT).exists():
+        raise UserError(f"{folder}: is not prepared to the end; run --mode=prepare for it first")
+    settings = files.read_json(folder / SETTINGS)
+    if settings.get("format") != FORMAT:
+        raise UserError(
+            f"{folder}: was prepared by another version of this program; remove it and prepare "
+            "again"
+        )
+    found = settings["size"]
+    if found != size:
+        raise UserError(
+            f"{folder}: its tiles have {found} pixels a side, and --config.data.size is {size}; "
+            "prepare both with the same size"
+        )
+    return files.read_json(folder / REPORT)
+
+
+def _domains(folder: Path, said: Mapping[str, Any]) -> dict[str, Domain]:
+    names = dict.fromkeys(image["domain"] for image in said["images"])
+    return {
+        name: Domain(folder, tuple(image for image in said["images"] if image["domain"] == name))
+        for name in names
+    }
+
+
+def _of(domain: Domain, part: str) -> Domain:
+    """The images of one part; of all parts where it is ""."""
+    return domain._replace(images=tuple(i for i in domain.images if part in ("", i["part"])))
+
+
+def _part(data: DataConfig, name: str, part: str, chosen: Domain) -> Part:
+    # Only training may choose its tiles, and never by their labels.
+    least = data.tiles.min_breast if part == "train" else 0.0
+    tiles = [
+        (prepared.split_name(name, image["part"]), image["first_tile"] + i, pixels)
+        for image in chosen.images
+        for i, pixels in enumerate(image["tile_label_pixels"])
+        if image["tile_breast"][i] >= least
+    ]
+    return Part(
+        domain=name,
+        name=part,
+        examples=prepared.read(chosen.folder, [(split, number) for split, number, _ in tiles]),
+        patient_ids=frozenset(image["patient"] for image in chosen.images),
+        label_pixels=tuple(pixels for _, _, pixels in tiles),
+    )
+
+
+def _refuse_copies(source: Domain, targets: Mapping[str, Domain]) -> None:
+    """Raises UserError for a target from another folder that has images of the source's.
+
+    Its patients have other hashes there, so that they cannot be compared; equal pixels can.
+    """
+    known = {image["pixels"] for image in source.images}
+    for name, target in targets.items():
+        same = sum(image["pixels"] in known for image in target.images)
+        if same and target.folder != source.folder:
+            raise UserError(
+                f"{same} images of target {name!r} in {target.folder} are also in the source's "
+                f"{source.folder}: its patients would be trained on and tested on; take other data"
+            )
+
+
+def _on_kinds(domains: Mapping[str, Domain], source: str) -> Sequence[str]:
+    """A line where the targets' masks show another thing than the source's.
+
+    Raises:
+      UserError: the source itself has both kinds.
+    """
+    kinds = {
+        name: {image["label_kind"] for image in domain.images} - {"none"}
+        for name, domain in domains.items()
+    }
+    if len(kinds[source]) > 1:
+        raise UserError(
+            f"domain {source!r} has masks of two kinds, {' and '.join(sorted(kinds[source]))}; "
+            "choose one with --config.data.label, or keep them in domains of their own"
+        )
+    return [
+        f"ATTENTION: masks of {name} are of kind {'/'.join(sorted(of))}, those that are trained on "
+        f"of kind {'/'.join(sorted(kinds[source]))}: its scores compare unlike things"
+        for name, of in kinds.items()
+        if of and kinds[source] and of != kinds[source]
+    ]

@@ -1,0 +1,1 @@
+"""The public layouts, one file each."""

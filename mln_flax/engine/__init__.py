@@ -1,0 +1,1 @@
+"""What one run does: it is built, trained, evaluated, asked for predictions."""

@@ -1,0 +1,286 @@
+"""Batches of views, in an order that (seed, step) alone decides: the one file with tf.data."""
+
+import collections
+import concurrent.futures
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mln_flax.config import ViewsConfig
+from mln_flax.data.core import Example, Part
+from mln_flax.data.prepare import prepared
+from mln_flax.engine.order import host_rows, stream_of
+from mln_flax.types import Batch, UserError, View
+from mln_flax.views import geometry
+
+BATCHES_AHEAD = 2  # made before they are asked for
+
+
+class Images(NamedTuple):
+    """The images of a part, all of one size, read by their number."""
+
+    shape: tuple[int, int]
+    labeled: np.ndarray  # bool [N]: whether there is a label in image i
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]]  # float32 in [0, 1] and uint8 {0, 1}
+
+    @property
+    def total(self) -> int:
+        """The number N of images."""
+        return len(self.labeled)
+
+    def stack(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Image and mask [n, H, W] of several."""
+        both = [self.read(i) for i in range(*rows.indices(self.total))]
+        return np.stack([image for image, _ in both]), np.stack([mask for _, mask in both])
+
+
+class Plan(NamedTuple):
+    """How training batches are made of examples."""
+
+    views: tuple[View, ...]
+    branch_of_view: tuple[int, ...]
+    config: ViewsConfig
+    batch_size: int  # images over all hosts; rows are batch_size * views
+    seed: int
+    foreground: float = 0.0  # share of the places that only images with a label can take
+
+
+def images_of(part: Part, cache_gb: float = 0.0) -> Images:
+    """The images of a part: those in memory as they are, stored ones kept once read.
+
+    Args:
+      part: its examples must be of one size.
+      cache_gb: how much of what is read from a disk is kept, as 16-bit images and their masks.
+    """
+    examples = part.examples
+    read = _from_memory(examples) if isinstance(examples, tuple) else _kept(examples, cache_gb)
+    labeled = np.array([pixels > 0 for pixels in part.label_pixels])
+    return Images(examples[0].image.shape, labeled, read)
+
+
+def from_arrays(image: np.ndarray, mask: np.ndarray) -> Images:
+    """Images of arrays: float32 [N, H, W] in [0, 1] and uint8 [N, H, W] in {0, 1}."""
+    labeled = np.asarray(mask.any(axis=(1, 2)))
+    return Images(image.shape[1:], labeled, lambda i: (image[i], mask[i]))
+
+
+def _from_memory(examples: Sequence[Example]) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    return lambda i: (examples[i].image, examples[i].mask)
+
+
+def _kept(
+    examples: Sequence[Example], cache_gb: float
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    room = cache_gb * 1e9
+
+    def read(i: int) -> tuple[np.ndarray, np.ndarray]:
+        if i in kept:
+            image, mask = kept[i]
+            return image.astype(np.float32) / prepared.BITS, mask
+        example = examples[i]
+        # Stored images have 16 bits, so nothing is lost on the way there and back.
+        image = prepared.to_bits(example.image)
+        if (len(kept) + 1) * (image.nbytes + example.mask.nbytes) <= room:
+            kept[i] = (image, example.mask)
+        return example.image, example.mask
+
+    return read
+
+
+def have_tensorflow() -> bool:
+    """Whether tf.data can be used; without it batches are made in numpy."""
+    # Start-up notes would hide our own lines; oneDNN would make results depend on the machine.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def threads() -> int:
+    """How many threads make batches: one for each core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def train_batches(
+    images: Images,
+    plan: Plan,
+    start_step: int,
+    steps: int,
+    host: tuple[int, int] = (0, 1),
+    backend: str = "",
+) -> Iterator[Batch]:
+    """The rows of one host for steps start_step, ..., steps - 1.
+
+    Example number c of the run (c = step * batch_size + place) is the image at place c mod N of
+    a shuffle that the seed and the epoch (c div N) decide, with geometry drawn from (seed, c):
+    each epoch sees each image once, and a run that starts at any step goes on
+    exactly. Where `plan.foreground` gives a share of the places to images with a label, those go
+    through a shuffle of their own in the same way, and the other places through the shuffle of
+    all images.
+
+    Args:
+      images: the source's training images.
+      plan: views, branches, batch size and seed.
+      start_step: steps already done.
+      steps: where to stop.
+      host: this host's number and their count; hosts take disjoint rows of each batch.
+      backend: "tf" or "numpy"; by default tf.data where TensorFlow is installed. The two draw
+        different augmentations, each reproducibly.
+    """
+    if plan.foreground and not images.labeled.any():
+        raise UserError(
+            f"--config.train.foreground={plan.foreground}: no training image has a label; "
+            "set it to 0"
+        )
+    backend = backend or ("tf" if have_tensorflow() else "numpy")
+    make = _tf_batches if backend == "tf" else _numpy_batches
+    return make(images, plan, start_step, steps, host)
+
+
+def rate(images: Images, plan: Plan, seconds: float = 0.3, batches: int = 8) -> float:
+    """Images per second of the pipeline alone, with nothing to wait for; each gives all views.
+
+    Measured over so many seconds and batches at least, once those made ahead are used up.
+    """
+    made = train_batches(images, plan, 0, sys.maxsize // plan.batch_size)
+    for _ in range(1 + BATCHES_AHEAD):  # and what is set up once does not count either
+        next(made)
+    started, count, spent = time.monotonic(), 0, 0.0
+    while count < batches or spent < seconds:
+        next(made)
+        count, spent = count + 1, time.monotonic() - started
+    return count * plan.batch_size / spent
+
+
+def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # the accelerators belong to jax
+    rows = host_rows(plan.batch_size, host)
+    branch = np.asarray(plan.branch_of_view, np.int32)
+    labeled = tf.constant(np.flatnonzero(images.labeled), tf.int64)
+    crop = _crop(images, plan)
+
+    def shuffled(number, total, stream):
+        seed = tf.stack([tf.constant(plan.seed + stream, tf.int64), number // total])
+        return tf.random.experimental.index_shuffle(number % total, seed, total - 1)
+
+    @tf.autograph.experimental.do_not_convert  # there is no Python control flow to convert
+    def example(number):
+        step, place = number // len(rows), rows.start + number % len(rows)
+        counter = step * plan.batch_size + place
+        if plan.foreground:
+            is_labeled, (of_labeled, of_all) = stream_of(counter, plan.foreground)
+            index = tf.where(
+                is_labeled,
+                labeled[shuffled(of_labeled, len(labeled), 1)],
+                shuffled(of_all, images.total, 0),
+            )
+        else:
+            index = shuffled(counter, images.total, 0)
+        image, mask = tf.numpy_function(
+            lambda i: images.read(int(i)), [index], (tf.float32, tf.uint8), stateful=False
+        )
+        seed = tf.stack([tf.constant(plan.seed, tf.int64), counter])
+        image, mask = geometry.augment_tf(
+            tf.ensure_shape(image, images.shape),
+            tf.ensure_shape(mask, images.shape),
+            seed,
+            flip=plan.config.flip,
+            scale=plan.config.scale,
+            crop=crop,
+        )
+        made = tf.stack([view.tf(image) for view in plan.views])[..., tf.newaxis]
+        return made, tf.repeat(tf.cast(mask, tf.int32)[tf.newaxis], len(branch), axis=0)
+
+    dataset = (
+        tf.data.Dataset.range(start_step * len(rows), steps * len(rows))
+        .map(example, num_parallel_calls=threads())
+        .batch(len(rows))
+        .prefetch(BATCHES_AHEAD)
+    )
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads()
+    for views, mask in dataset.with_options(options).as_numpy_iterator():
+        yield _rows(views, mask, branch)
+
+
+def _numpy_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
+    rows = host_rows(plan.batch_size, host)
+    branch = np.asarray(plan.branch_of_view, np.int32)
+    labeled = np.flatnonzero(images.labeled)
+    crop = _crop(images, plan)
+
+    def shuffled(number, total, stream):
+        order = np.random.default_rng([plan.seed + stream, number // total]).permutation(total)
+        return order[number % total]
+
+    def example(counter):
+        is_labeled, (of_labeled, of_all) = stream_of(counter, plan.foreground)
+        if is_labeled:
+            index = labeled[shuffled(of_labeled, len(labeled), 1)]
+        else:
+            index = shuffled(of_all, images.total, 0)
+        image, mask = images.read(int(index))
+        image, mask = geometry.augment_numpy(
+            image,
+            mask,
+            np.random.default_rng([plan.seed, counter, 1]),
+            flip=plan.config.flip,
+            scale=plan.config.scale,
+            crop=crop,
+        )
+        views = np.stack([view.numpy(image) for view in plan.views])[..., np.newaxis]
+        return views, np.repeat(mask.astype(np.int32)[np.newaxis], len(branch), axis=0)
+
+    def batch(step):
+        made = [example(step * plan.batch_size + place) for place in rows]
+        return _rows(np.stack([v for v, _ in made]), np.stack([m for _, m in made]), branch)
+
+    yield from _ahead(batch, range(start_step, steps))
+
+
+def _ahead(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
+    """What `make` gives for each step, in their order, made by threads before it is asked for."""
+    pool = concurrent.futures.ThreadPoolExecutor(threads())
+    waiting: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
+    try:
+        for step in steps:
+            waiting.append(pool.submit(make, step))
+            if len(waiting) > max(threads(), BATCHES_AHEAD):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _crop(images: Images, plan: Plan) -> int:
+    """The side of the training crop, pixels; 0 keeps the image whole, whatever its shape."""
+    return 0 if plan.config.crop == 1 else plan.config.crop_side(min(images.shape))
+
+
+def _rows(views: np.ndarray, mask: np.ndarray, branch: np.ndarray) -> Batch:
+    """[B, V, H, W, 1] views and [B, V, H, W] masks -> B * V rows, without a copy."""
+    batch, count = views.shape[:2]
+    return Batch(
+        image=views.reshape(batch * count, *views.shape[2:]),
+        mask=mask.reshape(batch * count, *mask.shape[2:]),
+        branch=np.tile(branch, batch),
+        valid=np.ones(batch * count, bool),
+    )
+
+
+def chunks(count: int, size: int) -> Iterator[tuple[slice, int]]:
+    """Slices of at most `size` that cover range(count), each with its length."""
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        yield slice(start, stop), stop - start

@@ -1,0 +1,180 @@
+"""Which branch answers for an image: bank, distances, selection, combination (Eq. 16-20).
+
+Pure functions of arrays. Permuting images permutes answers, and nothing is learned at test time.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import special
+
+from mln_flax.methods.mln.image_rules import ImageBank
+from mln_flax.registry import nearest
+from mln_flax.types import Moments, UserError
+
+METRICS = ("cosine", "euclidean", "standardized", "literal")
+WITH_FOREGROUND = {
+    "cosine+": "cosine",
+    "euclidean+": "euclidean",
+}  # the paper's "+", and its metric
+BY_MOMENTS = (*METRICS, *WITH_FOREGROUND)
+BY_IMAGE = ("image", "polarity")  # before the network has run
+SELECTIONS = (*BY_MOMENTS, *BY_IMAGE)
+TINY = 1e-12
+NEGLIGIBLE = 0.05  # a smaller share of a branch is none
+
+
+class Bank(NamedTuple):
+    """What the source's training images look like in each branch."""
+
+    mean: Moments  # layer -> (mean [k, C], std [k, C]): averages of the images' own moments
+    spread: Moments  # the same form: their standard deviation over images
+    image: ImageBank
+
+
+def check_metric(metric: str, known: tuple[str, ...] = METRICS) -> None:
+    """Raises UserError for an unknown metric, naming the nearest known one."""
+    if metric not in known:
+        raise UserError(
+            f"unknown selection {metric!r}{nearest(metric, known)}; known: {', '.join(known)}"
+        )
+
+
+def distances(
+    bank: Mapping[str, tuple[Any, Any]],
+    moments: Mapping[str, tuple[Any, Any]],
+    metric: str = "cosine",
+    spread: Mapping[str, tuple[Any, Any]] | None = None,
+) -> jax.Array:
+    """How far each image is from each branch: [B, k], smaller is nearer.
+
+    - "cosine": 1 - cosine similarity, summed over layers and over mean and deviation. Eq. 18-20
+      read as they must be meant: the smallest *distance* wins.
+    - "literal": Eq. 18-20 as they are printed, the smallest *similarity* wins; for study.
+    - "euclidean": the length of the difference, summed likewise (the paper's -E).
+    - "standardized": the squared difference over the source images' own spread, averaged over
+      the channels of all layers.
+
+    Args:
+      bank: layer -> (mean [k, C], std [k, C]).
+      moments: layer -> (mean [B, k, C], std [B, k, C]), of B images in all k branches.
+      metric: one of METRICS.
+      spread: for "standardized", in the form of the bank.
+
+    Raises:
+      UserError: the metric is unknown.
+      ValueError: "standardized" without a spread, or layers that differ.
+    """
+    return layer_distances(bank, moments, metric, spread).sum(axis=1)
+
+
+def layer_distances(
+    bank: Mapping[str, tuple[Any, Any]],
+    moments: Mapping[str, tuple[Any, Any]],
+    metric: str = "cosine",
+    spread: Mapping[str, tuple[Any, Any]] | None = None,
+    order: Sequence[str] = (),
+) -> jax.Array:
+    """What each layer adds to `distances`: [B, layers, k].
+
+    The sum over the first m layers chooses as `distances` of those layers alone would:
+    "standardized" divides by the channels of all of them, which moves no minimum.
+
+    Args:
+      bank: as in `distances`, like what follows.
+      moments: of B images in all k branches.
+      metric: one of METRICS.
+      spread: for "standardized".
+      order: of the layers; without it they are sorted by name.
+    """
+    check_metric(metric)
+    if set(bank) != set(moments):
+        raise ValueError(f"layers differ: {sorted(set(bank) ^ set(moments))}")
+    if metric == "standardized" and spread is None:
+        raise ValueError("metric 'standardized' needs the spread of the source images")
+    shares, channels = [], 0
+    for layer in order or sorted(bank):
+        share = jnp.zeros(())
+        for i, (center, value) in enumerate(zip(bank[layer], moments[layer], strict=True)):
+            center = jnp.asarray(center)[None]
+            if metric == "standardized":
+                deviation = jnp.maximum(jnp.asarray(spread[layer][i]), TINY)[None]  # type: ignore[index]
+                share = share + jnp.square((value - center) / deviation).sum(axis=-1)
+                channels += value.shape[-1]
+            elif metric == "euclidean":
+                share = share + jnp.linalg.norm(value - center, axis=-1)
+            else:
+                similarity = _cosine(center, jnp.asarray(value))
+                share = share + (similarity if metric == "literal" else 1 - similarity)
+        shares.append(share)
+    stacked = jnp.stack(shares, axis=1)
+    return stacked / channels if metric == "standardized" else stacked
+
+
+def with_foreground(
+    moments: Mapping[str, tuple[Any, Any]], foreground: Any
+) -> dict[str, tuple[Any, Any]]:
+    """The moments with the foreground's mean gray as one more number in the mean of every layer.
+
+    The paper's correctional mean (section 5.1.2). Of a bank [k, C] with foreground [k], or of
+    moments [B, k, C] with foreground [B], which is the same in all branches.
+    """
+    first = next(iter(moments.values()))[0]
+    gray = jnp.asarray(foreground, jnp.float32).reshape((-1,) + (1,) * (first.ndim - 1))
+    gray = jnp.broadcast_to(gray, (*first.shape[:-1], 1))
+    return {
+        layer: (jnp.concatenate([jnp.asarray(mean), gray], axis=-1), std)
+        for layer, (mean, std) in moments.items()
+    }
+
+
+def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+    lengths = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
+    return (a * b).sum(axis=-1) / jnp.maximum(lengths, TINY)
+
+
+def select(distances: Any) -> Any:
+    """The nearest branch of each image: [..., k] -> int32 [...]; the first one where two tie.
+
+    Of numpy arrays in numpy: jax would round float64 first.
+    """
+    return distances.argmin(axis=-1).astype(np.int32)
+
+
+def weights(distances: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Shares of the branches in a weighted answer: [B, k] -> float32 [B, k], their sums 1.
+
+    softmax(-distance / temperature), which for distances that are minus the log of a probability
+    and temperature 1 is that probability. Branches below NEGLIGIBLE have no share, but for the
+    nearest: they need not be run.
+    """
+    found = special.softmax(-np.asarray(distances, np.float64) / temperature, axis=1)
+    least = np.minimum(found.max(axis=1, keepdims=True), NEGLIGIBLE)  # of many, all may be small
+    found = np.where(found < least, 0, found)
+    return (found / found.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def shares(distances: np.ndarray, answer: str, temperature: float = 1.0) -> np.ndarray:
+    """What each branch contributes to an answer: [B, k] -> float32 [B, k].
+
+    "branch": the nearest alone; "weighted": see `weights`; "union": all branches.
+    """
+    if answer == "weighted":
+        return weights(distances, temperature)
+    if answer == "union":
+        return np.ones(distances.shape, np.float32)
+    return np.eye(distances.shape[1], dtype=np.float32)[select(distances)]
+
+
+def combine(probabilities: Any, shares: Any = None) -> Any:
+    """One answer out of all branches: [B, k, ...] -> [B, ...].
+
+    Without shares the union of the branches (the paper's -R): the largest probability. With
+    shares [B, k] their mean weighted by them.
+    """
+    if shares is None:
+        return probabilities.max(axis=1)
+    return (shares.reshape(shares.shape + (1,) * (probabilities.ndim - 2)) * probabilities).sum(1)

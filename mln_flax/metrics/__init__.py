@@ -1,0 +1,1 @@
+"""How well masks agree with references, and where a probability becomes a mask."""

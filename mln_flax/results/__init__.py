@@ -1,0 +1,1 @@
+"""Records, tables, plots, pages: what is shown of a run, made of its files alone."""

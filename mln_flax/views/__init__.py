@@ -1,0 +1,1 @@
+"""What is done to images before the network sees them: intensity and geometry."""

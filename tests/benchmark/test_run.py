@@ -1,0 +1,185 @@
+"""--mode=benchmark on a very small network: the programs, the line of JSON, the table."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from mln_flax.benchmark import run as benchmark
+from mln_flax.benchmark import speeds, step_cost
+from mln_flax.engine.build import build
+from mln_flax.main import main
+from mln_flax.methods import losses
+from mln_flax.methods.mln import answer, branches, image_rules
+from mln_flax.methods.mln.image_features import image_features
+
+SIMPLE = {
+    "views__crop": "1",
+    "method__cross_entropy": "0",
+    "method__foreground_only": "false",
+    "benchmark__runs": "2",
+}
+TORCH = """
+import torch
+class SwinUnet(torch.nn.Module):
+    def __init__(self, img_size, patch_size, window_size, embed_dim, num_heads, depths, in_chans,
+                 num_classes):
+        super().__init__()
+        self.head = torch.nn.Conv2d(in_chans, num_classes, 1)
+    def forward(self, x):
+        return self.head(x)
+"""
+
+
+def words(**changes):
+    given = tiny.flags("", **(SIMPLE | changes))
+    return [*(word for word in given if not word.startswith("--workdir")), "--mode=benchmark"]
+
+
+@pytest.fixture(autouse=True)
+def few_phantoms(monkeypatch):
+    monkeypatch.setattr(benchmark, "PHANTOMS", 4)
+    monkeypatch.setattr(speeds, "product_side", lambda: 64)
+
+
+@pytest.fixture
+def run():
+    return build(tiny.config(**SIMPLE))
+
+
+def test_it_measures_everything_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words()) == 0
+    out = capsys.readouterr().out
+    said = json.loads(out.splitlines()[-1])
+    assert set(said) == {*speeds.ROWS, "spread", "settings"}
+    missing = {key for key in speeds.ROWS if said[key] is None}
+    assert missing <= {"measured_memory_gb", "train_all_gflop"}
+    assert all(said[key] > 0 for key in speeds.ROWS if key not in missing | {"measured_memory_gb"})
+    timed = {key for key in said if key.endswith("_per_s")}
+    for key, (low, high) in said["spread"].items():
+        assert low <= said[key] <= high
+    assert set(said["spread"]) <= timed | {"matmul_share"}
+    assert "32 x 32 pixels, batches of 2, float32" in out
+    assert "Prediction answers by polarity." in " ".join(out.split())
+    assert all(label in out for label in speeds.ROWS.values() if "XLA" not in label)
+    assert not list(tmp_path.iterdir())
+
+
+def test_some_programs_only_and_against_another(tmp_path, capsys):
+    pytest.importorskip("torch")
+    file = tmp_path / "yard.py"
+    file.write_text(TORCH)
+    wanted = ("forward", "train_views", "predict_all")
+    only = {"benchmark__only": ",".join(wanted), "benchmark__against": str(file)}
+    assert main(words(**only)) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for name in ("forward", "train", "train_views", "predict", "predict_all", "input"):
+        key = f"{name}_images_per_s"
+        assert (said[key] is not None) == (name in wanted)
+        assert (said["against"][key] is not None) == (name in wanted)
+        if name in wanted:
+            ratio = said[key] / said["against"][key]
+            assert said["ratio"][key] == pytest.approx(ratio, rel=2e-3)
+
+
+def test_memory_and_operations_of_both_are_compared(tmp_path, capsys):
+    pytest.importorskip("torch")
+    file = tmp_path / "yard.py"
+    file.write_text(TORCH)
+    assert main(words(benchmark__only="train", benchmark__against=str(file))) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    # A 1x1 convolution of 2 images to two channels, and its gradient by the kernel.
+    assert said["against"]["train_gflop"] == pytest.approx(2 * 2 * 2 * 2 * 32**2 / 1e9, rel=1e-3)
+    assert said["against"]["peak_memory_gb"] is None and said["ratio"]["train_gflop"] is None
+
+
+def test_no_runs_compile_only(capsys):
+    assert main(words(benchmark__runs="0", benchmark__only="train_views")) == 0
+    out = capsys.readouterr().out
+    said = json.loads(out.splitlines()[-1])
+    known = {key for key in speeds.ROWS if said[key] is not None}
+    assert known == {"train_views_compile_s", "train_views_peak_memory_gb"}
+    assert "nothing was run" in out
+
+
+def test_a_unet_whose_norms_read_statistics_is_timed_too(capsys):
+    sizes = {"model__name": "unet", "model__preset": "unet_demo", "model__widths": "2,3"}
+    only = {"benchmark__only": "forward,train,predict,predict_all", "benchmark__runs": "1"}
+    assert main(words(**sizes, **only, model__norm="batch")) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for name in ("forward", "train", "predict", "predict_all"):
+        assert said[f"{name}_images_per_s"] > 0
+    assert said["settings"]["norm"] == "batch" and said["settings"]["window_size"] is None
+
+
+def test_windows_that_do_not_fit_are_said(capsys):
+    assert main(words(benchmark__runs="0", benchmark__only="train", model__window_size="3")) == 0
+    assert "windows of 3 do not divide 8 x 8 tokens of 32 pixels" in capsys.readouterr().out
+
+
+def test_a_missing_file_is_said_in_a_line(capsys):
+    assert main(words(benchmark__against="nowhere.py")) == 2
+    assert capsys.readouterr().err == "error: --config.benchmark.against=nowhere.py: no such file\n"
+
+
+def test_the_train_step_is_the_runs_own(run):
+    single = build(benchmark.one_view(run.config))
+    assert single.num_branches == 1 and single.config.train == run.config.train
+    call = step_cost.compiled(single).call
+    kept = []
+
+    def noted(state, batch):
+        out = call(state, batch)
+        kept.append(jax.device_get(out))
+        return out
+
+    program = benchmark.train_program(single, noted, 32)
+    program()
+    program()
+    (first, measured), (second, _) = kept
+    assert (int(first.step), int(second.step)) == (1, 2)
+    # The loss of the first step, from an untrained network's own answer.
+    image, mask = benchmark.random_images(run.config, 32)
+    params = benchmark.random_state(single).params
+    zeros = np.zeros(len(image), np.int32)
+    logits, _ = single.model.apply({"params": params}, image[..., None], zeros)
+    dice = losses.branch_dice(jax.nn.softmax(logits), mask, zeros, 1)
+    assert float(measured["loss"]) == pytest.approx(1 + float(losses.dice_loss(dice)), abs=1e-5)
+
+
+def test_the_joint_step_has_every_image_in_every_branch(run):
+    batch = benchmark.random_batch(run, 32)
+    assert batch.branch.tolist() == [0, 1, 2] * 2 and batch.valid.all()
+    image, mask = benchmark.random_images(run.config, 32)
+    assert (batch.image.reshape(2, 3, 32, 32) == image[:, None]).all()
+    assert (batch.mask.reshape(2, 3, 32, 32) == mask[:, None]).all() and mask.any()
+
+
+@pytest.mark.parametrize("rule", ["image", "polarity", "standardized"])
+def test_the_stand_in_chooses_as_a_trained_model_would(rule):
+    run = build(tiny.config(**SIMPLE, method__selection=rule))
+    images = benchmark.phantoms(run.config)
+    trained = benchmark.stand_in(run, images)
+    image = images.stack(slice(3))[0]
+    said = answer.selected(run, trained)(image)
+    if rule in branches.BY_IMAGE:
+        seen, bank = image_features(image), trained.bank.image
+        of_view = image_rules.image_distances(bank.gaussian, seen.view)
+        wanted = image_rules.nearest_view(of_view, run.branch_of_view)
+        if rule == "polarity":
+            margin, inverted = seen.polarity @ bank.polarity, [False, False, True]
+            wanted = image_rules.polarity_distances(of_view, margin, inverted, run.branch_of_view)
+        assert answer.is_early(run, trained)
+        assert said.chosen.tolist() == wanted.argmin(axis=1).tolist()
+    logits, _ = run.model.apply({"params": trained.params}, image[..., None], said.chosen)
+    np.testing.assert_allclose(said.probability, jax.nn.softmax(logits)[..., 1], atol=1e-5)
+
+
+def test_both_programs_take_turns():
+    ours = {name: (lambda: None) for name in ("forward", "train")}
+    theirs = {name: (lambda: None) for name in ("train", "k passes")}
+    turns = list(benchmark.in_turns(ours, theirs))
+    assert turns == ["forward", "train", "PyTorch: train", "PyTorch: k passes"]
