@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mln_flax import modes
+from mln_flax.engine import workdir as workdirs
 from mln_flax.main import main
 from mln_flax.methods.mln import branches
 from mln_flax.results import records
@@ -124,15 +124,15 @@ def test_summary_needs_no_workdir(capsys, tmp_path, monkeypatch):
 
 def test_compiled_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
     changed = {}
-    monkeypatch.setattr(modes.jax.config, "update", changed.__setitem__)
+    monkeypatch.setattr(workdirs.jax.config, "update", changed.__setitem__)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    modes.cache_compiled(tiny.config())
+    workdirs.cache_compiled(tiny.config())
     assert not changed
-    modes.cache_compiled(tiny.config(train__cache_compiled="true"))
+    workdirs.cache_compiled(tiny.config(train__cache_compiled="true"))
     assert changed["jax_compilation_cache_dir"] == str(tmp_path / "mln_flax")
 
 
 def test_the_commit_is_known_or_said_to_be_unknown(monkeypatch, tmp_path):
-    assert modes.commit()
+    assert workdirs.commit()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert modes.commit() == "unknown"
+    assert workdirs.commit() == "unknown"

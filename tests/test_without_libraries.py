@@ -59,11 +59,11 @@ def test_training_from_arrays_and_predicting_need_none_of_them(tmp_path):
 
 
 def test_tensorflow_without_its_board(tmp_path, monkeypatch):
-    from mln_flax.engine import train
+    from mln_flax.engine import workdir
     from mln_flax.results import records
 
     pytest.importorskip("tensorflow")
     monkeypatch.setitem(sys.modules, "clu", None)
-    with train.writers(tmp_path) as write:
+    with workdir.writers(tmp_path) as write:
         write({"step": 1, "loss": 0.5})
     assert records.read(tmp_path / "train.jsonl") == [{"step": 1, "loss": 0.5}]

@@ -14,7 +14,8 @@ from mln_flax.data.phantoms import phantom
 from mln_flax.engine import checkpoint
 from mln_flax.engine.build import Run
 from mln_flax.engine.input_pipeline import chunks
-from mln_flax.engine.train import MODEL, random_state
+from mln_flax.engine.train import random_state
+from mln_flax.engine.workdir import MODEL
 from mln_flax.methods.mln import answer as selection
 from mln_flax.methods.mln import bank, branches
 from mln_flax.methods.mln import choice as answers

@@ -1,11 +1,8 @@
 """The training loop: steps, validation on the source, checkpoints, and a clean stop."""
 
-import contextlib
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +12,10 @@ from mln_flax import parallel
 from mln_flax.data.core import DataSet
 from mln_flax.engine import checkpoint, input_pipeline, optim
 from mln_flax.engine.build import Run, plan
+from mln_flax.engine.clock import Progress, Stopwatch
 from mln_flax.engine.input_pipeline import Images
+from mln_flax.engine.stop import Stopped, StopSignal
+from mln_flax.engine.workdir import MODEL, read_log, writers
 from mln_flax.methods.core import TrainState
 from mln_flax.methods.mln import answer, bank
 from mln_flax.metrics import decision
@@ -24,98 +24,6 @@ from mln_flax.models import convert
 from mln_flax.results import records
 from mln_flax.types import UserError
 from mln_flax.views.intensity import make_view
-
-MODEL = "model"  # the folder of a workdir that holds the trained model: there when training is done
-
-
-class Stopped(Exception):
-    """Training was asked to stop and has saved its state."""
-
-
-class StopSignal:
-    """Whether SIGTERM or SIGINT has come; the loop looks between two steps."""
-
-    def __init__(self) -> None:
-        self.name = ""
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator["StopSignal"]:
-        """Catches the signals inside the block; a second one ends the program at once."""
-        old: dict[int, Any] = {}
-
-        def note(number: int, _frame: Any) -> None:
-            self.name = signal.Signals(number).name
-            for caught, handler in old.items():
-                signal.signal(caught, handler)
-
-        for wanted in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(ValueError):  # not in the main thread, as in a notebook's
-                old[wanted] = signal.signal(wanted, note)
-        try:
-            yield self
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-
-class Progress(NamedTuple):
-    """When this process began, and at which step."""
-
-    started: float
-    first_step: int
-
-    def line(self, step: int, steps: int) -> str:
-        """`step 200/1200   4.1 steps/s   4:04 left`."""
-        speed = (step - self.first_step) / max(time.monotonic() - self.started, 1e-9)
-        left = int((steps - step) / speed) if speed else 0
-        return f"step {step}/{steps}  {speed:.2f} steps/s  {left // 60}:{left % 60:02d} left"
-
-
-class Stopwatch:
-    """Times the steps of an interval: how many, how long, and how long they waited for input.
-
-    It stands still for what is not a step: compiling, writing, validation.
-    """
-
-    def __init__(self, batches: Iterator[Any]):
-        self._batches = batches
-        self._started: float | None = None
-        self.steps, self.seconds, self.waited = 0, 0.0, 0.0
-
-    def __iter__(self) -> "Stopwatch":
-        return self
-
-    def __next__(self) -> Any:
-        before = time.monotonic()
-        batch = next(self._batches)
-        self.waited += time.monotonic() - before
-        if self._started is None:
-            self._started = before
-        self.steps += 1
-        return batch
-
-    def stop(self) -> None:
-        """Stands still until the next batch is asked for."""
-        if self._started is not None:
-            self.seconds += time.monotonic() - self._started
-        self._started = None
-
-    def reset(self) -> None:
-        """Begins a new interval."""
-        self.steps, self.seconds, self.waited = 0, 0.0, 0.0
-
-    def rates(self, batch_size: int) -> dict[str, float | None]:
-        """Of the interval: seconds, images per second, and the share of waiting; None of no time.
-
-        Args:
-          batch_size: images of a step.
-        """
-        timed = self.seconds > 0
-        return {
-            "seconds": self.seconds,
-            "images_per_s": self.steps * batch_size / self.seconds if timed else None,
-            "input_wait": self.waited / self.seconds if timed else None,
-        }
 
 
 def random_state(run: Run) -> TrainState:
@@ -293,36 +201,6 @@ def logged_point(log: Path, step: int) -> OperatingPoint | None:
         if row["step"] == step and "threshold" in row:
             return OperatingPoint(row["threshold"], row["min_pixels"])
     return None
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of train.jsonl, without a last one that a kill cut short."""
-    return records.read(path, tolerant=True) if path.exists() else []
-
-
-@contextlib.contextmanager
-def writers(workdir: Path) -> Iterator[Any]:
-    """A function that adds one row to train.jsonl and, where TensorFlow is, to TensorBoard."""
-    board: Any = None
-    if parallel.is_main_process() and input_pipeline.have_tensorflow():
-        with contextlib.suppress(ImportError):
-            from clu import metric_writers
-
-            board = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
-
-    def write(row: dict[str, Any]) -> None:
-        if not parallel.is_main_process():
-            return
-        records.append(workdir / "train.jsonl", row)
-        if board is not None:
-            scalars = {k: v for k, v in row.items() if k != "step" and isinstance(v, float)}
-            board.write_scalars(row["step"], scalars)
-
-    try:
-        yield write
-    finally:
-        if board is not None:
-            board.close()
 
 
 def _check_finite(row: dict[str, Any]) -> None:

@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mln_flax import files, modes, parallel
+from mln_flax import files, parallel
 from mln_flax.benchmark import summary
 from mln_flax.config import DataConfig
 from mln_flax.data.core import DataSet
 from mln_flax.data.phantoms import phantom
-from mln_flax.engine import train
+from mln_flax.engine import run as one_run
+from mln_flax.engine import stop as stopping
+from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run, build
 from mln_flax.experiments import core
 from mln_flax.experiments import jobs as experiment_jobs
@@ -44,20 +46,20 @@ def run(experiment: Experiment, workdir: Path, command: str) -> int:
     whole = whole_of(experiment, workdir)
     wanted = experiment_jobs.asked(whole, experiment)
     parallel.initialize(experiment.base.train.distributed)
-    modes.cache_compiled(experiment.base)
+    workdirs.cache_compiled(experiment.base)
     check(whole, workdir)
     if parallel.is_main_process():
         write_experiment(whole, workdir)
     shard = core.shard_of(experiment.shard)
-    stop = train.StopSignal()
+    stop = stopping.StopSignal()
     try:
-        with stopping(stop):
+        with stopped_by_sigterm(stop):
             failed = run_jobs(
                 experiment_jobs.part_of(wanted, shard), workdir, stop, command, experiment.shard
             )
-    except train.Stopped as stopped:
+    except stopping.Stopped as stopped:
         print(stopped, flush=True)
-        return modes.STOPPED[stop.name]
+        return stopping.EXIT_CODES[stop.name]
     if parallel.is_main_process() and any(
         is_done(workdir, job) for job in experiment_jobs.jobs(whole)
     ):
@@ -100,7 +102,7 @@ def check(whole: Experiment, workdir: Path) -> None:
             except UserError as error:
                 raise UserError(f"row {row.name!r}: {error}") from None
     for job in experiment_jobs.jobs(whole):
-        modes.refuse_other_settings(folder_of(workdir, job), job.config)
+        workdirs.refuse_other_settings(folder_of(workdir, job), job.config)
         if is_done(workdir, job):
             records.read_whole(records_of(workdir, job))
 
@@ -115,7 +117,7 @@ def write_experiment(whole: Experiment, workdir: Path) -> None:
 
 
 def run_jobs(
-    jobs: Sequence[Job], workdir: Path, stop: train.StopSignal, command: str, shard: str
+    jobs: Sequence[Job], workdir: Path, stop: stopping.StopSignal, command: str, shard: str
 ) -> list[str]:
     """Trains and evaluates what is not done yet; returns the names of the runs that failed.
 
@@ -138,13 +140,13 @@ def run_jobs(
             made, folder = build(job.config), folder_of(workdir, job)
             if data is None or data[0] != job.config.data:
                 data = None  # before the next is drawn: there may be no room for both
-                data = job.config.data, modes.load(made, folder)
-            modes.train_all(made, folder, stop, command, data[1])
+                data = job.config.data, one_run.load(made, folder)
+            one_run.train_all(made, folder, stop, command, data[1])
         except UserError as error:
             print(f"error: {job.name}: {error}; going on", file=sys.stderr, flush=True)
             failed.append(job.name)
         if stop.name:
-            raise train.Stopped(_stopped(stop))
+            raise stopping.Stopped(_stopped(stop))
         jax.clear_caches()  # programs of one network are of no use to the next
     return failed
 
@@ -159,12 +161,12 @@ def progress(done: int, total: int, seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def stopping(stop: train.StopSignal) -> Iterator[None]:
+def stopped_by_sigterm(stop: stopping.StopSignal) -> Iterator[None]:
     """Raises Stopped inside the block when SIGTERM comes, wherever training does not catch it."""
 
     def end(number: int, _frame: Any) -> None:
         stop.name = signal.Signals(number).name
-        raise train.Stopped(_stopped(stop))
+        raise stopping.Stopped(_stopped(stop))
 
     old: Any = signal.SIG_DFL
     with contextlib.suppress(ValueError):  # not in the main thread, as in a notebook's
@@ -176,7 +178,7 @@ def stopping(stop: train.StopSignal) -> Iterator[None]:
             signal.signal(signal.SIGTERM, old)
 
 
-def _stopped(stop: train.StopSignal) -> str:
+def _stopped(stop: stopping.StopSignal) -> str:
     return f"stopped by {stop.name}; the same command does what is left"
 
 
@@ -212,7 +214,7 @@ def recorded_of(all_jobs: Sequence[Job], workdir: Path) -> dict[str, list[Record
     found = {}
     for job in all_jobs:
         if is_done(workdir, job):
-            modes.refuse_other_settings(folder_of(workdir, job), job.config)
+            workdirs.refuse_other_settings(folder_of(workdir, job), job.config)
             found[job.name] = records.read_whole(records_of(workdir, job))
     return found
 

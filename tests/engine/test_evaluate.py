@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
-from mln_flax.engine import checkpoint, evaluate, train
+from mln_flax.engine import checkpoint, evaluate
 from mln_flax.engine.build import build, load_data
+from mln_flax.engine.workdir import MODEL
 from mln_flax.methods.mln import answer as selection
 from mln_flax.methods.mln import bank, branches
 from mln_flax.metrics import decision, pixel
@@ -219,7 +220,7 @@ def test_a_model_that_was_saved_answers_the_same(run, images, tiny_workdir, tmp_
     trained = evaluate.load_model(run, tiny_workdir)
     point = decision.OperatingPoint(0.9, 4)
     trained = trained._replace(weighted=bank.Weighted(point, 0.25))
-    checkpoint.save_tree(tmp_path / train.MODEL, bank.to_tree(trained))
+    checkpoint.save_tree(tmp_path / MODEL, bank.to_tree(trained))
     again = evaluate.load_model(run, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, again, trained)
     assert again.bank.image.polarity.dtype == again.bank.image.foreground.dtype == np.float64
@@ -235,7 +236,7 @@ def test_a_model_that_was_saved_answers_the_same(run, images, tiny_workdir, tmp_
 def test_a_model_of_another_form(run, tiny_workdir, tmp_path):
     tree = bank.to_tree(evaluate.load_model(run, tiny_workdir))
     del tree["early"]
-    checkpoint.save_tree(tmp_path / train.MODEL, tree)
+    checkpoint.save_tree(tmp_path / MODEL, tree)
     with pytest.raises(UserError, match="its model was written by another version"):
         evaluate.load_model(run, tmp_path)
 

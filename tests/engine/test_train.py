@@ -11,15 +11,16 @@ import pytest
 import tiny
 from tiny import wait_for
 
-from mln_flax.engine import checkpoint, evaluate, input_pipeline, train
+from mln_flax.engine import checkpoint, clock, evaluate, input_pipeline, stop, train
 from mln_flax.engine.build import build, load_data
+from mln_flax.engine.workdir import MODEL, read_log
 from mln_flax.main import main
 from mln_flax.methods.mln import bank
 from mln_flax.results import records
 from mln_flax.types import UserError
 
 
-class StopAfter(train.StopSignal):
+class StopAfter(stop.StopSignal):
     """A signal that has come when the loop looks for the n-th time."""
 
     def __init__(self, looks):
@@ -67,13 +68,13 @@ def assert_same_run(run, a, b):
 
 def test_two_and_two_steps_are_four(run, tiny_workdir, tmp_path, capsys):
     data = load_data(run.config)
-    with pytest.raises(train.Stopped, match="by SIGTERM after step 2; the state is saved"):
+    with pytest.raises(stop.Stopped, match="by SIGTERM after step 2; the state is saved"):
         train.train(run, data, tmp_path, StopAfter(2))
     assert int(last_state(run, tmp_path).step) == 2
-    assert not (tmp_path / train.MODEL).exists()
+    assert not (tmp_path / MODEL).exists()
     with open(tmp_path / "train.jsonl", "a") as log:  # what a kill after the save may leave
         log.write('{"step": 3, "loss": 9.0}\n{"step": 4, "lo')
-    assert train.train(run, data, tmp_path) == tmp_path / train.MODEL
+    assert train.train(run, data, tmp_path) == tmp_path / MODEL
     assert "going on from step 2" in capsys.readouterr().out
     assert_same_run(run, tmp_path, tiny_workdir)
 
@@ -100,11 +101,11 @@ def test_sigterm_saves_and_the_same_command_goes_on(run, tiny_workdir, tmp_path,
 
 def test_signals_are_caught_once_and_handlers_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    stop = train.StopSignal()
-    with stop.watched():
-        assert stop.name == ""
+    signals = stop.StopSignal()
+    with signals.watched():
+        assert signals.name == ""
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.name == "SIGTERM"
+        assert signals.name == "SIGTERM"
         assert signal.getsignal(signal.SIGTERM) == before  # a second one ends the program
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -142,40 +143,40 @@ def test_a_loss_that_is_not_finite_is_said_in_one_line():
 
 
 def test_progress():
-    progress = train.Progress(time.monotonic() - 10, 20)
+    progress = clock.Progress(time.monotonic() - 10, 20)
     assert progress.line(40, 440).startswith("step 40/440  2.00 steps/s  3:")
     assert "0.00 steps/s  0:00 left" in progress.line(20, 440)
 
 
 def test_a_log_cut_short_is_read_up_to_there(tmp_path):
     log = tmp_path / "train.jsonl"
-    assert train.read_log(log) == []
+    assert read_log(log) == []
     log.write_text(json.dumps({"step": 1}) + '\n{"st')
-    assert train.read_log(log) == [{"step": 1}]
+    assert read_log(log) == [{"step": 1}]
 
 
 def test_the_stopwatch_counts_steps_and_nothing_else(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
 
     def batches():
         for number in range(5):
             now[0] += 1.0  # a second of waiting for each
             yield number
 
-    clock = train.Stopwatch(batches())
-    assert next(clock) == 0  # with compiling
+    watch = clock.Stopwatch(batches())
+    assert next(watch) == 0  # with compiling
     now[0] += 60.0
-    clock.stop()
-    clock.reset()
-    assert clock.rates(4) == {"seconds": 0.0, "images_per_s": None, "input_wait": None}
-    next(clock)
+    watch.stop()
+    watch.reset()
+    assert watch.rates(4) == {"seconds": 0.0, "images_per_s": None, "input_wait": None}
+    next(watch)
     now[0] += 3.0
-    clock.stop()
+    watch.stop()
     now[0] += 500.0  # validation
-    next(clock)
+    next(watch)
     now[0] += 3.0
-    clock.stop()
-    assert clock.rates(4) == {"seconds": 8.0, "images_per_s": 1.0, "input_wait": 0.25}
-    clock.reset()
-    assert list(clock) == [3, 4] and clock.steps == 2
+    watch.stop()
+    assert watch.rates(4) == {"seconds": 8.0, "images_per_s": 1.0, "input_wait": 0.25}
+    watch.reset()
+    assert list(watch) == [3, 4] and watch.steps == 2

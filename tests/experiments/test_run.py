@@ -158,11 +158,11 @@ def test_killed_in_shards_and_started_again_it_gives_the_same(file, whole, tmp_p
 def test_more_seeds_and_rows_may_be_added_but_no_other_experiment(copy, file, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        run.modes,
+        run.one_run,
         "train_all",
         lambda made, folder, *_: asked.append((folder.name, made.config.train.seed)),
     )
-    monkeypatch.setattr(run.modes, "load", lambda made, folder: None)
+    monkeypatch.setattr(run.one_run, "load", lambda made, folder: None)
     assert main(tiny_experiment.flags(file, copy, seeds="2", rows="euclidean")) == 0
     assert asked == [("ffdm-cosine-seed2", 2)]
     out = capsys.readouterr().out
@@ -181,8 +181,8 @@ def test_a_run_that_fails_is_said_and_the_others_go_on(file, tmp_path, capsys, m
         done.append(folder.name)
 
     done, drawn = [], []
-    monkeypatch.setattr(run.modes, "train_all", train_all)
-    monkeypatch.setattr(run.modes, "load", lambda made, folder: drawn.append(folder.name))
+    monkeypatch.setattr(run.one_run, "train_all", train_all)
+    monkeypatch.setattr(run.one_run, "load", lambda made, folder: drawn.append(folder.name))
     assert main(tiny_experiment.flags(file, tmp_path / "run")) == 2
     err = capsys.readouterr().err
     assert f"error: {NAMES[0]}: the loss is nan at step 3; going on" in err
@@ -193,14 +193,14 @@ def test_a_run_that_fails_is_said_and_the_others_go_on(file, tmp_path, capsys, m
 
 def test_a_signal_outside_of_training(file, tmp_path, capsys, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(run.modes, "load", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(run.one_run, "load", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert main(tiny_experiment.flags(file, tmp_path / "run")) == 143
     assert "stopped by SIGTERM; the same command does what is left" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_ctrl_c_outside_of_training(file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(run.modes, "load", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(run.one_run, "load", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test's worker ignores it
     try:
         assert main(tiny_experiment.flags(file, tmp_path / "run")) == 130
