@@ -1,43 +1,106 @@
-"""Typed settings: all that can be set, with what is refused."""
+"""Typed settings: all that can be set, each with its limits beside it.
 
+The settings of a network and of a method stand beside their code, in `models/` and `methods/`;
+`model.name` and `method.name` choose them.
+"""
+
+import dataclasses
 import math
-from dataclasses import dataclass
-from typing import Any
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from mln_flax.registry import nearest
+from mln_flax.registry import Room, kind_of, nearest
 from mln_flax.types import UserError
 
 PROGRAMS = ("forward", "train", "train_views", "predict", "predict_all", "input")
 GROWTH = ("size", "k", "devices")
+
+AFTER_TRAINING = "after training"  # marks a field that touches nothing trained
+
+# A limit stands in a field's `Annotated`: what is wrong with a value, or nothing.
+Limit = Callable[[Any], str]
+
+
+def positive(value: float) -> str:
+    """The complaint about a number that is not above 0 and finite."""
+    return "" if 0 < value < math.inf else "must be above 0"
+
+
+def not_negative(value: float) -> str:
+    """The complaint about a number below 0, or not finite."""
+    return "" if 0 <= value < math.inf else "must be 0 or more"
+
+
+def share(value: float) -> str:
+    """The complaint about a number outside [0, 1]."""
+    return "" if 0 <= value <= 1 else "must lie between 0 and 1"
+
+
+def below_one(value: float) -> str:
+    """The complaint about a number outside [0, 1)."""
+    return "" if 0 <= value < 1 else "must be 0 or more, below 1"
+
+
+def seed(value: int) -> str:
+    """The complaint about a number that is no seed."""
+    return not_negative(value) or ("" if value < 2**31 else "must be below 2^31")
+
+
+def each_positive(values: tuple[int, ...]) -> str:
+    """The complaint about no numbers, or some of which one is not above 0."""
+    if not values:
+        return "needs one or more"
+    return "" if all(value > 0 for value in values) else "each must be above 0"
+
+
+def one_of(*known: str) -> Limit:
+    """A limit: the value, or each of several, is one of these words."""
+
+    def complaint(value: str | tuple[str, ...]) -> str:
+        for word in (value,) if isinstance(value, str) else value:
+            if word not in known:
+                names = ", ".join(name or "nothing" for name in known)
+                return f"unknown{nearest(word, known)}; known: {names}"
+        return ""
+
+    return complaint
 
 
 @dataclass(frozen=True)
 class PhantomConfig:
     """How many phantoms are drawn for each domain, and their pixels."""
 
-    train: int = 240
-    validation: int = 24
-    test: int = 48
-    spacing_mm: float = 0.1
-    seed: int = 0
+    train: Annotated[int, positive] = 240
+    validation: Annotated[int, positive] = 24
+    test: Annotated[int, positive] = 48
+    spacing_mm: Annotated[float, positive] = 0.1
+    seed: Annotated[int, seed] = 0
 
 
 @dataclass(frozen=True)
 class SplitConfig:
     """Shares of the patients of a real data set; the rest is for training."""
 
-    validation: float = 0.15
-    test: float = 0.25
-    seed: int = 0
+    validation: Annotated[float, share] = 0.15
+    test: Annotated[float, share] = 0.25
+    seed: Annotated[int, seed] = 0
+
+    def check(self) -> None:
+        """Raises UserError where no patient is left to train on."""
+        if self.validation + self.test >= 1:
+            raise UserError("--config.data.split: validation and test leave nothing to train on")
 
 
 @dataclass(frozen=True)
 class TilesConfig:
     """How a whole image is cut."""
 
-    rows: int = 2
-    columns: int = 2
-    min_breast: float = 0.05  # training tiles with a smaller share of breast are dropped
+    rows: Annotated[int, not_negative] = 2
+    columns: Annotated[int, not_negative] = 2
+    # Training tiles with a smaller share of breast are dropped.
+    min_breast: Annotated[float, share] = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,16 +113,28 @@ class DataConfig:
     also: tuple[str, ...] = ()  # prepared folders of other data sets, whose domains are targets
     source: str = "ffdm"
     targets: tuple[str, ...] = ("dbt", "film", "processing")
-    size: int = 128  # height and width of what the network sees, pixels
+    # Targets whose training images a method may see without their labels; records then say so.
+    unlabeled: tuple[str, ...] = ()
+    size: Annotated[int, positive] = 128  # height and width of what the network sees, pixels
     phantom: PhantomConfig = PhantomConfig()
     split: SplitConfig = SplitConfig()
     tiles: TilesConfig = TilesConfig()
-    label: str = ""  # "calcification" or "cluster" where a data set has both; "" is its usual one
-    point_radius_mm: float = 0.25  # a calcification marked by a point becomes a disc
-    on_error: str = "report"  # leave out what cannot be used, and say so; or "stop" at the first
+    # Where a data set has both; "" is its usual one.
+    label: Annotated[str, one_of("", "calcification", "cluster")] = ""
+    point_radius_mm: Annotated[float, positive] = 0.25  # a calcification marked by a point: a disc
+    on_error: Annotated[str, one_of("report", "stop")] = "report"  # of what cannot be used
     hide_names: bool = False  # hash every file name in reports, not only patients' ids in them
-    workers: int = 0  # processes that prepare; 0: as many as there are cores, up to 4
-    cache_gb: float = 4.0  # prepared tiles that fit are kept in memory
+    workers: Annotated[int, not_negative] = 0  # processes that prepare; 0: one a core, up to 4
+    cache_gb: Annotated[float, not_negative] = 4.0  # prepared tiles that fit are kept in memory
+
+    def check(self) -> None:
+        """Raises UserError for an unlabelled domain that is no target."""
+        for domain in self.unlabeled:
+            if domain not in self.targets:
+                raise UserError(
+                    f"--config.data.unlabeled={','.join(self.unlabeled)}: {domain!r} is no target"
+                    f"{nearest(domain, self.targets)}; known: {', '.join(self.targets) or 'none'}"
+                )
 
 
 @dataclass(frozen=True)
@@ -73,77 +148,67 @@ class ViewsConfig:
     flip: bool = True
     scale: tuple[float, float] = (0.9, 1.1)  # of the crop, drawn uniformly
     crop: float = 1.0  # side of the training crop, as a share of the image's; 1 keeps it whole
+    augment: tuple[str, ...] = ()  # on the device, behind the views: `jitter(0.5)`, files of views/
 
     def crop_side(self, side: int) -> int:
         """The side of the training crop of a square image, pixels."""
         return round(self.crop * side)
 
+    def check(self) -> None:
+        """Raises UserError for a crop or a range of scales that is none."""
+        if not 0 < self.crop <= 1:
+            raise UserError(
+                f"--config.views.crop={self.crop}: is the side's share that a training crop keeps; "
+                "must be above 0, at most 1 (the whole image)"
+            )
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise UserError(f"--config.views.scale={low},{high}: must be 0 < low <= high")
+
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The network; a preset of it fills what is left at its default."""
+class NetworkSettings:
+    """What every network has; each adds its own, in its file in `models/`."""
 
-    preset: str = "tiny"
-    name: str = "swin_unet"  # or "unet", which knows no sizes but `widths`
-    num_classes: int = 2
-    norm: str = "channel"  # over what: of a U-Net also "sample", "instance" or "batch"
-    widths: tuple[int, ...] = ()  # of a U-Net; zero and () mean: as the preset says
-    patch_size: int = 0
-    embed_dim: int = 0
-    depths: tuple[int, ...] = ()
-    num_heads: tuple[int, ...] = ()
-    window_size: int = 0
-    mlp_ratio: float = 4.0
-    drop_path_rate: float = 0.1
-    dtype: str = "float32"
+    num_classes: Annotated[int, positive] = 2
+    dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"
     remat: bool = False
-    statistics: str = "channel"  # moments per channel, or of the whole layer (Eq. 10-11)
-    pretrained: str = ""  # a PyTorch Swin-Unet checkpoint as .npz
+    # Moments per channel, or of the whole layer (Eq. 10-11).
+    statistics: Annotated[str, one_of("channel", "layer")] = "channel"
+    momentum: Annotated[float, share] = 0.95  # of the running statistics
 
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """What is trained and how it answers."""
-
-    name: str = "mln"
-    branch_map: str = "per_view"  # or "grouped" (upright, inverted) or "shared" (one branch)
-    foreground_only: bool = False  # Dice of the calcifications alone
-    cross_entropy: float = 0.0  # weight of an added cross-entropy
-    cross_entropy_from_step: int = 0  # it grows from nothing over as many steps again
-    class_weights: tuple[float, ...] = ()  # of the cross-entropy
-    hard_negatives: float = 1.0  # share of the background pixels, hardest first, that it counts
-    selection: str = "polarity"  # how branches are chosen: see branches.SELECTIONS
-    answer: str = "branch"  # the nearest alone; or "weighted" (polarity only), or "union"
-    temperature: float = 4.0  # "weighted": above 1 evens out the branches' probabilities
-    level: str = "image"  # what shares one choice: an "image", a "case" or a "domain"
-    early: bool = True  # choose by the first norms where they suffice; false: by all of them
-    momentum: float = 0.95  # of the running statistics
+    def check(self) -> None:
+        """Raises UserError for masks of more than two classes."""
+        if self.num_classes != 2:
+            raise UserError("--config.model.num_classes: the masks know 2 classes")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """Adam as in the paper; the learning rate and its schedule are ours."""
 
-    name: str = "adam"  # L2 decay added to the gradient; "adamw" decouples it
-    learning_rate: float = 1e-3
-    b1: float = 0.9
-    b2: float = 0.999
-    weight_decay: float = 1e-3
-    warmup_steps: int = 50
-    clip_norm: float = 0.0  # 0 does not clip
+    name: Annotated[str, one_of("adam", "adamw")] = "adam"  # adam adds L2 decay to the gradient
+    learning_rate: Annotated[float, positive] = 1e-3
+    b1: Annotated[float, below_one] = 0.9
+    b2: Annotated[float, below_one] = 0.999
+    weight_decay: Annotated[float, not_negative] = 1e-3
+    warmup_steps: Annotated[int, not_negative] = 50
+    clip_norm: Annotated[float, not_negative] = 0.0  # 0 does not clip
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The training loop."""
 
-    steps: int = 1000
-    batch_size: int = 4  # images; each gives as many rows as there are views
-    accumulate: int = 1  # parts of a batch's rows; see docs/performance.md, Memory
-    seed: int = 0
-    foreground: float = 0.0  # share of a batch's places that only images with a label take
-    log_every_steps: int = 20
-    evaluate_every_steps: int = 200  # source validation and checkpoint
+    steps: Annotated[int, positive] = 1000
+    batch_size: Annotated[int, positive] = 4  # images; each gives as many rows as there are views
+    unlabeled_batch_size: Annotated[int, positive] = 4  # images of data.unlabeled beside them
+    accumulate: Annotated[int, positive] = 1  # parts of a batch's rows; docs/performance.md, Memory
+    seed: Annotated[int, seed] = 0
+    # Share of a batch's places that only images with a label take.
+    foreground: Annotated[float, share] = 0.0
+    log_every_steps: Annotated[int, positive] = 20
+    evaluate_every_steps: Annotated[int, positive] = 200  # source validation and checkpoint
     cache_compiled: bool = True
     distributed: bool = False  # several processes: jax.distributed.initialize
 
@@ -152,19 +217,70 @@ class TrainConfig:
 class EvaluateConfig:
     """What is measured after training."""
 
-    batch_size: int = 8
-    examples: int = 3  # pictures per domain in the report
+    batch_size: Annotated[int, positive] = 8
+    examples: Annotated[int, not_negative] = 3  # pictures per domain in the report
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """What --mode=benchmark times."""
 
-    runs: int = 7  # of each program, in turns; 0 compiles only: compile time, memory, operations
-    only: tuple[str, ...] = ()  # some of PROGRAMS; () is all of them
+    # Of each program, in turns; 0 compiles only: compile time, memory, operations.
+    runs: Annotated[int, not_negative] = 7
+    only: Annotated[tuple[str, ...], one_of(*PROGRAMS)] = ()  # () is all of them
     against: str = ""  # a Python file with a PyTorch SwinUnet, which is timed in turns with ours
     against_compiled: bool = False  # that network through torch.compile
-    growth: tuple[str, ...] = ()  # some of GROWTH: a table of the time against each, instead
+    growth: Annotated[tuple[str, ...], one_of(*GROWTH)] = ()  # tables of the time against each
+
+    def check(self) -> None:
+        """Refuses what would be measured without being asked for, or asked for and not measured."""
+        for name in ("only", "against") if self.growth else ():
+            if getattr(self, name):
+                raise UserError(
+                    f"--config.benchmark.{name}: growth times programs of its own, and ours alone; "
+                    "leave it empty"
+                )
+        if self.against_compiled and not self.against:
+            raise UserError(
+                "--config.benchmark.against_compiled=true: compiles the network of a PyTorch file; "
+                "name one by --config.benchmark.against=FILE"
+            )
+        if self.runs:
+            return
+        if self.growth or self.against:
+            name = "growth" if self.growth else "against"
+            raise UserError(
+                f"--config.benchmark.runs=0: compiles and runs nothing, so there is nothing to "
+                f"compare; with {name} it must be above 0"
+            )
+        if self.only and not {"train", "train_views"} & set(self.only):
+            raise UserError(
+                f"--config.benchmark.only={','.join(self.only)}: with runs=0 only train and "
+                "train_views are compiled"
+            )
+
+
+NETWORKS, METHODS = Room("mln_flax.models", "network"), Room("mln_flax.methods", "method")
+
+
+def network(name: str, **values: Any) -> Any:
+    """The settings of a network, by the name of its file in `models/`."""
+    return kind_of(NETWORKS, name).settings(**values)
+
+
+def method(name: str, **values: Any) -> Any:
+    """The settings of a method, by the name of its file in `methods/`."""
+    return kind_of(METHODS, name).settings(**values)
+
+
+def ModelConfig(name: str = "swin_unet", **values: Any) -> Any:  # noqa: N802
+    """The settings of a network, as config files of the first release write them."""
+    return network(name, **values)
+
+
+def MethodConfig(name: str = "mln", **values: Any) -> Any:  # noqa: N802
+    """The settings of a method, as config files of the first release write them."""
+    return method(name, **values)
 
 
 @dataclass(frozen=True)
@@ -173,180 +289,41 @@ class Config:
 
     data: DataConfig = DataConfig()
     views: ViewsConfig = ViewsConfig()
-    model: ModelConfig = ModelConfig()
-    method: MethodConfig = MethodConfig()
+    model: Annotated[Any, NETWORKS] = field(default_factory=lambda: network("swin_unet"))
+    method: Annotated[Any, METHODS] = field(default_factory=lambda: method("mln"))
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    benchmark: BenchmarkConfig = BenchmarkConfig()
+    evaluate: Annotated[EvaluateConfig, AFTER_TRAINING] = EvaluateConfig()
+    benchmark: Annotated[BenchmarkConfig, AFTER_TRAINING] = BenchmarkConfig()
 
 
-def validate(config: Config) -> None:
+def validate(config: Any) -> None:
     """Raises UserError for numbers and names that cannot work, each with what is allowed."""
-    _positive(
-        config,
-        "data.size",
-        "data.phantom.train",
-        "data.phantom.validation",
-        "data.phantom.test",
-        "data.phantom.spacing_mm",
-        "data.point_radius_mm",
-        "model.num_classes",
-        "model.mlp_ratio",
-        "method.temperature",
-        "optim.learning_rate",
-        "train.steps",
-        "train.batch_size",
-        "train.accumulate",
-        "train.log_every_steps",
-        "train.evaluate_every_steps",
-        "evaluate.batch_size",
-    )
-    _not_negative(
-        config,
-        "data.phantom.seed",
-        "data.split.seed",
-        "data.tiles.rows",
-        "data.tiles.columns",
-        "data.workers",
-        "data.cache_gb",
-        "model.patch_size",
-        "model.embed_dim",
-        "model.window_size",
-        "method.cross_entropy",
-        "optim.weight_decay",
-        "optim.warmup_steps",
-        "optim.clip_norm",
-        "train.seed",
-        "evaluate.examples",
-        "benchmark.runs",
-    )
-    _between(config, 0, 1, "method.momentum", "method.hard_negatives", "data.tiles.min_breast")
-    _between(config, 0, 1, "train.foreground", "data.split.validation", "data.split.test")
-    _below_one(config, "optim.b1", "optim.b2", "model.drop_path_rate")
-    _one_of(config, "model.dtype", ("float32", "bfloat16"))
-    _one_of(config, "model.statistics", ("channel", "layer"))
-    _one_of(config, "model.norm", ("channel", "sample", "instance", "batch"))
-    _one_of(config, "method.branch_map", ("per_view", "grouped", "shared"))
-    _one_of(config, "method.answer", ("branch", "weighted", "union"))
-    _one_of(config, "method.level", ("image", "case", "domain"))
-    _one_of(config, "optim.name", ("adam", "adamw"))
-    _one_of(config, "data.label", ("", "calcification", "cluster"))
-    _one_of(config, "data.on_error", ("report", "stop"))
-    _each_of(config, "benchmark.only", PROGRAMS)
-    _each_of(config, "benchmark.growth", GROWTH)
-    for path in ("data.phantom.seed", "data.split.seed", "train.seed"):
-        if _value(config, path) >= 2**31:
-            raise UserError(f"--config.{path}={_value(config, path)}: must be below 2^31")
-    if config.method.answer == "weighted" and config.method.selection != "polarity":
-        raise UserError(
-            f"--config.method.answer=weighted: with selection={config.method.selection} there are "
-            "no probabilities to weigh by; only polarity gives them"
-        )
-    if config.method.answer != "branch" and config.method.level != "image":
-        raise UserError(
-            f"--config.method.level={config.method.level}: only answer=branch has one choice for "
-            f"several images, not {config.method.answer}"
-        )
-    _check_benchmark(config.benchmark)
-    if config.model.num_classes != 2:
-        raise UserError("--config.model.num_classes: the masks know 2 classes")
-    _each_positive(config, "model.depths", "model.widths")
-    weights = config.method.class_weights
-    if weights and (len(weights) != config.model.num_classes or not all(w > 0 for w in weights)):
-        raise UserError(
-            f"--config.method.class_weights={weights}: allowed are none, or one above 0 for each "
-            f"of {config.model.num_classes} classes"
-        )
-    if config.data.split.validation + config.data.split.test >= 1:
-        raise UserError("--config.data.split: validation and test leave nothing to train on")
-    if not 0 < config.views.crop <= 1:
-        raise UserError(
-            f"--config.views.crop={config.views.crop}: is the side's share that a training crop "
-            "keeps; must be above 0, at most 1 (the whole image)"
-        )
-    low, high = config.views.scale
-    if not 0 < low <= high:
-        raise UserError(f"--config.views.scale={low},{high}: must be 0 < low <= high")
+    for path, value, limits in _limited(config):
+        for limit in limits if value is not None else ():
+            if callable(limit) and (complaint := limit(value)):
+                shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                raise UserError(f"--config.{path}={shown}: {complaint}")
+    for group in _groups(config):
+        if hasattr(group, "check"):
+            group.check()
 
 
-def _check_benchmark(benchmark: BenchmarkConfig) -> None:
-    """Refuses what would be measured without being asked for, or asked for and not measured."""
-    for name in ("only", "against") if benchmark.growth else ():
-        if getattr(benchmark, name):
-            raise UserError(
-                f"--config.benchmark.{name}: growth times programs of its own, and ours alone; "
-                "leave it empty"
-            )
-    if benchmark.against_compiled and not benchmark.against:
-        raise UserError(
-            "--config.benchmark.against_compiled=true: compiles the network of a PyTorch file; "
-            "name one by --config.benchmark.against=FILE"
-        )
-    if benchmark.runs:
-        return
-    if benchmark.growth or benchmark.against:
-        name = "growth" if benchmark.growth else "against"
-        raise UserError(
-            f"--config.benchmark.runs=0: compiles and runs nothing, so there is nothing to "
-            f"compare; with {name} it must be above 0"
-        )
-    if benchmark.only and not {"train", "train_views"} & set(benchmark.only):
-        raise UserError(
-            f"--config.benchmark.only={','.join(benchmark.only)}: with runs=0 only train and "
-            "train_views are compiled"
-        )
+def _limited(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[Limit, ...]]]:
+    """Path, value and limits of every setting."""
+    hints = typing.get_type_hints(type(node), include_extras=True)
+    for entry in dataclasses.fields(node):
+        value, path = getattr(node, entry.name), f"{prefix}{entry.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _limited(value, f"{path}.")
+        else:
+            yield path, value, tuple(getattr(hints[entry.name], "__metadata__", ()))
 
 
-def _value(config: Config, path: str) -> Any:
-    value: Any = config
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
-
-
-def _positive(config: Config, *paths: str) -> None:
-    for path in paths:
-        if not 0 < _value(config, path) < math.inf:
-            raise UserError(f"--config.{path}={_value(config, path)}: must be above 0")
-
-
-def _each_positive(config: Config, *paths: str) -> None:
-    for path in paths:
-        if any(value < 1 for value in _value(config, path)):
-            raise UserError(f"--config.{path}={_value(config, path)}: each must be above 0")
-
-
-def _not_negative(config: Config, *paths: str) -> None:
-    for path in paths:
-        if not 0 <= _value(config, path) < math.inf:
-            raise UserError(f"--config.{path}={_value(config, path)}: must be 0 or more")
-
-
-def _below_one(config: Config, *paths: str) -> None:
-    for path in paths:
-        if not 0 <= _value(config, path) < 1:
-            raise UserError(f"--config.{path}={_value(config, path)}: must be 0 or more, below 1")
-
-
-def _between(config: Config, low: float, high: float, *paths: str) -> None:
-    for path in paths:
-        if not low <= _value(config, path) <= high:
-            raise UserError(
-                f"--config.{path}={_value(config, path)}: must lie between {low} and {high}"
-            )
-
-
-def _one_of(config: Config, path: str, known: tuple[str, ...]) -> None:
-    _known(path, _value(config, path), known)
-
-
-def _each_of(config: Config, path: str, known: tuple[str, ...]) -> None:
-    for value in _value(config, path):
-        _known(path, value, known)
-
-
-def _known(path: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        names = ", ".join(name or "nothing" for name in known)
-        raise UserError(f"--config.{path}={value}: unknown{nearest(value, known)}; known: {names}")
+def _groups(node: Any) -> Iterator[Any]:
+    """Every group of settings, the inner ones first."""
+    for entry in dataclasses.fields(node):
+        value = getattr(node, entry.name)
+        if dataclasses.is_dataclass(value):
+            yield from _groups(value)
+    yield node

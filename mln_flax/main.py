@@ -94,8 +94,7 @@ def choose(path: str, overrides: dict[str, str], workdir: Path | None) -> config
         )
     else:
         raise UserError("--config is missing: a file such as configs/phantom.py")
-    for name, value in overrides.items():
-        config = settings.override(config, name, value)
+    config = settings.override_all(config, overrides)
     configs.validate(config)
     return config
 

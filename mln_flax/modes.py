@@ -9,8 +9,9 @@ from mln_flax.config import Config
 from mln_flax.engine import predict, stop
 from mln_flax.engine import run as one_run
 from mln_flax.engine import workdir as workdirs
-from mln_flax.engine.build import build, is_drawn
-from mln_flax.results import records, report, tables
+from mln_flax.engine.build import Run, build
+from mln_flax.engine.load_data import is_drawn
+from mln_flax.results import report, tables
 
 
 def run(
@@ -33,37 +34,38 @@ def run(
         one_run.prepare_data(config, workdir, wanted=())
         return 0
     assert workdir is not None
+    run_of_config = build(config)
     if mode == "report":
-        print_results(workdir, report.write(workdir))
+        report_of(run_of_config, workdir)
         return 0
     parallel.initialize(config.train.distributed)
     workdirs.cache_compiled(config)
-    made = build(config)
     workdirs.refuse_other_settings(workdir, config)
     if mode == "predict":
-        predict.predict(made, workdir, paths, output)
+        predict.predict(run_of_config, workdir, paths, output)
         return 0
     if mode == "prepare":
-        one_run.read_data(made, workdir)
+        one_run.read_data(run_of_config, workdir)
         return 0
     if mode == "evaluate":
-        one_run.evaluate_again(made, workdir)
+        one_run.evaluate_again(run_of_config, workdir)
     else:
         stop_signal = stop.StopSignal()
         try:
-            one_run.train_all(made, workdir, stop_signal, command)
+            one_run.train_all(run_of_config, workdir, stop_signal, command)
         except stop.Stopped as stopped:
             print(stopped, flush=True)
             return stop.EXIT_CODES[stop_signal.name]
-    if not parallel.is_main_process():
-        return 0
-    print_results(workdir, report.write(workdir))
+    if parallel.is_main_process():
+        report_of(run_of_config, workdir)
     return 0
 
 
-def print_results(workdir: Path, page: Path) -> None:
-    """The headline table and where the report lies."""
-    lines = records.read_whole(workdir / "records.jsonl")
-    print(f"\n{tables.results_table(lines).to_text()}\n")
-    print(tables.view_accuracy_table(lines).to_text())
+def report_of(run: Run, workdir: Path) -> None:
+    """Writes the report of a workdir, and prints its headline tables and where it lies."""
+    study, settings = run.kind.study, run.config.method
+    page = report.write(workdir, study, settings)
+    lines = report.answered_records(workdir, study, settings)
+    for table in (tables.results_table(lines), *study.headline(lines)):
+        print(f"\n{table.to_text()}")
     print(f"\nreport: {page}")

@@ -2,8 +2,11 @@
 
 import ast
 import difflib
-from collections.abc import Callable, Iterable
-from typing import Any
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from mln_flax.types import UserError
 
@@ -12,6 +15,38 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The hint ` (did you mean X?)` for a mistyped name, or nothing where no name is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+class Room(NamedTuple):
+    """A package in which a name is a file: `unet` is `models/unet.py`.
+
+    Nothing is entered anywhere: a file belongs to the room by what it calls its `KIND`.
+    """
+
+    package: str  # mln_flax.models
+    word: str  # what its names stand for, in messages: "network"
+
+
+@functools.cache
+def kinds(room: Room) -> dict[str, Any]:
+    """Name -> the `KIND` of every file of a room that has one; of a folder that of `method.py`."""
+    package = importlib.import_module(room.package)
+    found = {}
+    for entry in pkgutil.iter_modules(package.__path__):
+        path = f"{room.package}.{entry.name}" + (".method" if entry.ispkg else "")
+        kind = getattr(importlib.import_module(path), "KIND", None)
+        if kind is not None:
+            found[entry.name] = kind
+    return found
+
+
+def kind_of(room: Room, name: str) -> Any:
+    """The `KIND` that a name of a room stands for.
+
+    Raises:
+      UserError: there is no such file; the nearest known name is given.
+    """
+    return entry(kinds(room), name, room.word)
 
 
 class Registry:
@@ -36,32 +71,44 @@ class Registry:
         return enter
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        if name not in self._entries:
-            raise UserError(
-                f"unknown {self.kind} {name!r}{nearest(name, self._entries)}; "
-                f"known: {', '.join(self._entries)}"
-            )
-        return self._entries[name]
+        return entry(self._entries, name, self.kind)
 
     def make(self, text: str) -> Any:
-        """What the function named in `text` returns; its arguments must be literals.
+        """What the function named in `text` returns; raises UserError as `call_named` does."""
+        return call_named(self._entries, text, self.kind)
 
-        Raises:
-          UserError: the name is unknown, or the arguments are not literals or do not fit.
-        """
-        name, parenthesis, rest = text.strip().partition("(")
-        function = self[name]
-        arguments: tuple[Any, ...] = ()
-        if parenthesis:
-            try:
-                arguments = ast.literal_eval(f"({rest[:-1]},)") if rest[:-1].strip() else ()
-                if not rest.endswith(")"):
-                    raise SyntaxError
-            except (SyntaxError, ValueError):
-                raise UserError(
-                    f"{self.kind} {text!r}: arguments must be literals, as in {name}(0.3)"
-                ) from None
+
+def call_named(known: Mapping[str, Callable[..., Any]], text: str, word: str) -> Any:
+    """What the function returns that a text such as `f(1, 2)` names and gives literals to.
+
+    Args:
+      known: the functions by their names.
+      text: what a user wrote.
+      word: what such a function is, for messages.
+
+    Raises:
+      UserError: the name is unknown, or the arguments are not literals or do not fit.
+    """
+    name, parenthesis, rest = text.strip().partition("(")
+    function = entry(known, name, word)
+    arguments: tuple[Any, ...] = ()
+    if parenthesis:
         try:
-            return function(*arguments)
-        except TypeError:
-            raise UserError(f"{self.kind} {text!r}: wrong number or kind of arguments") from None
+            arguments = ast.literal_eval(f"({rest[:-1]},)") if rest[:-1].strip() else ()
+            if not rest.endswith(")"):
+                raise SyntaxError
+        except (SyntaxError, ValueError):
+            raise UserError(
+                f"{word} {text!r}: arguments must be literals, as in {name}(0.3)"
+            ) from None
+    try:
+        return function(*arguments)
+    except TypeError:
+        raise UserError(f"{word} {text!r}: wrong number or kind of arguments") from None
+
+
+def entry(known: Mapping[str, Any], name: str, word: str) -> Any:
+    """What a name stands for; raises UserError with the nearest known one where it is unknown."""
+    if name not in known:
+        raise UserError(f"unknown {word} {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    return known[name]

@@ -5,20 +5,15 @@ import dataclasses
 import importlib.util
 import json
 import os
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from mln_flax.config import Config
-from mln_flax.registry import nearest
+from mln_flax.config import AFTER_TRAINING, NETWORKS, Config
+from mln_flax.registry import Room, kind_of, nearest
 from mln_flax.types import UserError
 
-# Settings that touch nothing trained: beginnings of the lines of `differences`.
-AFTERWARDS = (
-    "evaluate.",
-    "benchmark.",
-    *(f"method.{name}:" for name in ("selection", "early", "answer", "level")),
-)
 # What a Python file of settings defines, and the modes that it is for.
 FUNCTIONS = {
     "get_config": "--mode=train and the others of one run",
@@ -84,8 +79,28 @@ def from_python(path: str, flag: str, take: Callable[[Any], Any]) -> Any:
         raise UserError(f"{flag}: {type(error).__name__}: {error}") from error
 
 
+def override_all(config: Any, texts: Mapping[str, str]) -> Any:
+    """The settings with several changed, as `override` changes one.
+
+    The names of a network and a method come first, wherever they stand: the others are of theirs.
+    """
+    for path in choices_first(texts):
+        config = override(config, path, texts[path])
+    return config
+
+
+def choices_first(paths: Iterable[str]) -> list[str]:
+    """The paths, those that choose a group of settings before all others."""
+    return sorted(paths, key=lambda path: not path.endswith(CHOICES))
+
+
+CHOICES = ("model.name", "method.name")  # ends of the paths that choose a group of settings
+
+
 def override(config: Any, path: str, text: str) -> Any:
     """The settings with one of them changed, as in `(config, "optim.learning_rate", "3e-4")`.
+
+    Where a name chooses another network or method, what both know keeps its value.
 
     Raises:
       UserError: no such field (the nearest known name is given), or a value of another type.
@@ -101,20 +116,70 @@ def _replace(node: Any, parts: list[str], text: str, flag: str) -> Any:
             f"{flag}: unknown setting {name!r}{nearest(name, known)}; known here: "
             + ", ".join(known)
         )
-    value = getattr(node, name)
+    value, hint = getattr(node, name), hints_of(type(node))[name]
     if dataclasses.is_dataclass(value):
         if not rest:
             inner = ", ".join(f.name for f in dataclasses.fields(value))
             raise UserError(f"{flag}: {name!r} is a group of settings; set one of {inner}")
+        room = _room(hint)
+        if room is not None and rest == ["name"]:
+            return dataclasses.replace(node, **{name: _chosen(value, room, text, flag)})
         return dataclasses.replace(node, **{name: _replace(value, rest, text, flag)})
     if rest:
         raise UserError(f"{flag}: {name!r} is a value, it has no {'.'.join(rest)!r}")
-    hint = typing.get_type_hints(type(node))[name]
-    return dataclasses.replace(node, **{name: _parse(text, hint, flag)})
+    return dataclasses.replace(node, **{name: _parse(text, _plain(hint), flag)})
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """The types of a group's fields, with what is annotated to them."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def marks(hint: Any) -> tuple[Any, ...]:
+    """What is annotated to a field: its limits, its room, whether it comes after training."""
+    return getattr(hint, "__metadata__", ())
+
+
+def _plain(hint: Any) -> Any:
+    """The type alone."""
+    return typing.get_args(hint)[0] if marks(hint) else hint
+
+
+def _room(hint: Any) -> Room | None:
+    """Where the name in a group of settings is looked up, if anywhere."""
+    return next((mark for mark in marks(hint) if isinstance(mark, Room)), None)
+
+
+def _kind(room: Room, name: str, flag: str) -> type:
+    try:
+        return kind_of(room, name).settings
+    except UserError as error:
+        raise UserError(f"{flag}={name}: {error}") from None
+
+
+def _chosen(old: Any, room: Room, name: str, flag: str) -> Any:
+    """The settings of another network or method, with those of the old that it allows too."""
+    kind = _kind(room, name, flag)
+    if isinstance(old, kind):
+        return old
+    hints, kept = hints_of(kind), {}
+    for entry in dataclasses.fields(old):
+        value = getattr(old, entry.name)
+        if entry.name == "name" or entry.name not in hints:
+            continue
+        limits = [mark for mark in marks(hints[entry.name]) if callable(mark)]
+        same = _plain(hints[entry.name]) == _plain(hints_of(type(old))[entry.name])
+        if same and (value is None or not any(limit(value) for limit in limits)):
+            kept[entry.name] = value
+    return kind(**kept)
 
 
 def _parse(text: str, hint: Any, flag: str) -> Any:
     """The value that a text stands for, of the field's type."""
+    if isinstance(hint, types.UnionType):  # a value or None: as the preset says
+        if text.lower() in ("none", ""):
+            return None
+        hint = typing.get_args(hint)[0]
     if hint is str:
         return text
     if hint is bool:
@@ -183,7 +248,9 @@ def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where}: must be a group of settings, not {values!r}")
-    hints = typing.get_type_hints(kind)
+    if kind is Config:
+        values = of_first_release(values)
+    hints = hints_of(kind)
     fields = {}
     for name, value in values.items():
         if name not in hints:
@@ -194,6 +261,16 @@ def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config.
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
     """A plain value in its field's type: a list as a tuple, a whole number also for a float."""
+    room, hint = _room(hint), _plain(hint)
+    if room is not None:
+        name = value.get("name") if isinstance(value, dict) else None
+        if not isinstance(name, str):
+            raise UserError(f"{where}: must be a group of settings with a name, not {value!r}")
+        return from_dict(value, _kind(room, name, f"{where}: name"), where)
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = typing.get_args(hint)[0]
     if dataclasses.is_dataclass(hint):
         return from_dict(value, typing.cast(type, hint), where)
     kinds = typing.get_args(hint)
@@ -228,3 +305,36 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         elif a != b:
             lines.append(f"{prefix}{name}: {a} -> {b}")
     return lines
+
+
+def after_training(node: Any, prefix: str = "") -> set[str]:
+    """The paths of the settings that touch nothing trained: how it answers, what is measured."""
+    found = set()
+    for entry in dataclasses.fields(node):
+        path, value = f"{prefix}{entry.name}", getattr(node, entry.name)
+        is_after = AFTER_TRAINING in marks(hints_of(type(node))[entry.name])
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            below = flat(to_dict(value), path)
+            found |= set(below) if is_after else after_training(value, f"{path}.")
+        elif is_after:
+            found.add(path)
+    return found
+
+
+def of_first_release(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run as they are now, where the first release wrote them.
+
+    It knew the sizes of all networks at once, with 0 and () for "as the preset says", and kept
+    the momentum of the running statistics with the method.
+    """
+    model, method = values.get("model", {}), values.get("method", {})
+    if not isinstance(model, dict) or not isinstance(method, dict) or "momentum" not in method:
+        return values
+    model = {"name": "swin_unet"} | model | {"momentum": method["momentum"]}
+    known = hints_of(_kind(NETWORKS, model["name"], "model.name"))
+    model = {name: value for name, value in model.items() if name in known}
+    for name, hint in known.items():
+        if isinstance(_plain(hint), types.UnionType) and not model.get(name):
+            model[name] = None
+    method = {name: value for name, value in method.items() if name != "momentum"}
+    return values | {"model": model, "method": {"name": "mln"} | method}

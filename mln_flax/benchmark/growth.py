@@ -65,6 +65,11 @@ def by_size(config: Config, measure: Measure) -> tuple[Table, list[dict[str, Any
 
 def by_branches(config: Config, measure: Measure) -> tuple[Table, list[dict[str, Any]]]:
     """Prediction and train step of one image in growing numbers of branches."""
+    if not hasattr(config.method, "branch_map"):
+        raise UserError(
+            f"--config.benchmark.growth=k: method.name={config.method.name} has one branch; "
+            "allowed is method.name=mln"
+        )
     programs = ("train_views", "predict", "predict_all")
     rows = []
     for k in BRANCHES:

@@ -16,20 +16,17 @@ from mln_flax.benchmark.speeds import Found
 from mln_flax.benchmark.timing import Program, Spread
 from mln_flax.benchmark.yardstick import Yardstick
 from mln_flax.config import PROGRAMS, Config
+from mln_flax.data.images import Images, from_arrays
 from mln_flax.data.phantoms import phantom
 from mln_flax.engine import input_pipeline
 from mln_flax.engine.build import Run, build, plan
-from mln_flax.engine.input_pipeline import Images
 from mln_flax.engine.train import random_state
-from mln_flax.methods.mln import answer as selection
-from mln_flax.methods.mln import bank as source_bank
-from mln_flax.methods.mln import branches
-from mln_flax.methods.mln.bank import Early, Trained
-from mln_flax.metrics.decision import OperatingPoint
+from mln_flax.models.core import all_branches
 from mln_flax.types import Batch
 
-PHANTOMS = 24  # in the input pipeline, and for the rule that chooses branches
+PHANTOMS = 24  # in the input pipeline
 LABELED = 0.05  # share of the random masks' pixels
+FITTED = 2  # of these phantoms, by which a model is fitted that has learned nothing
 INPUT_S = 2.0  # of every measurement of the input pipeline
 STEPS_MEASURED = 3  # while the memory is watched
 THEIRS = "PyTorch: "  # before the names of its programs
@@ -94,19 +91,20 @@ def one_view(config: Config) -> Config:
     return dataclasses.replace(
         config,
         views=dataclasses.replace(config.views, strategy="listed", names=("identity",)),
-        method=dataclasses.replace(config.method, branch_map="per_view"),
         train=dataclasses.replace(config.train, accumulate=1),  # parts are of the views
     )
 
 
 def random_batch(run: Run, side: int) -> Batch:
-    """Random images in all views' branches; the first row of each image is its own."""
+    """Random images in all views; the first row of each image is its own."""
     image, mask = random_images(run.config, side)
     count = len(run.view_names)
     return Batch(
         image=np.repeat(image[..., None], count, axis=0),
         mask=np.repeat(mask, count, axis=0),
-        branch=np.tile(np.asarray(run.branch_of_view, np.int32), len(image)),
+        view=np.tile(np.arange(count, dtype=np.int32), len(image)),
+        domain=np.zeros(len(image) * count, np.int32),
+        labeled=np.ones(len(image) * count, bool),
         valid=np.ones(len(image) * count, bool),
     )
 
@@ -139,7 +137,8 @@ def forward_program(run: Run, side: int) -> Program:
     """One pass of a batch of images."""
 
     def logits(variables, batch: Batch):
-        return run.model.apply(variables, batch.image, batch.branch, train=False)[0]
+        branch = jnp.zeros_like(batch.view)
+        return run.model.apply(variables, batch.image, branch, train=False)[0]
 
     return _on_devices(logits, run, random_batch(run, side))
 
@@ -148,7 +147,7 @@ def predict_all_program(run: Run, side: int) -> Program:
     """The probabilities of a batch of images in all branches."""
 
     def probability(variables, batch: Batch):
-        return jax.nn.softmax(run.method.predict(variables, batch.image).logits)[..., 1]
+        return jax.nn.softmax(all_branches(run.model, variables, batch.image)[0])[..., 1]
 
     rows = jax.tree.map(lambda x: x[:: len(run.view_names)], random_batch(run, side))
     return _on_devices(probability, run, rows)
@@ -174,28 +173,15 @@ def train_program(run: Run, call: Any, side: int) -> Program:
 
 
 def predict_program(run: Run) -> Program:
-    """Prediction as --mode=predict does it: a branch is chosen for each image, and runs."""
+    """Prediction as --mode=predict does it: what answers an image is chosen, and runs."""
     batch = run.config.train.batch_size
     evaluate = dataclasses.replace(run.config.evaluate, batch_size=batch)
-    run = run._replace(config=dataclasses.replace(run.config, evaluate=evaluate))
+    run = build(dataclasses.replace(run.config, evaluate=evaluate))
     images = phantoms(run.config)
-    answer = selection.selected(run, stand_in(run, images))
+    few = images._replace(labeled=images.labeled[:FITTED])
+    fitted = run.method.fit(random_state(run), few, few)
     image = images.stack(slice(batch))[0]
-    return lambda: answer(image)
-
-
-def stand_in(run: Run, images: Images) -> Trained:
-    """A model that has learned nothing but what the images look like in their views."""
-    variables, point = random_state(run).variables, OperatingPoint(0.5, 1)
-    rule = run.config.method.selection
-    if rule not in branches.BY_IMAGE or not run.config.method.early:
-        trained = source_bank.collect(run, variables, images, source_bank.forward(run), point)
-        return selection.measure(run, trained, images)
-    norms = {layer: ((), ()) for layer in selection.norm_order(run)}  # whose moments nobody asks
-    bank = branches.Bank(norms, norms, source_bank.collect_images(run, images))
-    exact = np.ones(1)
-    early = {rule: Early(0, exact, exact, exact)}
-    return Trained(bank=bank, point=point, early=early, **variables)
+    return lambda: run.method.answer(fitted, image)
 
 
 def phantoms(config: Config) -> Images:
@@ -204,9 +190,7 @@ def phantoms(config: Config) -> Images:
         phantom.phantom(0, phantom.DOMAINS[0], i, height=config.data.size, width=config.data.size)
         for i in range(max(PHANTOMS, config.train.batch_size))
     ]
-    return input_pipeline.from_arrays(
-        np.stack([one.image for one in made]), np.stack([one.mask for one in made])
-    )
+    return from_arrays(np.stack([one.image for one in made]), np.stack([one.mask for one in made]))
 
 
 def input_rate(run: Run) -> Spread:
@@ -254,7 +238,9 @@ def theirs_for(run: Run, other: Yardstick, wanted: Collection[str]) -> dict[str,
     size = run.config.data.size
     whole, _ = random_images(run.config, size)
     cut = random_images(run.config, run.config.views.crop_side(size))
-    return yardstick.programs(other, wanted, whole, cut, len(run.view_names), run.num_branches)
+    return yardstick.programs(
+        other, wanted, whole, cut, len(run.view_names), run.model.num_branches
+    )
 
 
 def in_turns(ours: dict[str, Program], theirs: dict[str, Program]) -> dict[str, Program]:

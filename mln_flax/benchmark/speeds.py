@@ -13,9 +13,9 @@ from mln_flax.benchmark.timing import Spread
 from mln_flax.config import Config
 from mln_flax.engine import input_pipeline
 from mln_flax.engine.build import Run
-from mln_flax.methods.mln import choice
 from mln_flax.models.swin_unet import SwinUnet
 from mln_flax.results.table_layout import Table
+from mln_flax.settings import to_dict
 
 ROWS = {  # in the order of the table
     "forward_images_per_s": "one pass, images/s",
@@ -141,7 +141,7 @@ def _shown(value: float) -> str:
 
 def _title(config: Config) -> str:
     model, side = config.model, config.data.size
-    changed = [f"{name} {getattr(model, name)}" for name in SIZES if getattr(model, name)]
+    changed = [f"{name} {getattr(model, name)}" for name in SIZES if getattr(model, name, None)]
     sizes = f" ({', '.join(changed)})" if changed else ""
     return (
         f"Speed of {model.preset}{sizes}, {side} x {side} pixels, batches of "
@@ -156,7 +156,8 @@ def _note(config: Config, against: bool) -> str:
     side = product_side()
     said = (
         f"Medians and quartiles of {runs} runs in turns. One pass and the train step are of one "
-        f"branch. Prediction answers by {choice.of_settings(config.method)}. Memory as planned "
+        f"branch. Prediction answers as method.name={config.method.name} does by these settings, "
+        f"fitted to a few phantoms without training. Memory as planned "
         "is the compiler's, of each device; as measured, what an accelerator counts, or how far "
         "this process grows. The share is that of matrix products and convolutions alone; the "
         f"large product is {side} x {side} in {config.model.dtype}."
@@ -195,19 +196,16 @@ def settings(config: Config, run: Run, commit: str) -> dict[str, Any]:
         "size": config.data.size,
         "train_size": config.views.crop_side(config.data.size),
         "batch": config.train.batch_size,
-        "k": run.num_branches,
+        "k": run.model.num_branches,
         "views": len(run.view_names),
         "preset": config.model.preset,
-        "norm": config.model.norm,
+        "norm": getattr(run.model, "norm", "channel"),
         **{name: getattr(run.model, name, None) for name in SIZES},
         "dtype": config.model.dtype,
         "remat": config.model.remat,
         "accumulate": config.train.accumulate,
         "runs": config.benchmark.runs,
-        "selection": config.method.selection,
-        "answer": config.method.answer,
-        "temperature": config.method.temperature,
-        "early": config.method.early,
+        "method": to_dict(config.method),
         "devices": f"{jax.local_device_count()} x {device.device_kind}",
         "machine": f"{platform.system()} {platform.machine()}, {input_pipeline.threads()} cores",
         "jax": jax.__version__,

@@ -1,11 +1,10 @@
 """What a config's network is made of, and the memory that a training step needs."""
 
-import flax
 import jax
-import numpy as np
 
 from mln_flax.benchmark import step_cost
 from mln_flax.engine.build import Run
+from mln_flax.models import core
 from mln_flax.results.table_layout import Table
 
 
@@ -13,35 +12,23 @@ def summary(run: Run) -> str:
     """Tables of layers and parameters, and the compiled step's memory, as text."""
     state, batch = step_cost.shapes(run)
     rows, side = batch.mask.shape[1:3]
-    parameters = {
-        name: int(np.prod(leaf.shape))
-        for name, leaf in flax.traverse_util.flatten_dict(state.params, sep="/").items()
-    }
-    per_branch = sum(
-        count // run.num_branches for name, count in parameters.items() if is_per_branch(name)
-    )
-    shared = sum(count for name, count in parameters.items() if not is_per_branch(name))
+    counts, k = core.parameters(state.params), run.model.num_branches
+    shared, per_branch = core.shared_and_per_branch(run.model, state.params)
     lines = [
-        _layers(parameters).to_text(),
-        f"input: {side} x {side} pixels; branches: {', '.join(run.branch_names)}",
-        f"parameters: {shared + per_branch * run.num_branches:,} = {shared:,} shared + "
-        f"{run.num_branches} x {per_branch:,} per branch",
+        _layers(counts).to_text(),
+        f"input: {side} x {side} pixels; branches: {k}",
+        f"parameters: {shared + per_branch * k:,} = {shared:,} shared + "
+        f"{k} x {per_branch:,} per branch",
         _memory(run, rows),
     ]
     return "\n".join(lines)
-
-
-def is_per_branch(name: str) -> bool:
-    """Whether a parameter exists once per branch: scale and bias of a norm."""
-    module, leaf = name.split("/")[-2:]
-    return module.startswith("norm") and leaf in ("scale", "bias")
 
 
 def _layers(parameters: dict[str, int]) -> Table:
     """One row per block or other top-level part, in the order of the network."""
     parts: dict[str, list[int]] = {}
     for name, count in parameters.items():
-        column = int(is_per_branch(name))
+        column = int(core.is_per_branch(name))
         parts.setdefault(name.split("/")[0], [0, 0])[column] += count
     rows = tuple(
         (name, f"{shared:,}", f"{branched:,}") for name, (shared, branched) in parts.items()

@@ -57,7 +57,9 @@ def save_tree(path: Path, tree: Any) -> None:
         checkpointer.save(path.absolute(), tree, force=True)
 
 
-def load_tree(path: Path, like: Any) -> Any:
-    """Arrays that `save_tree` wrote, in the form of `like`."""
+def load_tree(path: Path) -> dict[str, Any]:
+    """The nested dicts of arrays that `save_tree` wrote, in numpy."""
     with ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(path.absolute()).item_metadata.tree
+        like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
         return checkpointer.restore(path.absolute(), like)

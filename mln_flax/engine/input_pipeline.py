@@ -11,85 +11,24 @@ from typing import NamedTuple
 import numpy as np
 
 from mln_flax.config import ViewsConfig
-from mln_flax.data.core import Example, Part
-from mln_flax.data.prepare import prepared
+from mln_flax.data.images import Images, without_labels
 from mln_flax.engine.order import host_rows, stream_of
 from mln_flax.types import Batch, UserError, View
 from mln_flax.views import geometry
 
 BATCHES_AHEAD = 2  # made before they are asked for
-
-
-class Images(NamedTuple):
-    """The images of a part, all of one size, read by their number."""
-
-    shape: tuple[int, int]
-    labeled: np.ndarray  # bool [N]: whether there is a label in image i
-    read: Callable[[int], tuple[np.ndarray, np.ndarray]]  # float32 in [0, 1] and uint8 {0, 1}
-
-    @property
-    def total(self) -> int:
-        """The number N of images."""
-        return len(self.labeled)
-
-    def stack(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Image and mask [n, H, W] of several."""
-        both = [self.read(i) for i in range(*rows.indices(self.total))]
-        return np.stack([image for image, _ in both]), np.stack([mask for _, mask in both])
+UNLABELED = 1_000_003  # added to the seed for every target without labels
 
 
 class Plan(NamedTuple):
     """How training batches are made of examples."""
 
     views: tuple[View, ...]
-    branch_of_view: tuple[int, ...]
     config: ViewsConfig
     batch_size: int  # images over all hosts; rows are batch_size * views
     seed: int
     foreground: float = 0.0  # share of the places that only images with a label can take
-
-
-def images_of(part: Part, cache_gb: float = 0.0) -> Images:
-    """The images of a part: those in memory as they are, stored ones kept once read.
-
-    Args:
-      part: its examples must be of one size.
-      cache_gb: how much of what is read from a disk is kept, as 16-bit images and their masks.
-    """
-    examples = part.examples
-    read = _from_memory(examples) if isinstance(examples, tuple) else _kept(examples, cache_gb)
-    labeled = np.array([pixels > 0 for pixels in part.label_pixels])
-    return Images(examples[0].image.shape, labeled, read)
-
-
-def from_arrays(image: np.ndarray, mask: np.ndarray) -> Images:
-    """Images of arrays: float32 [N, H, W] in [0, 1] and uint8 [N, H, W] in {0, 1}."""
-    labeled = np.asarray(mask.any(axis=(1, 2)))
-    return Images(image.shape[1:], labeled, lambda i: (image[i], mask[i]))
-
-
-def _from_memory(examples: Sequence[Example]) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-    return lambda i: (examples[i].image, examples[i].mask)
-
-
-def _kept(
-    examples: Sequence[Example], cache_gb: float
-) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-    kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    room = cache_gb * 1e9
-
-    def read(i: int) -> tuple[np.ndarray, np.ndarray]:
-        if i in kept:
-            image, mask = kept[i]
-            return image.astype(np.float32) / prepared.BITS, mask
-        example = examples[i]
-        # Stored images have 16 bits, so nothing is lost on the way there and back.
-        image = prepared.to_bits(example.image)
-        if (len(kept) + 1) * (image.nbytes + example.mask.nbytes) <= room:
-            kept[i] = (image, example.mask)
-        return example.image, example.mask
-
-    return read
+    unlabeled_batch_size: int = 0  # images of each target that is seen without labels
 
 
 def have_tensorflow() -> bool:
@@ -116,6 +55,7 @@ def train_batches(
     steps: int,
     host: tuple[int, int] = (0, 1),
     backend: str = "",
+    unlabeled: Sequence[Images] = (),
 ) -> Iterator[Batch]:
     """The rows of one host for steps start_step, ..., steps - 1.
 
@@ -128,12 +68,14 @@ def train_batches(
 
     Args:
       images: the source's training images.
-      plan: views, branches, batch size and seed.
+      plan: views, batch size and seed.
       start_step: steps already done.
       steps: where to stop.
       host: this host's number and their count; hosts take disjoint rows of each batch.
       backend: "tf" or "numpy"; by default tf.data where TensorFlow is installed. The two draw
         different augmentations, each reproducibly.
+      unlabeled: of each target that is seen without labels, its training images. Their rows stand
+        behind the labeled ones in every batch, with `labeled` False and an empty mask.
     """
     if plan.foreground and not images.labeled.any():
         raise UserError(
@@ -142,7 +84,33 @@ def train_batches(
         )
     backend = backend or ("tf" if have_tensorflow() else "numpy")
     make = _tf_batches if backend == "tf" else _numpy_batches
-    return make(images, plan, start_step, steps, host)
+    labeled_rows = make(images, plan, start_step, steps, host)
+    if not unlabeled:
+        return labeled_rows
+    streams = [
+        make(without_labels(of_target), _of_target(plan, number), start_step, steps, host)
+        for number, of_target in enumerate(unlabeled, start=1)
+    ]
+    return _joined(labeled_rows, streams)
+
+
+def _of_target(plan: Plan, number: int) -> Plan:
+    """How the rows of the number-th target without labels are made: in an order of its own."""
+    return plan._replace(
+        batch_size=plan.unlabeled_batch_size, seed=plan.seed + UNLABELED * number, foreground=0.0
+    )
+
+
+def _joined(labeled_rows: Iterator[Batch], streams: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
+    """Batches of several streams as one: the source's rows, then those of each target."""
+    for batch, *others in zip(labeled_rows, *streams, strict=True):
+        marked = [
+            other._replace(
+                domain=np.full_like(other.domain, number), labeled=np.zeros_like(other.labeled)
+            )
+            for number, other in enumerate(others, start=1)
+        ]
+        yield Batch(*(np.concatenate(field) for field in zip(batch, *marked, strict=True)))
 
 
 def rate(images: Images, plan: Plan, seconds: float = 0.3, batches: int = 8) -> float:
@@ -165,7 +133,6 @@ def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
 
     tf.config.set_visible_devices([], "GPU")  # the accelerators belong to jax
     rows = host_rows(plan.batch_size, host)
-    branch = np.asarray(plan.branch_of_view, np.int32)
     labeled = tf.constant(np.flatnonzero(images.labeled), tf.int64)
     crop = _crop(images, plan)
 
@@ -199,7 +166,7 @@ def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
             crop=crop,
         )
         made = tf.stack([view.tf(image) for view in plan.views])[..., tf.newaxis]
-        return made, tf.repeat(tf.cast(mask, tf.int32)[tf.newaxis], len(branch), axis=0)
+        return made, tf.repeat(tf.cast(mask, tf.int32)[tf.newaxis], len(plan.views), axis=0)
 
     dataset = (
         tf.data.Dataset.range(start_step * len(rows), steps * len(rows))
@@ -210,12 +177,11 @@ def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads()
     for views, mask in dataset.with_options(options).as_numpy_iterator():
-        yield _rows(views, mask, branch)
+        yield _rows(views, mask)
 
 
 def _numpy_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
     rows = host_rows(plan.batch_size, host)
-    branch = np.asarray(plan.branch_of_view, np.int32)
     labeled = np.flatnonzero(images.labeled)
     crop = _crop(images, plan)
 
@@ -239,11 +205,11 @@ def _numpy_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
             crop=crop,
         )
         views = np.stack([view.numpy(image) for view in plan.views])[..., np.newaxis]
-        return views, np.repeat(mask.astype(np.int32)[np.newaxis], len(branch), axis=0)
+        return views, np.repeat(mask.astype(np.int32)[np.newaxis], len(plan.views), axis=0)
 
     def batch(step):
         made = [example(step * plan.batch_size + place) for place in rows]
-        return _rows(np.stack([v for v, _ in made]), np.stack([m for _, m in made]), branch)
+        return _rows(np.stack([v for v, _ in made]), np.stack([m for _, m in made]))
 
     yield from _ahead(batch, range(start_step, steps))
 
@@ -268,19 +234,14 @@ def _crop(images: Images, plan: Plan) -> int:
     return 0 if plan.config.crop == 1 else plan.config.crop_side(min(images.shape))
 
 
-def _rows(views: np.ndarray, mask: np.ndarray, branch: np.ndarray) -> Batch:
+def _rows(views: np.ndarray, mask: np.ndarray) -> Batch:
     """[B, V, H, W, 1] views and [B, V, H, W] masks -> B * V rows, without a copy."""
     batch, count = views.shape[:2]
     return Batch(
         image=views.reshape(batch * count, *views.shape[2:]),
         mask=mask.reshape(batch * count, *mask.shape[2:]),
-        branch=np.tile(branch, batch),
+        view=np.tile(np.arange(count, dtype=np.int32), batch),
+        domain=np.zeros(batch * count, np.int32),
+        labeled=np.ones(batch * count, bool),
         valid=np.ones(batch * count, bool),
     )
-
-
-def chunks(count: int, size: int) -> Iterator[tuple[slice, int]]:
-    """Slices of at most `size` that cover range(count), each with its length."""
-    for start in range(0, count, size):
-        stop = min(start + size, count)
-        yield slice(start, stop), stop - start

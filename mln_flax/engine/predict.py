@@ -1,9 +1,9 @@
-"""Masks for a user's own images: each in the branch that lies nearest."""
+"""Masks for a user's own images, decided on the whole image."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,12 +12,12 @@ from mln_flax.data.core import Example, Unusable
 from mln_flax.data.prepare import tiles
 from mln_flax.data.readers import reader
 from mln_flax.engine import evaluate
-from mln_flax.engine.build import Run
-from mln_flax.methods.mln import answer as selection
-from mln_flax.methods.mln import choice
-from mln_flax.methods.mln.answer import Selector
+from mln_flax.engine.build import Run, build
+from mln_flax.metrics.decision import OperatingPoint, decide
 from mln_flax.results import records
 from mln_flax.types import Record, UserError
+
+KEPT_BYTES = 2 * 10**9  # of images that are decoded already; what is beyond is decoded again
 
 
 class Picture(NamedTuple):
@@ -39,10 +39,11 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
         raise UserError("--mode=predict: give image files or folders after the flags")
     if not output:
         raise UserError("--output is missing: the folder for the masks")
-    trained = evaluate.load_model(run, workdir)
-    pictures = find(paths)
+    run = for_one_image(run)
+    fitted = evaluate.load_model(run, workdir)
+    pictures, read = find(paths), kept_reader()
     for picture in pictures:
-        read_image(picture.file, picture.frame)  # all of them, before anything is written
+        read(picture)  # all of them, before anything is written
     folder = Path(output)
     inputs = {picture.file.resolve() for picture in pictures}
     for name in (*(picture.mask for picture in pictures), "predictions.jsonl"):
@@ -52,12 +53,11 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={output}: {error.strerror}") from None
-    answer = selection.selected(one_at_a_time(run), trained)
-    common = common_distances(run, answer, pictures)
+    common = common_looks(run, fitted, pictures, read)
     lines = []
     for number, picture in enumerate(pictures, start=1):
-        image = read_image(picture.file, picture.frame)
-        mask, chosen = segment(run, answer, image, common.get(_group(run, picture)))
+        image = read(picture)
+        mask, facts = segment(run, fitted, image, common.get(_group(run, picture)))
         _save_png(folder / picture.mask, mask)
         lines.append(
             {
@@ -65,10 +65,7 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
                 "frame": picture.frame,
                 "mask": picture.mask,
                 "label_pixels": int(mask.sum()),
-                "selection": run.config.method.selection,
-                "answer": choice.of_settings(run.config.method),
-                "early": selection.is_early(run, trained),
-                "branches": [run.branch_names[b] for b in chosen],
+                "tiles": list(facts),
             }
         )
         print(f"predict: {number}/{len(pictures)} {folder / picture.mask}", flush=True)
@@ -76,50 +73,81 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
     return lines
 
 
-def one_at_a_time(run: Run) -> Run:
-    """The run with batches of one image: a user's image may be a hundred times a tile's size."""
-    single = dataclasses.replace(run.config.evaluate, batch_size=1)
-    return run._replace(config=dataclasses.replace(run.config, evaluate=single))
+def for_one_image(run: Run) -> Run:
+    """The run with passes of as many images as one image has tiles."""
+    config, tiling = run.config, run.config.data.tiles
+    count = max(tiling.rows * tiling.columns, 1)
+    evaluate_config = dataclasses.replace(config.evaluate, batch_size=count)
+    return build(dataclasses.replace(config, evaluate=evaluate_config))
 
 
-def common_distances(
-    run: Run, answer: Selector, pictures: Sequence[Picture]
+def kept_reader() -> Callable[[Picture], np.ndarray]:
+    """`read(picture)` -> float32 [H, W] in [0, 1]; decoded once as long as there is room."""
+    kept: dict[Picture, np.ndarray] = {}
+    room = KEPT_BYTES
+
+    def read(picture: Picture) -> np.ndarray:
+        nonlocal room
+        if picture in kept:
+            return kept[picture]
+        image = read_image(picture.file, picture.frame)
+        if image.nbytes <= room:
+            kept[picture] = image
+            room -= image.nbytes
+        return image
+
+    return read
+
+
+def common_looks(
+    run: Run,
+    fitted: Any,
+    pictures: Sequence[Picture],
+    read: Callable[[Picture], np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """The sum of the distances, [k], of all tiles that share a choice; empty at level "image".
+    """The sum of what the method looks at over all tiles that share a choice; empty where none do.
 
     Here a case is one file with all its frames and tiles, and a domain is all that is asked for.
     """
+    look = run.method.look
     common: dict[str, np.ndarray] = {}
-    for picture in pictures if run.config.method.level != "image" else ():
-        tiled, _ = cut(run, read_image(picture.file, picture.frame))
+    if look is None or run.method.level == "image":
+        return common
+    for picture in pictures:
+        tiled, _ = cut(run, read(picture))
         group = _group(run, picture)
-        common[group] = common.get(group, 0) + answer.distances(tiled).sum(axis=0)
+        common[group] = common.get(group, 0) + look(fitted, tiled).sum(axis=0)
     return common
 
 
 def _group(run: Run, picture: Picture) -> str:
-    return str(picture.file) if run.config.method.level == "case" else ""
+    return str(picture.file) if run.method.level == "case" else ""
 
 
 def segment(
-    run: Run, answer: Selector, image: np.ndarray, common: np.ndarray | None = None
-) -> tuple[np.ndarray, list[int]]:
-    """The mask uint8 [H, W] of an image [H, W] in [0, 1], and the nearest branch of each tile.
+    run: Run, fitted: Any, image: np.ndarray, common: np.ndarray | None = None
+) -> tuple[np.ndarray, Sequence[Record]]:
+    """The mask uint8 [H, W] of an image [H, W] in [0, 1], and what is said of each tile.
 
     The image is cut as the training images were; one that was trained on whole goes in whole.
-    `answer` is what `selection.selected` made, `common` the distances [k] that choose for all
-    tiles instead of their own.
+    Probabilities are put together, and what is marked is decided once, on the whole image.
+    `common` is what the method looks at, for all tiles instead of their own.
     """
     tiled, affines = cut(run, image)
-    if common is None:
-        said = answer(tiled)
-    else:
-        said = answer.answer(tiled, np.tile(common, (len(tiled), 1)))
-    found = [said.mask(i) for i in range(len(tiled))]
+    shared = None if common is None else np.tile(common, (len(tiled), 1))
+    answers = run.method.answer(fitted, tiled, shared)
+    probability = [answers.maps[name][i] for i, name in enumerate(answers.chosen)]
+    point = answers.points[answers.chosen[0]]
     if not affines:
-        return found[0].astype(np.uint8), said.chosen.tolist()
-    stitched = tiles.put_back([mask.astype(np.float32) for mask in found], affines, image.shape)
-    return (stitched > 0.5).astype(np.uint8), said.chosen.tolist()
+        return decide(probability[0], point).astype(np.uint8), answers.facts
+    whole = tiles.put_back(probability, affines, image.shape)
+    return decide(whole, in_image(point, affines[0])).astype(np.uint8), answers.facts
+
+
+def in_image(point: OperatingPoint, affine: np.ndarray) -> OperatingPoint:
+    """An operating point of tiles in the pixels of their image: an object has as large an area."""
+    area = abs(affine[0, 0] * affine[1, 1])  # of a tile's pixel, in pixels of the image
+    return point._replace(min_pixels=max(1, round(float(point.min_pixels) * area)))
 
 
 def cut(run: Run, image: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -9,13 +9,14 @@ from mln_flax.data.core import DataSet
 from mln_flax.data.prepare import prepare, prepared_set
 from mln_flax.engine import evaluate, stop, train
 from mln_flax.engine import workdir as workdirs
-from mln_flax.engine.build import Run, is_drawn, load_data
+from mln_flax.engine.build import Run
+from mln_flax.engine.load_data import is_drawn, load_data
 from mln_flax.results import prepare_report
 from mln_flax.types import UserError
 
 
 def train_all(
-    made: Run,
+    run: Run,
     workdir: Path,
     stop_signal: stop.StopSignal,
     command: str,
@@ -24,49 +25,49 @@ def train_all(
     """Trains and evaluates, or says that it is done. `data` is what is read already."""
     model, lines = workdir / workdirs.MODEL, workdir / "records.jsonl"
     if model.exists():
-        print(f"training: done already ({made.config.train.steps} steps, {model})")
+        print(f"training: done already ({run.config.train.steps} steps, {model})")
     if lines.exists():
         print(f"evaluation: done already ({lines}); --mode=evaluate does it again")
     if model.exists() and lines.exists():
         return
-    if made.config.model.pretrained and not model.exists():
-        train.pretrained(made)  # what is wrong with it is said before anything is written
-    data = read_data(made, workdir, data)
+    if train.pretrained_path(run) and not model.exists():
+        train.pretrained(run)  # what is wrong with it is said before anything is written
+    data = read_data(run, workdir, data)
     if not model.exists():
         workdirs.write_environment(workdir, command)
-        train.train(made, data, workdir, stop_signal)
+        train.train(run, data, workdir, stop_signal)
         if stop_signal.name:
             raise stop.Stopped(f"stopped by {stop_signal.name}: trained, not yet evaluated")
-    evaluate.evaluate(made, data, workdir)
+    evaluate.evaluate(run, data, workdir)
 
 
-def evaluate_again(made: Run, workdir: Path) -> None:
+def evaluate_again(run: Run, workdir: Path) -> None:
     """Evaluates the trained model, over older records."""
-    evaluate.load_model(made, workdir)  # before anything is written
-    evaluate.evaluate(made, read_data(made, workdir), workdir)
+    evaluate.load_model(run, workdir)  # before anything is written
+    evaluate.evaluate(run, read_data(run, workdir), workdir)
 
 
-def read_data(made: Run, workdir: Path, data: DataSet | None = None) -> DataSet:
+def read_data(run: Run, workdir: Path, data: DataSet | None = None) -> DataSet:
     """The data, described in the workdir, which belongs to these settings from here on.
 
     Not sooner: after a mistyped data folder, the right one is no other setting.
     """
-    data = load(made, workdir) if data is None else data
-    workdirs.claim(workdir, made.config)
-    evaluate.describe_data(made, data, workdir)
+    data = load(run, workdir) if data is None else data
+    workdirs.claim(workdir, run.config)
+    evaluate.describe_data(run, data, workdir)
     return data
 
 
-def load(made: Run, workdir: Path) -> DataSet:
+def load(run: Run, workdir: Path) -> DataSet:
     """The data, with a line on each thing that the user should know."""
     started = time.monotonic()
-    print(f"data: reading {made.config.data.name} ...", flush=True)
-    config, folder = made.config.data, None
-    if not is_drawn(made.config):
+    print(f"data: reading {run.config.data.name} ...", flush=True)
+    config, folder = run.config.data, None
+    if not is_drawn(run.config):
         prepared_set.check_also(config)
         own = (config.source, *(() if config.also else config.targets))
-        folder = prepare_data(made.config, workdir, own)
-    data = load_data(made.config, folder)
+        folder = prepare_data(run.config, workdir, own)
+    data = load_data(run.config, folder)
     for note in data.notes:
         print(f"data: {note}")
     print(f"data: ready after {time.monotonic() - started:.0f} s", flush=True)
@@ -83,17 +84,17 @@ def prepare_data(config: Config, workdir: Path | None, wanted: Sequence[str]) ->
     folder = Path(
         config.data.prepared_dir or prepare.default_folder(config.data, workdir or Path())
     )
-    done = (folder / prepare.REPORT).exists()
-    said = prepare.prepare(config.data, folder, wanted)
-    if done:
+    is_prepared = (folder / prepare.REPORT).exists()
+    summary = prepare.prepare(config.data, folder, wanted)
+    if is_prepared:
         print(f"data: prepared already in {folder}", flush=True)
-        if prepare.has_changed(config.data, said):
+        if prepare.has_changed(config.data, summary):
             print(f"data: other files than then are in data.dir now; remove {folder} to use them")
     page = folder / prepare_report.PAGE
     if not page.exists():
         prepare_report.write(folder)
-        print(f"\n{prepare_report.table(said).to_text()}\n")
-        for line in prepare_report.lines(said):
+        print(f"\n{prepare_report.table(summary).to_text()}\n")
+        for line in prepare_report.lines(summary):
             print(line)
     print(f"data: report: {page}", flush=True)
     return folder

@@ -5,56 +5,64 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mln_flax import parallel
+from mln_flax.config import NETWORKS
 from mln_flax.data.core import DataSet
+from mln_flax.data.images import Images, images_of
 from mln_flax.engine import checkpoint, input_pipeline, optim
 from mln_flax.engine.build import Run, plan
 from mln_flax.engine.clock import Progress, Stopwatch
-from mln_flax.engine.input_pipeline import Images
 from mln_flax.engine.stop import Stopped, StopSignal
 from mln_flax.engine.workdir import MODEL, read_log, writers
-from mln_flax.methods.core import TrainState
-from mln_flax.methods.mln import answer, bank
-from mln_flax.metrics import decision
-from mln_flax.metrics.decision import OperatingPoint
-from mln_flax.models import convert
+from mln_flax.methods.core import SCORE
+from mln_flax.registry import kind_of
 from mln_flax.results import records
-from mln_flax.types import UserError
-from mln_flax.views.intensity import make_view
+from mln_flax.types import Batch, Record, UserError
 
 
-def random_state(run: Run) -> TrainState:
+def random_state(run: Run) -> Any:
     """A state of the run's form with parameters drawn from the run's seed."""
-    image = jnp.zeros(_image_shape(run))
-    return jax.jit(run.method.init)(jax.random.key(run.config.train.seed), image)
+    return jax.jit(run.method.init)(jax.random.key(run.config.train.seed), empty_batch(run))
 
 
-def initial_state(run: Run) -> TrainState:
+def initial_state(run: Run) -> Any:
     """The state before the first step: random, or with a PyTorch checkpoint's parameters."""
     state = random_state(run)
-    if run.config.model.pretrained:
+    if pretrained_path(run):
         params, report = pretrained(run)
-        print(convert.describe(report))
+        print(report)
         state = state._replace(params=params)
     return state
 
 
-def pretrained(run: Run) -> tuple[Any, convert.Report]:
-    """A PyTorch checkpoint's parameters, and what became of each of them.
+def pretrained_path(run: Run) -> str:
+    """The PyTorch checkpoint that a run starts from, or nothing."""
+    return getattr(run.config.model, "pretrained", "")
+
+
+def pretrained(run: Run) -> tuple[Any, str]:
+    """A PyTorch checkpoint's parameters, and lines that say what became of each of them.
 
     Raises:
       UserError: the file cannot be read, or does not fit the network.
     """
-    weights = convert.read_state_dict(run.config.model.pretrained)
-    return convert.swin_unet_params(weights, run.model, _image_shape(run))
+    read = kind_of(NETWORKS, run.config.model.name).read_pretrained
+    return read(pretrained_path(run), run.model, empty_batch(run).image.shape)
 
 
-def _image_shape(run: Run) -> tuple[int, int, int, int]:
+def empty_batch(run: Run) -> Batch:
+    """One black row of the size that a step sees: what a state is made for."""
     side = run.config.views.crop_side(run.config.data.size)
-    return 1, side, side, 1
+    return Batch(
+        image=np.zeros((1, side, side, 1), np.float32),
+        mask=np.zeros((1, side, side), np.int32),
+        view=np.zeros(1, np.int32),
+        domain=np.zeros(1, np.int32),
+        labeled=np.ones(1, bool),
+        valid=np.ones(1, bool),
+    )
 
 
 def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None) -> Path:
@@ -64,17 +72,11 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
 
     Raises:
       Stopped: a signal came; the state is saved.
-      UserError: the loss is not finite, or the hosts cannot share a batch equally.
+      UserError: a scalar of a step is not finite, or the hosts cannot share a batch equally.
     """
     config, stop = run.config.train, stop or StopSignal()
-    source = run.config.data.source
-    cache_gb = run.config.data.cache_gb
-    parts = {
-        name: input_pipeline.images_of(data.part(source, name), cache_gb)
-        for name in ("train", "validation")
-    }
+    training, validation, *unlabeled = training_images(run, data)
     log = workdir / "train.jsonl"
-    forward = bank.forward(run)
 
     with checkpoint.manager(workdir) as checkpoints, stop.watched(), writers(workdir) as write:
         state = initial_state(run)
@@ -90,16 +92,16 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
         update = parallel.parallel_update(run.method.update)
         learning_rate = optim.schedule(run.config.optim, config.steps)
         batches = input_pipeline.train_batches(
-            parts["train"], plan(run), first, config.steps, parallel.host_share()
+            training, plan(run), first, config.steps, parallel.host_share(), unlabeled=unlabeled
         )
-        alone = input_pipeline.rate(parts["train"], plan(run)) if first < config.steps else 0.0
+        alone = input_pipeline.rate(training, plan(run)) if first < config.steps else 0.0
         print(f"input alone: {alone:.0f} images/s, {len(run.view_names)} views each", flush=True)
         clock = Stopwatch(batches)
-        measured: list[Any] = []  # on the device; looked at only when a line is written
+        measured: list[Record] = []  # on the device; looked at only when a line is written
         progress, saved = Progress(time.monotonic(), first), first
         for step, batch in enumerate(clock, start=first + 1):
-            state, new = update(state, parallel.shard(batch))
-            measured.append(new)
+            state, scalars = update(state, parallel.shard(batch))
+            measured.append(scalars)
             if step == first + 1:  # compiled by now: time what follows
                 jax.block_until_ready(state.step)
                 progress = Progress(time.monotonic(), step)
@@ -108,104 +110,81 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
             last = step == config.steps
             if step % config.log_every_steps == 0 or last:
                 values = jax.device_get(measured)  # all in one go, not step by step
-                means = {name: float(np.mean([value[name] for value in values])) for name in new}
+                means = {name: float(np.mean([v[name] for v in values])) for name in scalars}
                 clock.stop()  # after the means, which wait for the device
-                row = {
-                    "step": step,
-                    **means,
-                    "learning_rate": float(learning_rate(step - 1)),
-                    **clock.rates(config.batch_size),
-                    "input_alone_images_per_s": alone,
-                }
+                rates = clock.rates(config.batch_size)
+                write(
+                    {
+                        "step": step,
+                        **means,
+                        "learning_rate": float(learning_rate(step - 1)),
+                        **rates,
+                        "input_alone_images_per_s": alone,
+                    }
+                )
                 measured = []
                 clock.reset()
-                write(row)
-                speed = (
-                    f"  {row['images_per_s']:.1f} images/s, {row['input_wait']:.0%} of it waiting "
-                    "for input"
-                    if row["images_per_s"]
-                    else ""
-                )
-                print(
-                    f"{progress.line(step, config.steps)}  loss {row['loss']:.3f}  "
-                    f"soft Dice {row['dice']:.3f}{speed}",
-                    flush=True,
-                )
-                _check_finite(row)
-            if step % config.evaluate_every_steps == 0 or last:
+                print(f"{progress.line(step, config.steps)}{shown(means, rates)}", flush=True)
+                check_finite(means, step)
+            is_asked = bool(stop.name)
+            is_validated = step % config.evaluate_every_steps == 0 or last
+            if is_validated or is_asked:
+                check_finite(jax.device_get(scalars), step)  # what is saved can be gone on from
+            if is_validated:
                 jax.block_until_ready(state.step)
                 clock.stop()
-                scores, _ = validate(run, forward, state.variables, parts["validation"])
+                scores = run.method.validate(state, validation)
                 write({"step": step, **scores})
-                print(f"step {step}: source validation DSC {scores['validation_dsc']:.3f}")
-                checkpoint.save(checkpoints, step, state, scores["validation_dsc"])
+                print(f"step {step}: source validation DSC {scores[SCORE]:.3f}")
+                checkpoint.save(checkpoints, step, state, scores[SCORE])
                 saved = step
-            if stop.name:
+            if is_asked:
                 if saved != step:
                     checkpoint.save(checkpoints, step, state, None)
                 raise Stopped(
                     f"stopped by {stop.name} after step {step}; the state is saved, "
                     "the same command goes on from here"
                 )
-        return finish(run, checkpoints, state, parts, forward, workdir)
+        return finish(run, checkpoints, state, training, validation, workdir)
 
 
-def finish(run, checkpoints, state, parts: dict[str, Images], forward, workdir: Path) -> Path:
-    """Takes the best checkpoint, makes its statistics exact, and writes the model.
-
-    Statistics that the network's norms are made of stay as they were when it was validated. With
-    the model goes what every rule is worth, measured on source validation.
-    """
+def finish(
+    run: Run, checkpoints: Any, state: Any, training: Images, validation: Images, workdir: Path
+) -> Path:
+    """Takes the best checkpoint, fits what answers with it, and writes the model."""
     best = checkpoints.best_step()
-    variables = checkpoint.restore(checkpoints, jax.eval_shape(lambda: state), best).variables
-    print(f"training: done; best source validation at step {best}; exact statistics ...")
-    point = logged_point(workdir / "train.jsonl", best)
-    if point is None:
-        point = validate(run, forward, variables, parts["validation"])[1]
-    trained = bank.collect(run, variables, parts["train"], forward, point)
-    trained = answer.measure(run, trained, parts["validation"])
-    checkpoint.save_tree(workdir / MODEL, bank.to_tree(trained))
+    state = checkpoint.restore(checkpoints, jax.eval_shape(lambda: state), best)
+    print(f"training: done; best source validation at step {best}; what answers is fitted ...")
+    fitted = run.method.fit(state, training, validation)
+    checkpoint.save_tree(workdir / MODEL, run.kind.to_tree(fitted))
     return workdir / MODEL
 
 
-def validate(
-    run: Run, forward: Any, variables: dict[str, Any], images: Images
-) -> tuple[dict[str, Any], OperatingPoint]:
-    """Mean DSC over the source's validation images, each view in its own branch.
-
-    It is measured at the operating point that suits these images best, which comes with it.
-    """
-    scores_on_grid: list[list[float]] = []
-    for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
-        view = make_view(name).numpy
-        for rows, count in input_pipeline.chunks(images.total, run.config.evaluate.batch_size):
-            image, mask = images.stack(rows)
-            indices = np.full(count, branch, np.int32)
-            probability, _ = forward(variables, view(image)[..., None], indices)
-            pairs = zip(probability, mask.astype(bool), strict=True)
-            scores_on_grid += [decision.dsc_on_grid(p, m) for p, m in pairs]
-    point, dsc = decision.best(np.array(scores_on_grid))
-    per_view = dsc.reshape(len(run.view_names), -1).mean(axis=1)
-    scores = {
-        "validation_dsc": float(dsc.mean()),
-        "validation_dsc_per_view": dict(zip(run.view_names, per_view.tolist(), strict=True)),
-        "threshold": point.threshold,
-        "min_pixels": point.min_pixels,
-    }
-    return scores, point
+def training_images(run: Run, data: DataSet) -> list[Images]:
+    """The source's training and validation images, then those of targets without labels."""
+    config = run.config.data
+    parts = [(config.source, "train"), (config.source, "validation")]
+    parts += [(domain, "train") for domain in config.unlabeled]
+    return [images_of(data.part(*part), config.cache_gb) for part in parts]
 
 
-def logged_point(log: Path, step: int) -> OperatingPoint | None:
-    """The operating point that the validation at a step found; None where no line says it."""
-    for row in read_log(log):
-        if row["step"] == step and "threshold" in row:
-            return OperatingPoint(row["threshold"], row["min_pixels"])
-    return None
-
-
-def _check_finite(row: dict[str, Any]) -> None:
-    if not np.isfinite(row["loss"]):
-        raise UserError(
-            f"the loss is {row['loss']} at step {row['step']}; a smaller "
-            "--config.optim.learning_rate may help"
+def shown(means: Record, rates: Record) -> str:
+    """`  loss 0.512  dice 0.571  24.1 images/s, 3% of it waiting for input`."""
+    by_loss = sorted(means, key=lambda name: "loss" not in name)  # the losses first
+    parts = [f"{name} {means[name]:.3f}" for name in by_loss]
+    if rates["images_per_s"]:
+        parts.append(
+            f"{rates['images_per_s']:.1f} images/s, {rates['input_wait']:.0%} of it waiting for "
+            "input"
         )
+    return "".join(f"  {part}" for part in parts)
+
+
+def check_finite(scalars: Record, step: int) -> None:
+    """Raises UserError for a scalar of a step that is no finite number."""
+    for name, value in scalars.items():
+        if not np.isfinite(value):
+            raise UserError(
+                f"the {name} is {float(value)} at step {step}; a smaller "
+                "--config.optim.learning_rate may help"
+            )

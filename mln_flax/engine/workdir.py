@@ -14,7 +14,7 @@ from mln_flax import files, parallel
 from mln_flax.config import Config
 from mln_flax.engine import input_pipeline
 from mln_flax.results import records
-from mln_flax.settings import AFTERWARDS, differences, read_json, to_dict
+from mln_flax.settings import after_training, differences, read_json, to_dict
 from mln_flax.types import UserError
 
 MODEL = "model"  # the folder of a workdir that holds the trained model: there when training is done
@@ -29,8 +29,12 @@ def refuse_other_settings(workdir: Path, config: Config) -> None:
         raise UserError(f"--workdir={workdir}: is a file; give a folder, or a name not yet taken")
     if (workdir / "config.json").exists():
         old = to_dict(read_json(workdir / "config.json"))
-        found = differences(old, to_dict(config))
-        changed = [line for line in found if not line.startswith(AFTERWARDS)]
+        may_change = after_training(config)
+        changed = [
+            line
+            for line in differences(old, to_dict(config))
+            if line.partition(":")[0] not in may_change
+        ]
         if changed:
             raise UserError(
                 f"--workdir={workdir} belongs to other settings ({'; '.join(changed[:3])}"

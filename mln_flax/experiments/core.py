@@ -92,8 +92,8 @@ def choose(path: str, overrides: Mapping[str, str], workdir: Path) -> Experiment
             f"--workdir={workdir} holds no experiment yet, and --config is missing: a file such as "
             "configs/experiments/table3.py"
         )
-    for name, text in overrides.items():
-        experiment = override(experiment, name, text)
+    for path in settings.choices_first(overrides):
+        experiment = override(experiment, path, overrides[path])
     validate(experiment)
     return experiment
 
@@ -114,13 +114,11 @@ def override(experiment: Experiment, path: str, text: str) -> Experiment:
 
 
 def config_of(experiment: Experiment, row: Row, source: str, seed: int) -> Config:
-    """The settings of one run of a row; raises UserError as settings.override does."""
-    config = experiment.base
-    for path, text in row.settings.items():
-        try:
-            config = settings.override(config, path, text)
-        except UserError as error:
-            raise UserError(f"row {row.name!r}: {error}") from None
+    """The settings of one run of a row; raises UserError as settings.override_all does."""
+    try:
+        config = settings.override_all(experiment.base, row.settings)
+    except UserError as error:
+        raise UserError(f"row {row.name!r}: {error}") from None
     targets = tuple(domain for domain in experiment.domains if domain != source)
     data = dataclasses.replace(config.data, source=source, targets=targets)
     return dataclasses.replace(

@@ -29,7 +29,7 @@ class Job(NamedTuple):
 def jobs(experiment: Experiment) -> list[Job]:
     """Every run of an experiment once, those of one source and one seed beside each other.
 
-    Rows whose settings differ only in how they answer (settings.AFTERWARDS) share their runs. A
+    Rows whose settings differ only in how they answer (settings.after_training) share their runs. A
     run is named by its source, the first such row and its seed; the name depends on no choice of
     rows, sources or seeds, so that parts of an experiment may be put together.
     """
@@ -96,8 +96,9 @@ def _groups(experiment: Experiment) -> dict[str, list[Row]]:
 
 def recorded(config: Config) -> str:
     """The settings that the records of a run depend on, a line for each."""
-    lines = [f"{name}: {value}" for name, value in settings.flat(settings.to_dict(config)).items()]
-    return "\n".join(line for line in lines if not line.startswith(settings.AFTERWARDS))
+    left_out = settings.after_training(config)
+    values = settings.flat(settings.to_dict(config))
+    return "\n".join(f"{path}: {value}" for path, value in values.items() if path not in left_out)
 
 
 def slug_of(name: str) -> str:

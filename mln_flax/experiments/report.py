@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mln_flax import files, settings
-from mln_flax.config import Config
+from mln_flax.config import METHODS, Config
 from mln_flax.experiments import plots
 from mln_flax.experiments import tables as experiment_tables
 from mln_flax.experiments.core import Experiment
 from mln_flax.experiments.jobs import Job
 from mln_flax.experiments.tables import Network, Outcome
-from mln_flax.methods.mln import comparison
+from mln_flax.registry import kind_of
 from mln_flax.results import page
+from mln_flax.results.study import Training
 from mln_flax.results.table_layout import Table
 from mln_flax.types import Record, UserError
 
@@ -71,7 +72,7 @@ def write(
     try:
         outcome = experiment_tables.outcome(experiment, jobs, records)
         shown = tables(experiment, outcome, missing if len(records) < len(jobs) else "")
-        further = comparison.tables(jobs, records)
+        further = comparison(jobs, records)
         pictures = plots.pictures(experiment, outcome)
         raw = experiment_tables.raw_table(experiment, outcome)
     except KeyError as error:
@@ -106,6 +107,23 @@ def tables(experiment: Experiment, outcome: Outcome, missing: str = "") -> list[
     if len(experiment.sources) > 1:
         found.append(experiment_tables.overall_table(experiment, outcome))
     return [table._replace(note=f"{missing} {table.note}".strip()) for table in found]
+
+
+def comparison(jobs: Sequence[Job], records: Mapping[str, Sequence[Record]]) -> list[Table]:
+    """What the methods of the runs that are done show of themselves."""
+    trainings: dict[str, dict[tuple[str, tuple[str, ...]], list[list[Record]]]] = {}
+    for job in jobs:
+        lines = list(records.get(job.name, ()))
+        if lines:
+            of_method = trainings.setdefault(job.config.method.name, {})
+            of_method.setdefault((job.source, job.rows), []).append(lines)
+    return [
+        table
+        for name, of_method in trainings.items()
+        for table in kind_of(METHODS, name).study.comparison(
+            [Training(*names, seeds) for names, seeds in of_method.items()]
+        )
+    ]
 
 
 def missing_line(jobs: Sequence[Job], records: Mapping[str, Sequence[Record]]) -> str:

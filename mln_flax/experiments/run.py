@@ -8,26 +8,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from mln_flax import files, parallel
-from mln_flax.benchmark import summary
 from mln_flax.config import DataConfig
 from mln_flax.data.core import DataSet
 from mln_flax.data.phantoms import phantom
 from mln_flax.engine import run as one_run
 from mln_flax.engine import stop as stopping
+from mln_flax.engine import train
 from mln_flax.engine import workdir as workdirs
-from mln_flax.engine.build import Run, build
+from mln_flax.engine.build import build
 from mln_flax.experiments import core
 from mln_flax.experiments import jobs as experiment_jobs
 from mln_flax.experiments import report as experiment_report
 from mln_flax.experiments.core import FILE, Experiment
 from mln_flax.experiments.jobs import Job
 from mln_flax.experiments.tables import Network
+from mln_flax.models.core import shared_and_per_branch
 from mln_flax.results import records
 from mln_flax.types import Record, UserError
 
@@ -226,26 +224,14 @@ def networks(all_jobs: Sequence[Job]) -> list[Network]:
     for job in all_jobs:
         if job.seed != all_jobs[0].seed:
             continue
-        made = build(job.config)
-        network = str(made.model)
+        run = build(job.config)
+        network = str(run.model)
         rows.setdefault(network, []).extend(job.rows)
         if network not in counts:
-            counts[network] = made.num_branches, *parameters(made)
+            state = jax.eval_shape(lambda run=run: train.random_state(run))
+            shared, per_branch = shared_and_per_branch(run.model, state.params)
+            counts[network] = run.model.num_branches, shared, per_branch
     return [Network(tuple(dict.fromkeys(rows[one])), *counts[one]) for one in counts]
-
-
-def parameters(made: Run) -> tuple[int, int]:
-    """How many parameters of a network all branches share, and how many each branch adds."""
-    side = made.config.views.crop_side(made.config.data.size)
-    image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
-    params = jax.eval_shape(made.method.init, jax.random.key(0), image).params
-    shared = per_branch = 0
-    for name, leaf in flax.traverse_util.flatten_dict(params, sep="/").items():
-        if summary.is_per_branch(name):
-            per_branch += int(np.prod(leaf.shape)) // made.num_branches
-        else:
-            shared += int(np.prod(leaf.shape))
-    return shared, per_branch
 
 
 def is_done(workdir: Path, job: Job) -> bool:

@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mln_flax.config import METHODS
 from mln_flax.experiments.core import Experiment, Row, config_of
 from mln_flax.experiments.jobs import Job
-from mln_flax.methods.mln import choice
 from mln_flax.metrics import pixel
+from mln_flax.registry import kind_of
 from mln_flax.results.statistics import Comparison, finite_mean, paired_bootstrap
+from mln_flax.results.study import is_labeled
 from mln_flax.results.table_layout import Table, number, spread
 from mln_flax.types import Record, UserError
 
@@ -55,13 +57,15 @@ def outcome(
             if row.name not in job.rows:
                 continue
             method = config_of(experiment, row, job.source, job.seed).method
+            study = kind_of(METHODS, method.name).study
             try:
-                scores = choice.scores(images, choice.of_settings(method))
+                names = study.answering(images, method)
             except UserError as error:
                 raise UserError(f"row {row.name!r}, run {job.name}: {error}") from None
             by_domain = found.setdefault((row.name, job.source, job.seed), {})
-            for line, score in zip(images, scores, strict=True):
-                labeled = {LABELED: score["dsc"] if choice.is_labeled(score) else None}
+            for line, name in zip(images, names, strict=True):
+                score = line["scores"][name]
+                labeled = {LABELED: score["dsc"] if is_labeled(score) else None}
                 by_domain.setdefault(line["domain"], {})[line["image_id"]] = score | labeled
     return found
 
@@ -178,7 +182,7 @@ def nothing_marked(outcome: Outcome, experiment: Experiment, source: str) -> flo
     for (_, trained_on, _), found in outcome.items():
         if trained_on == source and all(one in found for one in targets(experiment, source)):
             shares = (
-                np.mean([not choice.is_labeled(score) for score in found[domain].values()])
+                np.mean([not is_labeled(score) for score in found[domain].values()])
                 for domain in targets(experiment, source)
             )
             return float(np.mean(list(shares)))

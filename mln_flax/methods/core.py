@@ -1,17 +1,32 @@
-"""What every method is: three pure functions, and the state that training carries."""
+"""What a method is: pure functions of a state that training carries and of what is kept of it.
 
-from collections.abc import Callable
+A file in this room (for a folder its `method.py`) calls its `KIND`; `method.name` is its name.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from mln_flax.types import Batch, Prediction
+import flax.linen as nn
+import numpy as np
+import optax
+
+from mln_flax.data.images import Images
+from mln_flax.metrics.decision import OperatingPoint, decide
+from mln_flax.results.study import PLAIN, Study
+from mln_flax.types import Batch, Record
+
+SCORE = "validation_dsc"  # what every validation holds: the higher, the better the state
 
 
 class TrainState(NamedTuple):
-    """All that training needs to go on: nothing else is saved or restored."""
+    """All that training needs to go on, where one optimizer and one network do.
+
+    A method may have any other pytree with a `step`.
+    """
 
     step: Any  # int32 scalar: optimizer steps done
     params: Any
-    domain_stats: Any
+    domain_stats: Any  # running statistics of the norms
     opt_state: Any
 
     @property
@@ -20,13 +35,71 @@ class TrainState(NamedTuple):
         return {"params": self.params, "domain_stats": self.domain_stats}
 
 
+class Answers(NamedTuple):
+    """What a method says of N images: maps by name, and which of them answers for each image."""
+
+    maps: dict[str, np.ndarray]  # name -> float32 [N, H, W]: probability of a calcification
+    points: dict[str, OperatingPoint]  # name -> what of that map is marked
+    chosen: Sequence[str]  # [N]: the name of the map that answers
+    facts: Sequence[Record]  # [N]: what the record of each image holds beside its scores
+    kept: Sequence[Any] = ()  # [N] or none: what `further` wants back, and no record holds
+
+    def mask(self, i: int, name: str = "") -> np.ndarray:
+        """The mask bool [H, W] of image i by a map; without a name by the one that answers."""
+        name = name or self.chosen[i]
+        return decide(self.maps[name][i], self.points[name])
+
+
 class Method(NamedTuple):
-    """What is trained and how it answers.
+    """What is trained and how it answers, all of it pure functions.
 
     `update` is written for one device of several, with the device axis named 'batch'; it gives
-    the same result on every device.
+    the same result on every device. `images` are float32 [N, H, W] in [0, 1]; an image's answer
+    depends on no other image.
     """
 
-    init: Callable[[Any, Any], TrainState]  # (random key, image [B, H, W, 1])
-    update: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
-    predict: Callable[[Any, Any], Prediction]  # (variables, image [B, H, W, 1])
+    model: nn.Module
+    init: Callable[[Any, Batch], Any]  # (random key, batch) -> state
+    update: Callable[[Any, Batch], tuple[Any, dict[str, Any]]]  # (state, batch) -> state, scalars
+    validate: Callable[[Any, Images], Record]  # (state, source validation) -> scalars with SCORE
+    # (state, source training images, source validation) -> what is kept for answering
+    fit: Callable[[Any, Images, Images], Any]
+    # (fitted, images, common) -> the maps that answer; `common` [N, ...] is what `look` saw,
+    # summed over images that share a choice, or None
+    answer: Callable[..., Answers]
+    answer_all: Callable[[Any, np.ndarray], Answers]  # (fitted, images) -> every map, for records
+    # (fitted, images) -> [N, ...]: what decides how an image is answered; None: nothing does
+    look: Callable[[Any, np.ndarray], np.ndarray] | None = None
+    level: str = "image"  # what shares a choice in prediction: an "image", a "case", the "domain"
+    # (fitted, source test images, image records, their `kept`) -> more lines for the records
+    further: Callable[[Any, Images, Sequence[Record], Sequence[Any]], list[Record]] | None = None
+
+
+class Ingredients(NamedTuple):
+    """What a method is made of, beside its own settings."""
+
+    network: Callable[[int], nn.Module]  # number of branches -> the network
+    optimizer: optax.GradientTransformation
+    view_names: tuple[str, ...]
+    side: int  # height and width of the images it answers for, pixels
+    chunk: int  # images that answer in one pass
+    seed: int
+    accumulate: int = 1  # parts of a step's rows
+    devices: Any = None  # that answer; None: all local ones
+
+
+class Kind(NamedTuple):
+    """A kind of method, as its file offers it."""
+
+    settings: type  # a dataclass of its settings, the first of them `name`
+    build: Callable[[Any, Ingredients], Method]  # of settings and ingredients
+    to_tree: Callable[[Any], dict[str, Any]]  # what is kept, as nested dicts of arrays
+    from_tree: Callable[[dict[str, Any]], Any]  # and back; KeyError where something is missing
+    study: Study = PLAIN  # what only its records show
+    takes_unlabeled: bool = False  # whether `update` knows rows without a label
+    takes_parts: bool = False  # whether `update` can go through a batch in parts
+
+
+def point_tree(point: OperatingPoint) -> dict[str, Any]:
+    """An operating point as arrays; `OperatingPoint(**tree)` is the way back."""
+    return {name: np.float64(value) for name, value in point._asdict().items()}

@@ -1,32 +1,97 @@
-"""Losses of the branches: sums first over pixels, samples and devices, ratios last."""
+"""Losses of segmentation: sums first over pixels, samples and devices, ratios last."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
+from mln_flax.config import not_negative, share
+from mln_flax.types import AXIS, UserError
+
 SMOOTH = 1e-5
 
 
-def branch_dice(
+@dataclass(frozen=True)
+class LossSettings:
+    """Dice and cross-entropy, for every method that is trained by masks."""
+
+    foreground_only: bool = False  # Dice of the calcifications alone
+    cross_entropy: Annotated[float, not_negative] = 0.0  # weight of an added cross-entropy
+    cross_entropy_from_step: Annotated[int, not_negative] = 0  # grows from nothing over as many
+    class_weights: tuple[float, ...] = ()  # of the cross-entropy: background, calcification
+    # Share of the background pixels, hardest first, that the cross-entropy counts.
+    hard_negatives: Annotated[float, share] = 1.0
+
+    def check(self) -> None:
+        """Raises UserError for weights that are not one for each class."""
+        weights = self.class_weights
+        if weights and (len(weights) != 2 or not all(weight > 0 for weight in weights)):
+            raise UserError(
+                f"--config.method.class_weights={weights}: allowed are none, or one above 0 for "
+                "each of 2 classes"
+            )
+
+
+def segmentation_loss(
+    settings: LossSettings,
+    step: Any,
+    logits: jax.Array,
+    mask: jax.Array,
+    group: jax.Array,
+    num_groups: int,
+    shares: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The loss of some rows over all devices, with the soft Dice [groups, classes] of each group.
+
+    Args:
+      settings: which terms count, and how much.
+      step: of the optimizer.
+      logits: [B, H, W, classes].
+      mask: int [B, H, W].
+      group: int [B], whose Dice a row belongs to; negative: it counts nowhere.
+      num_groups: how many there are; the Dice loss is their sum, in [-groups, 0].
+      shares: weight of each group's Dice, [groups]; None weighs all with 1.
+    """
+    dice = group_dice(jax.nn.softmax(logits), mask, group, num_groups, AXIS)
+    loss = dice_loss(dice if shares is None else shares[:, None] * dice, settings.foreground_only)
+    if settings.cross_entropy:
+        added = cross_entropy(
+            logits, mask, group >= 0, settings.class_weights, settings.hard_negatives, AXIS
+        )
+        loss += settings.cross_entropy * ramp(step, settings.cross_entropy_from_step) * added
+    return loss, dice
+
+
+def ramp(step: Any, start: int) -> Any:
+    """The share of a loss that counts at a step: 0 up to `start`, then linearly up to 1.
+
+    Hard negatives before the first lesions are found teach the network to find nothing.
+    """
+    return jnp.clip((step - start) / start, 0, 1) if start else 1.0
+
+
+def group_dice(
     probabilities: jax.Array,
     mask: jax.Array,
-    branch: jax.Array,
-    num_branches: int,
+    group: jax.Array,
+    num_groups: int,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Soft Dice of each class in each branch over the whole batch: [k, classes] (Eq. 14).
+    """Soft Dice of each class in each group over the whole batch: [groups, classes] (Eq. 14).
 
     Args:
       probabilities: softmax, [B, H, W, classes].
       mask: int [B, H, W], the true class of each pixel.
-      branch: int [B]; a negative one marks padding, which counts nowhere.
-      num_branches: k.
+      group: int [B], such as the branch; a negative one counts nowhere.
+      num_groups: how many there are.
       axis_name: the device axis; numerators and denominators are summed over it, since a mean
         of Dice values per device would be another loss.
     """
     truth = jax.nn.one_hot(mask, probabilities.shape[-1])
     overlap = (probabilities * truth).sum(axis=(1, 2))
     size = (probabilities + truth).sum(axis=(1, 2))
-    members = jax.nn.one_hot(branch, num_branches).T
+    members = jax.nn.one_hot(group, num_groups).T
     sums = (
         jnp.matmul(members, overlap, precision=jax.lax.Precision.HIGHEST),
         jnp.matmul(members, size, precision=jax.lax.Precision.HIGHEST),
@@ -36,7 +101,7 @@ def branch_dice(
 
 
 def dice_loss(dice: jax.Array, foreground_only: bool = False) -> jax.Array:
-    """The sum over branches of minus the mean Dice of the classes (Eq. 14-15), in [-k, 0]."""
+    """The sum over groups of minus the mean Dice of the classes (Eq. 14-15), in [-groups, 0]."""
     return -(dice[:, 1:] if foreground_only else dice).mean(axis=-1).sum()
 
 

@@ -1,16 +1,18 @@
 """Swin-Unet (Cao et al., 2021) with branches: plain and multi-LN are one class."""
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mln_flax.models import swin
+from mln_flax.config import NetworkSettings, below_one, each_positive, one_of, positive
+from mln_flax.models import convert, core, swin
 from mln_flax.models.norms import DomainLayerNorm
 from mln_flax.models.recompute import recomputed
-from mln_flax.types import Moments
+from mln_flax.types import Moments, UserError
 
 
 class Preset(NamedTuple):
@@ -135,3 +137,66 @@ class SwinUnet(nn.Module):
                 x, new = make(name=block)(x, branch, train)
             moments |= new
         return x, moments
+
+
+@dataclass(frozen=True)
+class SwinUnetSettings(NetworkSettings):
+    """A Swin-Unet: a preset, and what of it is set otherwise; None is as the preset says."""
+
+    name: Annotated[str, one_of("swin_unet")] = "swin_unet"
+    preset: Annotated[str, one_of(*PRESETS)] = "tiny"
+    patch_size: Annotated[int | None, positive] = None
+    embed_dim: Annotated[int | None, positive] = None
+    depths: Annotated[tuple[int, ...] | None, each_positive] = None
+    num_heads: Annotated[tuple[int, ...] | None, each_positive] = None
+    window_size: Annotated[int | None, positive] = None
+    mlp_ratio: Annotated[float, positive] = 4.0
+    drop_path_rate: Annotated[float, below_one] = 0.1
+    pretrained: str = ""  # a PyTorch Swin-Unet checkpoint as .npz
+
+
+def build(settings: SwinUnetSettings, num_branches: int) -> SwinUnet:
+    """The network of its settings.
+
+    Raises:
+      UserError: sizes that do not fit each other.
+    """
+    sizes = core.sizes_of(settings, PRESETS)
+    if len(sizes["depths"]) != len(sizes["num_heads"]):
+        raise UserError(
+            f"--config.model: depths {sizes['depths']} and num_heads {sizes['num_heads']} "
+            "must have one entry per stage each"
+        )
+    for stage, heads in enumerate(sizes["num_heads"]):
+        width = sizes["embed_dim"] * 2**stage
+        if width % heads:
+            raise UserError(
+                f"--config.model.num_heads: {heads} heads do not divide the {width} channels "
+                f"of stage {stage}"
+            )
+    return SwinUnet(
+        mlp_ratio=settings.mlp_ratio,
+        drop_path_rate=settings.drop_path_rate,
+        **core.common(settings, num_branches),
+        **sizes,
+    )
+
+
+def least_side(settings: SwinUnetSettings) -> tuple[int, str]:
+    """The pixels of one token of the deepest stage, and why so many are needed."""
+    sizes = core.sizes_of(settings, PRESETS)
+    stages, patch = len(sizes["depths"]), sizes["patch_size"]
+    return patch * 2 ** (stages - 1), f"patches of {patch}, {stages} stages"
+
+
+def read_pretrained(path: str, model: nn.Module, image_shape: tuple[int, ...]) -> tuple[Any, str]:
+    """The parameters in a PyTorch checkpoint, and lines that say what became of each.
+
+    Raises:
+      UserError: the file cannot be read, or does not fit the network.
+    """
+    params, report = convert.swin_unet_params(convert.read_state_dict(path), model, image_shape)
+    return params, convert.describe(report)
+
+
+KIND = core.Kind(SwinUnetSettings, build, least_side, read_pretrained)

@@ -1,16 +1,18 @@
 """U-Net (Ronneberger et al., 2015) with branches and a choice of normalization."""
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mln_flax.models import norm_kinds, swin
+from mln_flax.config import NetworkSettings, each_positive, one_of
+from mln_flax.models import core, norm_kinds, swin
 from mln_flax.models.norms import DomainLayerNorm
 from mln_flax.models.recompute import recomputed
-from mln_flax.types import Moments
+from mln_flax.types import Moments, UserError
 
 
 class Preset(NamedTuple):
@@ -165,3 +167,37 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 def _larger(x, y):
     return jnp.where(x >= y, x, y)
+
+
+@dataclass(frozen=True)
+class UNetSettings(NetworkSettings):
+    """A U-Net: a preset, and what of it is set otherwise; None is as the preset says."""
+
+    name: Annotated[str, one_of("unet")] = "unet"
+    preset: Annotated[str, one_of(*PRESETS)] = "unet"
+    widths: Annotated[tuple[int, ...] | None, each_positive] = None
+    norm: Annotated[str, one_of(*norm_kinds.KINDS)] = "channel"  # over what is normalized
+
+    def check(self) -> None:
+        """Raises UserError for statistics by which the norm cannot normalize."""
+        super().check()
+        if self.norm in norm_kinds.FROM_STATISTICS and self.statistics == "layer":
+            raise UserError(
+                f"--config.model.norm={self.norm}: normalizes each channel by its own statistics; "
+                "allowed is model.statistics=channel"
+            )
+
+
+def build(settings: UNetSettings, num_branches: int) -> UNet:
+    """The network of its settings."""
+    sizes = core.sizes_of(settings, PRESETS)
+    return UNet(norm=settings.norm, **core.common(settings, num_branches), **sizes)
+
+
+def least_side(settings: UNetSettings) -> tuple[int, str]:
+    """The pixels of which one is left at the last stage, and why so many are needed."""
+    stages = len(core.sizes_of(settings, PRESETS)["widths"])
+    return 2 ** (stages - 1), f"{stages} stages"
+
+
+KIND = core.Kind(UNetSettings, build, least_side)

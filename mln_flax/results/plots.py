@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
-from mln_flax.results.tables import Matrix
 from mln_flax.types import Record, UserError
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 COLORS = {"true positive": "#f0e442", "false positive": "#e0521b", "missed": "#56b4e9"}
 _LABEL = "#56b4e9"
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_INK = "#333333"
+INK = "#333333"
 _GAP_PX = 10
 _PANEL_PX = 384  # an example's panel is at least about this high and wide
 _CELL_PX = 256  # and so is a picture of a contact sheet
@@ -32,20 +31,24 @@ _LETTER_PX = 7  # about the mean width of a letter of a title
 
 
 def training_curve(lines: Sequence[Record]) -> bytes:
-    """Loss against step, and beside it the training Dice and the DSC on source validation.
+    """Losses against step; beside them other scalars of training and the source validation.
 
     Of lines about the same step the later one counts: a resumed run repeats steps. Raises
     UserError where no line has a loss.
     """
-    losses = _by_step(lines, "loss")
+    scalars = [name for name in _scalars(lines) if _by_step(lines, name)]
+    losses = [name for name in scalars if "loss" in name]
     if not losses:
         raise UserError("train.jsonl holds no loss; --mode=train writes it")
     figure = chart(11, 3.6)
     left, right = figure.subplots(1, 2)
-    left.plot(list(losses), list(losses.values()), color=LINES[0], linewidth=1.4)
+    for name, color in zip(losses, itertools.cycle(LINES), strict=False):
+        _line(left, lines, name, color, 1.4)
     left.set(title="Training loss", xlabel="step")
-    dice = _by_step(lines, "dice")
-    right.plot(list(dice), list(dice.values()), color="#b0b0b0", linewidth=1.2, label="soft Dice")
+    for name, gray in zip(
+        [name for name in scalars if name not in losses], itertools.cycle(_GRAYS), strict=False
+    ):
+        _line(right, lines, name, gray, 1.2)
     per_view = _by_step(lines, "validation_dsc_per_view")
     for view, color in zip(_keys(per_view.values()), itertools.cycle(LINES[1:]), strict=False):
         points = {step: scores[view] for step, scores in per_view.items() if view in scores}
@@ -57,7 +60,9 @@ def training_curve(lines: Sequence[Record]) -> bytes:
         right.plot(
             list(validation), list(validation.values()), "o-", color=LINES[0], label="validation"
         )
-    right.set(title="Soft Dice in training, DSC on source validation", xlabel="step", ylim=(0, 1))
+    right.set(title="In training, and DSC on source validation", xlabel="step", ylim=(0, 1))
+    if len(losses) > 1:
+        left.legend(fontsize=8, frameon=False)
     right.legend(fontsize=8, frameon=False, ncols=2, loc="lower right")
     for axes in (left, right):
         axes.grid(color="#e6e6e6", linewidth=0.8)
@@ -65,17 +70,28 @@ def training_curve(lines: Sequence[Record]) -> bytes:
     return png(figure)
 
 
-def choice_matrices(views: Matrix, domains: Matrix, rule: str) -> bytes:
-    """Heat maps of the branch that `rule` chose: source images per view, test images per domain.
+# What the loop itself writes of an interval, beside the method's scalars.
+_OF_THE_LOOP = (
+    "step learning_rate seconds images_per_s input_wait input_alone_images_per_s "
+    "validation_dsc threshold min_pixels"
+).split()
+_GRAYS = ("#b0b0b0", "#808080", "#505050")
 
-    A frame marks the branch that belongs to a view; shades are shares of the row.
-    """
-    height = 1.3 + 0.5 * max(len(views.rows), len(domains.rows))
-    figure = chart(11, height)
-    left, right = figure.subplots(1, 2)
-    _heat_map(left, views, f"Source test images through each view ({rule})")
-    _heat_map(right, domains, f"Test images of each domain ({rule})")
-    return png(figure)
+
+def _scalars(lines: Sequence[Record]) -> list[str]:
+    """The names of the numbers that a method's steps gave."""
+    return [
+        name
+        for name in _keys(lines)
+        if name not in _OF_THE_LOOP
+        and any(isinstance(line.get(name), int | float) for line in lines)
+    ]
+
+
+def _line(axes: "Axes", lines: Sequence[Record], name: str, color: str, width: float) -> None:
+    points = _by_step(lines, name)
+    label = name.replace("_", " ")
+    axes.plot(list(points), list(points.values()), color=color, linewidth=width, label=label)
 
 
 def example(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> bytes:
@@ -175,26 +191,7 @@ def sober(axes: "Axes") -> None:
     """Gives a panel the look that all have: no frame above and beside, small gray numbers."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.title.set_fontsize(10)
-    axes.tick_params(labelsize=8, colors=_INK)
-
-
-def _heat_map(axes: "Axes", matrix: Matrix, title: str) -> None:
-    from matplotlib.patches import Rectangle
-
-    shares = matrix.counts / np.maximum(matrix.counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.1, aspect="auto")
-    for (row, column), count in np.ndenumerate(matrix.counts):
-        color = "white" if shares[row, column] > 0.6 else _INK
-        axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=9)
-    for row, column in enumerate(matrix.expected):
-        edge = (column - 0.5, row - 0.5)
-        axes.add_patch(Rectangle(edge, 1, 1, fill=False, edgecolor=LINES[1], linewidth=1.8))
-    axes.set_xticks(range(len(matrix.columns)), matrix.columns)
-    axes.set_yticks(range(len(matrix.rows)), matrix.rows)
-    axes.set(title=title, xlabel="chosen branch")
-    sober(axes)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    axes.tick_params(labelsize=8, colors=INK)
 
 
 def _rgb(color: str) -> np.ndarray:
@@ -267,7 +264,7 @@ def _row_of_panels(panels: list[np.ndarray], titles: list[str]) -> bytes:
         _place(figure, panel, left, 22, title)
         left += panel.shape[1] + _GAP_PX
     entries = [
-        Line2D([], [], marker="s", linestyle="", color=color, markeredgecolor=_INK, label=name)
+        Line2D([], [], marker="s", linestyle="", color=color, markeredgecolor=INK, label=name)
         for name, color in COLORS.items()
     ]
     figure.legend(handles=entries, loc="lower left", ncols=3, frameon=False, fontsize=9)
@@ -289,7 +286,7 @@ def _place(figure: "Figure", rgb: np.ndarray, left: int, top: int, title: str) -
     axes.imshow(rgb, interpolation="nearest", aspect="auto")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(color="#c8c8c8", linewidth=0.8)
-    axes.set_title(title, fontsize=9, color=_INK, pad=4, loc="left", parse_math=False)
+    axes.set_title(title, fontsize=9, color=INK, pad=4, loc="left", parse_math=False)
 
 
 def png(figure: "Figure") -> bytes:

@@ -63,7 +63,18 @@ def read_whole(path: PathLike) -> list[Record]:
             f"{path}: cut short: the last line, which counts the others, is missing or wrong; copy "
             "the file again, or remove it and have it made again"
         )
-    return lines
+    return [_renewed(line) for line in lines]
+
+
+def _renewed(record: Record) -> Record:
+    """A record as it is now, where the first release wrote it: branches' scores were a list."""
+    scores = record.get("scores", {})
+    if not isinstance(scores.get("branch"), list):
+        return record
+    by_name = dict(zip(record["branches"], scores["branch"], strict=True))
+    others = {name: score for name, score in scores.items() if name != "branch"}
+    answer = record.get("answer", record["selection"])
+    return record | {"scores": by_name | others, "answer": answer}
 
 
 def append(path: PathLike, record: Record) -> None:

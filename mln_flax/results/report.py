@@ -12,6 +12,7 @@ import numpy as np
 from mln_flax import files, settings
 from mln_flax.config import Config
 from mln_flax.results import page, plots, records, tables
+from mln_flax.results.study import PLAIN, Section, Study, settled
 from mln_flax.types import Record, UserError
 
 # What the page is made of, and the mode that writes it.
@@ -23,7 +24,9 @@ _MADE_BY = {
     "records.jsonl": "evaluate",
     "examples.npz": "evaluate",
 }
-_EXAMPLE_FIELDS = ("image", "mask", "prediction", "domain", "image_id", "branch", "dsc")
+_EXAMPLE_FIELDS = ("image", "mask", "prediction", "domain", "image_id", "answered_by", "dsc")
+# Fields of the first release's files -> as they are called now.
+_RENAMED = {"branch": "answered_by"}
 _LIMITS = (
     "Research use. This is not a medical device: nothing here may be used to diagnose, to screen "
     "or to decide about a patient.",
@@ -66,10 +69,15 @@ class _Work(NamedTuple):
     records: list[Record]
     examples: dict[str, np.ndarray]
     sheet: dict[str, np.ndarray] | None
+    sections: list[Section]  # what the method adds
 
 
-def write(workdir: str | pathlib.Path) -> pathlib.Path:
+def write(
+    workdir: str | pathlib.Path, study: Study = PLAIN, method_settings: Any = None
+) -> pathlib.Path:
     """The path of `report/index.html`, made anew from the files of `workdir`.
+
+    What only the run's method shows is handed in as its `study`, with the method's settings.
 
     The page holds its pictures; the same pictures lie beside it as PNG files. No patient or image
     is named in it. The page is replaced in one step, after everything it needs was made.
@@ -78,8 +86,8 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
       UserError: a file is missing (says which mode makes it), broken, or lacks a field.
     """
     folder = pathlib.Path(workdir)
-    work = _read(folder)
     try:
+        work = _read(folder, study, method_settings)
         pictures = _pictures(work)
         content = _page(work, pictures)
     except KeyError as error:
@@ -95,19 +103,29 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     return report / "index.html"
 
 
-def _read(folder: pathlib.Path) -> _Work:
+def answered_records(folder: pathlib.Path, study: Study, method_settings: Any) -> list[Record]:
+    """The records of a workdir, each of an image with the map that answers for it."""
+    lines = records.read_whole(folder / "records.jsonl")
+    if all("answered_by" in line for line in lines if line["kind"] == "image"):
+        return lines
+    return settled(lines, study, method_settings)  # of the first release
+
+
+def _read(folder: pathlib.Path, study: Study, method_settings: Any) -> _Work:
     for name, mode in _MADE_BY.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing: --mode={mode} makes it")
     sheet = folder / "sheet.npz"
+    lines = answered_records(folder, study, method_settings)
     return _Work(
         config=files.read_json(folder / "config.json"),
         environment=files.read_json(folder / "environment.json"),
         data=files.read_json(folder / "data.json"),
         train=records.read(folder / "train.jsonl", tolerant=True),
-        records=records.read_whole(folder / "records.jsonl"),
+        records=lines,
         examples=_arrays(folder / "examples.npz", _EXAMPLE_FIELDS),
         sheet=_arrays(sheet, ("image", "mask", "title")) if sheet.is_file() else None,
+        sections=study.sections(lines),
     )
 
 
@@ -115,9 +133,10 @@ def _arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         # Opened here: numpy leaves the file of a broken archive open.
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
+            stored = {_RENAMED.get(name, name): file[name] for name in file.files}
+            return {name: stored[name] for name in names}
     except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]}") from None
+        raise UserError(f"{path}: has no {error}") from None
     except (OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile):
         raise UserError(f"{path}: cannot be read as a file of arrays") from None
 
@@ -125,9 +144,8 @@ def _arrays(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 def _pictures(work: _Work) -> dict[str, bytes]:
     """Every picture of the page by the name of its file."""
     pictures = {"training": plots.training_curve(work.train)}
-    for rule in _shown_rules(work):
-        matrices = tables.choice_matrix(work.records, rule)
-        pictures[f"choices-{rule}"] = plots.choice_matrices(*matrices, rule)
+    for section in work.sections:
+        pictures |= {name: picture.png for name, picture in section.pictures.items()}
     for name, index in _example_names(work).items():
         shown = (work.examples[field][index] for field in ("image", "mask", "prediction"))
         pictures[name] = plots.example(*shown)
@@ -157,8 +175,7 @@ def _page(work: _Work, pictures: Mapping[str, bytes]) -> str:
             "Training",
             page.figure(pictures["training"], _VALIDATION),
         ),
-        ("Branch choice", _choice(work, pictures)),
-        ("All selections", tables.selection_table(work.records).to_html()),
+        *((section.title, _section(section)) for section in work.sections),
         ("Examples", _examples(work, pictures)),
         ("Distances and empty masks", _details(work)),
         ("Data", _data(work)),
@@ -166,7 +183,7 @@ def _page(work: _Work, pictures: Mapping[str, bytes]) -> str:
         ("How to read the metrics", page.bullets(_READING)),
         ("Limits", page.bullets(_limits(work))),
     ]
-    return page.page("MLN-net: results", f"{lead}{', '.join(domains)}.", sections)
+    return page.page("Results", f"{lead}{', '.join(domains)}.", sections)
 
 
 def _trained(work: _Work) -> str:
@@ -196,26 +213,9 @@ def _trained(work: _Work) -> str:
     )
 
 
-def _shown_rules(work: _Work) -> list[str]:
-    """The shipped rule, and beside it the two of the paper."""
-    first = work.records[0] if work.records else {}
-    wanted = dict.fromkeys([first.get("selection", ""), "cosine", "euclidean"])
-    recorded = first.get("chosen", {})
-    return [rule for rule in wanted if rule in recorded] or [first.get("selection", "")]
-
-
-def _choice(work: _Work, pictures: Mapping[str, bytes]) -> str:
-    text = (
-        "Left: source test images seen through each view; the frame marks the branch of that view. "
-        "Right: the test images of each domain as they are. Numbers are images."
-    )
-    captions = [text, *(f"The same by the rule {rule}." for rule in _shown_rules(work)[1:])]
-    figures = [
-        page.figure(pictures[f"choices-{rule}"], caption)
-        for rule, caption in zip(_shown_rules(work), captions, strict=True)
-    ]
-    shown = [tables.view_accuracy_table(work.records), tables.early_table(work.records)]
-    return "".join([*figures, *(table.to_html() for table in shown if table.rows)])
+def _section(section: Section) -> str:
+    figures = [page.figure(one.png, one.caption) for one in section.pictures.values()]
+    return "".join([*figures, *(table.to_html() for table in section.tables)])
 
 
 def _details(work: _Work) -> str:
@@ -234,13 +234,15 @@ def _examples(work: _Work, pictures: Mapping[str, bytes]) -> str:
     parts = []
     domain = None
     for name, index in _example_names(work).items():
-        row = {field: work.examples[field][index] for field in ("domain", "image_id", "branch")}
+        row = {
+            field: work.examples[field][index] for field in ("domain", "image_id", "answered_by")
+        }
         if row["domain"] != domain:
             domain = row["domain"]
             parts.append(page.heading(str(domain)))
         line = lines.get(str(row["image_id"]))
         where = f", line {line} of records.jsonl" if line else ""
-        text = f"DSC {work.examples['dsc'][index]:.3f}, branch {row['branch']}{where}"
+        text = f"DSC {work.examples['dsc'][index]:.3f}, by {row['answered_by']}{where}"
         parts.append(page.figure(pictures[name], text))
     return "\n".join(parts) or page.paragraph("No example was kept.")
 

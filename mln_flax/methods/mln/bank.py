@@ -1,22 +1,41 @@
-"""One exact pass over the source's training images: statistics and bank of every branch."""
+"""What MLN-net keeps for answering, from one exact pass over the source's training images."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax
 import jax
 import numpy as np
 
-from mln_flax import parallel
-from mln_flax.engine.build import Run
-from mln_flax.engine.input_pipeline import Images, chunks
+from mln_flax.data.images import Images, chunks
+from mln_flax.methods.core import point_tree
 from mln_flax.methods.mln import branches, image_rules
 from mln_flax.methods.mln.image_features import foreground_mean, image_features
-from mln_flax.methods.mln.jitter import jittered
 from mln_flax.metrics.decision import OperatingPoint
-from mln_flax.models import norm_kinds
 from mln_flax.views import intensity
+from mln_flax.views.jitter import jittered
 
 OTHER_MACHINES = 0.8  # strength of the jitter that stands for them where polarity is learned
+
+
+class ViewMap(NamedTuple):
+    """The views of a run and the branch of each."""
+
+    names: tuple[str, ...]
+    branch: tuple[int, ...]
+
+    @property
+    def num_branches(self) -> int:
+        """The number k of branches."""
+        return max(self.branch) + 1
+
+    def functions(self) -> list[Callable[[Any], Any]]:
+        """Every view of images [..., H, W] in numpy."""
+        return [intensity.make_view(name).numpy for name in self.names]
+
+    def inverted(self) -> list[bool]:
+        """Whether each view turns dark and bright around."""
+        return [intensity.is_inverted(name) for name in self.names]
 
 
 class Early(NamedTuple):
@@ -44,8 +63,8 @@ class Weighted(NamedTuple):
     dsc: Any = 0.0
 
 
-class Trained(NamedTuple):
-    """All that prediction needs."""
+class Fitted(NamedTuple):
+    """All that answering needs."""
 
     params: Any
     # Per branch and channel, over positions and images: exact, but where the network's norms are
@@ -62,79 +81,107 @@ class Trained(NamedTuple):
         return {"params": self.params, "domain_stats": self.domain_stats}
 
 
-def forward(run: Run, devices: Any = None) -> Any:
-    """`call(variables, image [B, H, W, 1], branch [B])` -> (probability [B, H, W], moments)."""
-
-    def rows(variables, image, branch):
-        logits, out = run.model.apply(variables, image, branch, train=False)
-        return jax.nn.softmax(logits)[..., 1], out["moments"]
-
-    return parallel.parallel_map(rows, devices)
-
-
 def collect(
-    run: Run, variables: dict[str, Any], images: Images, call: Any, point: OperatingPoint
-) -> Trained:
-    """The trained model with its bank, from all views of all training images; `early` is empty.
+    views: ViewMap,
+    variables: dict[str, Any],
+    images: Images,
+    forward: Callable[..., Any],
+    point: OperatingPoint,
+    chunk: int,
+    keeps_running: bool = False,
+) -> Fitted:
+    """What is kept of all views of all training images; `early` is empty.
 
     Args:
-      run: the run.
-      variables: its trained parameters and running statistics.
-      images: the source's training images, not augmented.
-      call: what `forward` made.
+      views: of the run.
+      variables: the network's trained parameters and running statistics.
+      images: the source's training images, not augmented; each is read once.
+      forward: (variables, image [B, H, W, 1], branch [B]) -> (probability, moments).
       point: what counts as a calcification, chosen on source validation.
+      chunk: images of a view that go through the network at once.
+      keeps_running: the network's norms are made of the running statistics: with others than
+        those it was validated with it would be another network.
     """
-    moments: list[Any] = [None] * run.num_branches
-    for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
-        view = intensity.make_view(name).numpy
-        for rows, count in chunks(images.total, run.config.evaluate.batch_size):
-            image = view(images.stack(rows)[0])
-            indices = np.full(count, branch, np.int32)
-            _, new = call(variables, image[..., None], indices)
-            sums = jax.tree.map(Sums.of, new)
-            old = moments[branch]
-            moments[branch] = sums if old is None else _each(Sums.plus, old, sums)
-    # Other statistics than those it was validated with would be another network.
-    reads_them = run.config.model.norm in norm_kinds.FROM_STATISTICS
-    return Trained(
+    gathered = [Gathered() for _ in views.names]
+    functions, rng, jittered_polarity = views.functions(), np.random.default_rng(0), []
+    for rows, count in chunks(images.total, chunk):
+        image = images.stack(rows)[0]
+        for seen, view, branch in zip(gathered, functions, views.branch, strict=True):
+            shown = view(image)
+            _, moments = forward(variables, shown[..., None], np.full(count, branch, np.int32))
+            seen.add(moments, shown)
+        other = [jittered(single, rng, OTHER_MACHINES) for single in image]
+        jittered_polarity.append(image_features(np.stack(other)).polarity)
+    moments = [_of_branch(gathered, views.branch, b) for b in range(views.num_branches)]
+    return Fitted(
         params=variables["params"],
-        domain_stats=variables["domain_stats"] if reads_them else _pooled(moments),
+        domain_stats=variables["domain_stats"] if keeps_running else _pooled(moments),
         bank=branches.Bank(
             mean=_over_branches(moments, Sums.mean),
             spread=_over_branches(moments, Sums.std),
-            image=collect_images(run, images),
+            image=_image_bank(gathered, views, jittered_polarity),
         ),
         point=point,
         early={},
     )
 
 
-def collect_images(run: Run, images: Images) -> image_rules.ImageBank:
+class Gathered:
+    """What is seen of the training images through one view."""
+
+    def __init__(self) -> None:
+        self.moments: Any = None  # layer -> (Sums, Sums)
+        self.numbers: list[np.ndarray] = []
+        self.polarity: list[np.ndarray] = []
+        self.gray: list[np.ndarray] = []
+
+    def add(self, moments: Any, image: np.ndarray) -> None:
+        """Adds images [n, H, W] as the view shows them, with the moments of their pass."""
+        sums = jax.tree.map(Sums.of, moments)
+        self.moments = sums if self.moments is None else _each(Sums.plus, self.moments, sums)
+        features = image_features(image)
+        self.numbers.append(features.view)
+        self.polarity.append(features.polarity)
+        self.gray.append(foreground_mean(image))
+
+
+def _of_branch(gathered: Sequence[Gathered], branch_of_view: Sequence[int], branch: int) -> Any:
+    """The moments' sums over all views of a branch."""
+    total: Any = None
+    for seen, own in zip(gathered, branch_of_view, strict=True):
+        if own == branch:
+            total = seen.moments if total is None else _each(Sums.plus, total, seen.moments)
+    return total
+
+
+def _image_bank(
+    gathered: Sequence[Gathered], views: ViewMap, jittered_polarity: list[np.ndarray]
+) -> image_rules.ImageBank:
     """What rules without a network keep of the source's training images in all views.
 
     Polarity is learned from the upright views, and from the images as other machines might show
     them (`jitter`, the same for every run): blurred or sharpened, their grays curved.
     """
-    rng = np.random.default_rng(0)
-    numbers: list[np.ndarray] = []
-    polarity: list[np.ndarray] = []
-    gray: list[list[np.ndarray]] = [[] for _ in range(run.num_branches)]
-    for name, branch in zip(run.view_names, run.branch_of_view, strict=True):
-        view, of_view = intensity.make_view(name).numpy, []
-        for rows, _ in chunks(images.total, run.config.evaluate.batch_size):
-            image = view(images.stack(rows)[0])
-            seen = image_features(image)
-            of_view.append(seen.view)
-            gray[branch].append(foreground_mean(image))
-            if not intensity.is_inverted(name):
-                polarity.append(seen.polarity)
-        numbers.append(np.concatenate(of_view))
-    for rows, _ in chunks(images.total, run.config.evaluate.batch_size):
-        other = [jittered(image, rng, OTHER_MACHINES) for image in images.stack(rows)[0]]
-        polarity.append(image_features(np.stack(other)).polarity)
+    upright = [
+        numbers
+        for seen, is_inverted in zip(gathered, views.inverted(), strict=True)
+        if not is_inverted
+        for numbers in seen.polarity
+    ]
+    gray = [
+        [
+            values
+            for seen, own in zip(gathered, views.branch, strict=True)
+            if own == b
+            for values in seen.gray
+        ]
+        for b in range(views.num_branches)
+    ]
     return image_rules.ImageBank(
-        gaussian=image_rules.fit_gaussian(np.stack(numbers)),
-        polarity=image_rules.fit_polarity(np.concatenate(polarity)),
+        gaussian=image_rules.fit_gaussian(
+            np.stack([np.concatenate(seen.numbers) for seen in gathered])
+        ),
+        polarity=image_rules.fit_polarity(np.concatenate([*upright, *jittered_polarity])),
         foreground=np.array([np.concatenate(of_branch).mean() for of_branch in gray]),
     )
 
@@ -196,31 +243,25 @@ def _pooled(of_branch: list[Any]) -> Any:
     return flax.traverse_util.unflatten_dict(stats, sep="/")
 
 
-def to_tree(trained: Trained) -> dict[str, Any]:
+def to_tree(fitted: Fitted) -> dict[str, Any]:
     """Nested dicts of arrays, as a checkpoint can hold them."""
-    bank = trained.bank
+    bank = fitted.bank
     return {
-        "params": trained.params,
-        "domain_stats": trained.domain_stats,
+        "params": fitted.params,
+        "domain_stats": fitted.domain_stats,
         "mean": _nest(bank.mean),
         "spread": _nest(bank.spread),
         "image": bank.image._asdict() | {"gaussian": bank.image.gaussian._asdict()},
-        "point": {name: np.float64(v) for name, v in trained.point._asdict().items()},
-        "weighted": {
-            name: np.float64(v)
-            for name, v in (
-                *trained.weighted.point._asdict().items(),
-                ("dsc", trained.weighted.dsc),
-            )
-        },
+        "point": point_tree(fitted.point),
+        "weighted": point_tree(fitted.weighted.point) | {"dsc": np.float64(fitted.weighted.dsc)},
         "early": {
             rule: {name: np.asarray(v) for name, v in early._asdict().items()}
-            for rule, early in trained.early.items()
+            for rule, early in fitted.early.items()
         },
     }
 
 
-def from_tree(tree: dict[str, Any]) -> Trained:
+def from_tree(tree: dict[str, Any]) -> Fitted:
     """What `to_tree` took apart."""
     gaussian = image_rules.Gaussian(**tree["image"]["gaussian"])
     image = image_rules.ImageBank(**tree["image"] | {"gaussian": gaussian})
@@ -229,7 +270,8 @@ def from_tree(tree: dict[str, Any]) -> Trained:
     weighted = Weighted(dsc=of_weighted.pop("dsc"), point=OperatingPoint(**of_weighted))
     known = [rule for rule in branches.SELECTIONS if rule in tree["early"]]  # in their order
     early = {rule: Early(**tree["early"][rule]) for rule in known}
-    return Trained(tree["params"], tree["domain_stats"], bank, point, early, weighted)
+    params, domain_stats = jax.device_put((tree["params"], tree["domain_stats"]))
+    return Fitted(params, domain_stats, bank, point, early, weighted)
 
 
 def _nest(moments: Any) -> Any:

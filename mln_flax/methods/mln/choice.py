@@ -6,34 +6,54 @@ A way is named by a short text: a rule such as `cosine`, a rule over a whole cas
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from mln_flax.config import MethodConfig
 from mln_flax.types import Record, UserError
 
 ORACLE = "oracle"  # also `oracle@domain`: the branch that is best for the whole domain
 ONLY = "only "
+TOGETHER = ("union", "weighted")  # answers of several branches, not of one
 
 
-def of_settings(method: MethodConfig) -> str:
-    """The way in which the settings of a run answer."""
-    if method.answer != "branch":
-        return method.answer
-    return method.selection if method.level == "image" else f"{method.selection}@{method.level}"
+def of_settings(settings: Any) -> str:
+    """The way in which the settings of MLN-net answer."""
+    if settings.answer != "branch":
+        return settings.answer
+    return (
+        settings.selection
+        if settings.level == "image"
+        else f"{settings.selection}@{settings.level}"
+    )
 
 
-def scores(records: Sequence[Record], answer: str) -> list[Record]:
-    """The score entry of each image record.
+def answering(records: Sequence[Record], settings: Any) -> list[str]:
+    """The map that answers for each image record by the settings of MLN-net."""
+    return maps(records, of_settings(settings))
+
+
+def maps(records: Sequence[Record], way: str) -> list[str]:
+    """The map by which a way answers for each image record.
 
     Raises:
       UserError: nothing was recorded that the way could answer by.
     """
-    records = list(records)
-    if records and answer in records[0]["scores"] and answer != "branch":
-        return [record["scores"][answer] for record in records]
-    pairs = zip(records, branches(records, answer), strict=True)
-    return [record["scores"]["branch"][branch] for record, branch in pairs]
+    if records and way in TOGETHER and way in records[0]["scores"]:
+        return [way] * len(records)
+    pairs = zip(records, branches(records, way), strict=True)
+    return [record["branches"][branch] for record, branch in pairs]
+
+
+def scores(records: Sequence[Record], way: str) -> list[Record]:
+    """The score entry of each image record; raises UserError as `maps` does."""
+    pairs = zip(records, maps(records, way), strict=True)
+    return [record["scores"][name] for record, name in pairs]
+
+
+def of_branches(record: Record) -> list[Record]:
+    """The score entries of an image in all branches, in their order."""
+    return [record["scores"][name] for name in record["branches"]]
 
 
 def branches(records: Sequence[Record], answer: str) -> list[int]:
@@ -58,17 +78,12 @@ def branches(records: Sequence[Record], answer: str) -> list[int]:
     return [int(np.argmin(total[group])) for group in groups]
 
 
-def is_labeled(score: Record) -> bool:
-    """Whether the reference of a score entry holds anything."""
-    return score["empty"] in ("neither", "prediction")
-
-
 def _costs(record: Record, rule: str) -> np.ndarray:
     """What a rule makes smallest, [k]: its distances, or for `oracle` the DSC that is lost."""
     if rule == ORACLE:
-        return -np.array([score["dsc"] for score in record["scores"]["branch"]])
+        return -np.array([score["dsc"] for score in of_branches(record)])
     if rule not in record["distances"]:
-        together = (name for name in record["scores"] if name != "branch")
+        together = (name for name in TOGETHER if name in record["scores"])
         known = ", ".join((*record["distances"], *together))
         raise UserError(f"answer {rule!r}: not recorded; known: {known}; evaluate again")
     return np.array(record["distances"][rule], float)

@@ -1,57 +1,27 @@
 """How branches are chosen, over the runs of an experiment: pure functions of the records."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from mln_flax.experiments.jobs import Job
 from mln_flax.methods.mln import choice
 from mln_flax.results.statistics import finite_mean
+from mln_flax.results.study import Training
 from mln_flax.results.table_layout import Table, number, spread
 from mln_flax.types import Record
 
 LEVELS = ("image", "case", "domain")
 
 
-class Training(NamedTuple):
-    """The runs of one source and one set of rows: their records, a list for each seed."""
-
-    source: str
-    rows: tuple[str, ...]
-    seeds: list[list[Record]]
-
-    @property
-    def name(self) -> str:
-        """What heads a table of it."""
-        return f"{', '.join(self.rows)}; trained on {self.source}"
-
-    def domains(self) -> list[str]:
-        """The source, then its targets."""
-        return list(dict.fromkeys(line["domain"] for line in self.seeds[0] if _is_image(line)))
-
-
-def trainings(jobs: Sequence[Job], records: Mapping[str, Sequence[Record]]) -> list[Training]:
-    """What was trained with several branches; with one every choice is right."""
-    found: dict[tuple[str, tuple[str, ...]], list[list[Record]]] = {}
-    for job in jobs:
-        lines = list(records.get(job.name, ()))
-        if any(len(line["branches"]) > 1 for line in lines if _is_image(line)):
-            found.setdefault((job.source, job.rows), []).append(lines)
-    return [Training(*names, seeds) for names, seeds in found.items()]
-
-
-def tables(jobs: Sequence[Job], records: Mapping[str, Sequence[Record]]) -> list[Table]:
-    """All of the tables below, for every training."""
-    made: list[Table] = []
-    found = trainings(jobs, records)
-    if found:
-        made.append(view_accuracy_table(found))
-    for training in found:
-        made += [worth_table(training), level_table(training), share_table(training)]
+def tables(trainings: Sequence[Training]) -> list[Table]:
+    """All of the tables below, for what was trained with several branches."""
+    branched = [training for training in trainings if len(training.seeds[0][0]["branches"]) > 1]
+    shown: list[Table] = [view_accuracy_table(branched)] if branched else []
+    for training in branched:
+        shown += [worth_table(training), level_table(training), share_table(training)]
         if any(line["kind"] == "norms" for line in training.seeds[0]):
-            made += [prefix_table(training), distance_table(training)]
-    return made
+            shown += [prefix_table(training), distance_table(training)]
+    return shown
 
 
 def view_accuracy_table(found: Iterable[Training]) -> Table:
@@ -108,7 +78,7 @@ def level_table(training: Training) -> Table:
     domains = training.domains()
     rows = []
     for rule in _rules(training):
-        if rule in training.seeds[0][0]["scores"]:
+        if rule in choice.TOGETHER:
             continue
         for level in LEVELS:
             way = rule if level == "image" else f"{rule}@{level}"
@@ -203,7 +173,7 @@ def _tied(training: Training) -> str:
     """`dbt 0.23, film 0.55`: the shares of images that all branches answer equally well."""
     shares = {
         domain: finite_mean(
-            float(len({one["dsc"] for one in line["scores"]["branch"]}) == 1)
+            float(len({score["dsc"] for score in choice.of_branches(line)}) == 1)
             for lines in training.seeds
             for line in images(lines, domain)
         )
@@ -237,7 +207,7 @@ def _by_distance(training: Training) -> list[str]:
 
 def _rules(training: Training) -> list[str]:
     """Rules that choose a branch, then the answers of several branches."""
-    together = (name for name in training.seeds[0][0]["scores"] if name != "branch")
+    together = (name for name in choice.TOGETHER if name in training.seeds[0][0]["scores"])
     return [*_by_distance(training), *together]
 
 

@@ -1,13 +1,21 @@
 """A step's rows in parts, one after the other: less memory for the same loss."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mln_flax.methods.core import TrainState
-from mln_flax.types import AXIS, Batch, UserError
+from mln_flax.types import AXIS, UserError
+
+
+class Rows(NamedTuple):
+    """The rows of a device as the network takes them."""
+
+    image: Any  # float32 [B, H, W, 1]
+    mask: Any  # int32 [B, H, W]
+    branch: Any  # int32 [B]; -1: the row counts nowhere
 
 
 def in_parts(
@@ -15,7 +23,7 @@ def in_parts(
     count: int,
     dice_shape: tuple[int, int],
     state: TrainState,
-    batch: Batch,
+    rows: Rows,
     key: jax.Array,
 ):
     """Loss, Dice, statistics and gradients of a batch that goes through the network in parts.
@@ -24,24 +32,24 @@ def in_parts(
     in its part has the Dice of the whole batch.
 
     Args:
-      differentiate: `(params, domain_stats, batch, share, key)` -> ((loss, (dice, domain_stats)),
+      differentiate: `(params, domain_stats, rows, share, key)` -> ((loss, (dice, domain_stats)),
         gradients), where share [k] is the weight of each branch's Dice.
       count: parts, which divide the rows of this device.
       dice_shape: (k, classes).
       state: of the training.
-      batch: this device's rows.
+      rows: of this device.
       key: of stochastic depth; each part draws for itself.
 
     Raises:
       UserError: the parts do not divide the rows.
     """
-    rows = len(batch.valid)
-    if rows % count:
+    total = len(rows.branch)
+    if total % count:
         raise UserError(
-            f"--config.train.accumulate={count}: must divide the {rows} rows of each device"
+            f"--config.train.accumulate={count}: must divide the {total} rows of each device"
         )
-    together = by_branch(batch)
-    parts = jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), together)
+    together = by_branch(rows)
+    parts = jax.tree.map(lambda x: x.reshape(count, total // count, *x.shape[1:]), together)
     weights = shares(parts, dice_shape[0])
 
     def add(carry, part):
@@ -61,19 +69,19 @@ def in_parts(
     return loss, dice, domain_stats, gradients
 
 
-def by_branch(batch: Batch) -> Batch:
-    """The rows in the order of their branches, padding last."""
-    order = jnp.argsort(jnp.where(batch.valid, batch.branch, jnp.iinfo(jnp.int32).max))
-    return jax.tree.map(lambda x: x[order], batch)
+def by_branch(rows: Rows) -> Rows:
+    """The rows in the order of their branches, those that count nowhere last."""
+    order = jnp.argsort(jnp.where(rows.branch < 0, jnp.iinfo(jnp.int32).max, rows.branch))
+    return jax.tree.map(lambda x: x[order], rows)
 
 
-def shares(parts: Batch, num_branches: int) -> jax.Array:
+def shares(parts: Rows, num_branches: int) -> jax.Array:
     """The weight of each branch's Dice in each part, [parts, k].
 
     The mean over the parts of share x Dice is then the mean Dice of the parts that hold rows of
     the branch, on any device. A branch without rows counts as in a batch that is not parted.
     """
-    members = jax.nn.one_hot(parts.branch, num_branches) * parts.valid[..., None]
+    members = jax.nn.one_hot(parts.branch, num_branches)
     present = jax.lax.pmax(members.max(axis=1), AXIS)
     times = present.sum(axis=0, keepdims=True)
     return jnp.where(times > 0, present * len(present) / jnp.maximum(times, 1), 1.0)

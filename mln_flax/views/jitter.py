@@ -1,15 +1,18 @@
 """One random gray curve, sharpness and noise, as if an image were of another machine.
 
-The rule `polarity` learns from images changed so (`source_bank`). Nine uniform numbers become a
-`Draw`, and a draw is applied to an image. Ranges grow with one number, the strength; they are
+The rule `polarity` of MLN-net learns from images changed so (`methods.mln.bank`). Nine uniform
+numbers become a `Draw`, and a draw is applied to an image. Ranges grow with one number, the strength; they are
 chosen to look like mammograms, none is measured.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
+
+from mln_flax.types import Augmentation, UserError
 
 # Each at strength 1.
 CURVE = 0.35  # how far the a of the curve may be from 0.5
@@ -125,3 +128,49 @@ def jittered(image: Any, rng: np.random.Generator, strength: float) -> np.ndarra
     if not strength:
         return np.asarray(image)
     return applied(image, drawn, rng.standard_normal(np.shape(image), np.float32))
+
+
+def jitter(strength: float) -> Augmentation:
+    """The same on the device: every row under a draw of its own, masks as they are.
+
+    Raises:
+      UserError: `strength` lies outside [0, 1].
+    """
+    if not 0 <= strength <= 1:
+        raise UserError(f"jitter({strength}): the strength must lie between 0 and 1")
+
+    def augment(key: Any, image: Any, mask: Any, view: Any) -> tuple[Any, Any]:
+        del view  # another machine shows every view as it shows the image
+        import jax
+
+        keys = jax.random.split(key, len(image))
+        return jax.vmap(partial(_on_device, strength))(keys, image), mask
+
+    return augment
+
+
+def _on_device(strength: float, key: Any, image: Any) -> Any:
+    """One image [H, W] under a draw of its key, as `applied` does it in numpy."""
+    import jax
+    import jax.numpy as jnp
+
+    of_draw, of_noise = jax.random.split(key)
+    drawn = draw(list(jax.random.uniform(of_draw, (UNIFORMS,))), strength)
+    blurred = image
+    for axis, sigma_px in enumerate((drawn.down_px, drawn.across_px)):
+        weights = jnp.exp(-TAPS * TAPS / (2 * sigma_px * sigma_px + 1e-6))
+        weights = weights / weights.sum()
+        reach = [(RADIUS_PX, RADIUS_PX) if axis == other else (0, 0) for other in (0, 1)]
+        padded = jnp.pad(blurred, reach, mode="symmetric")
+        shifted = (
+            weights[tap] * jax.lax.slice_in_dim(padded, tap, tap + image.shape[axis], axis=axis)
+            for tap in range(len(TAPS))
+        )
+        blurred = sum(shifted, jnp.zeros_like(image))
+    sharp = jnp.clip(image + drawn.detail * (image - blurred), 0, 1)
+    gray = jnp.clip(brightened(curved(sharp, drawn), drawn), 0, 1)
+    noise = jax.random.normal(of_noise, image.shape)
+    return jnp.clip(drawn.fog + (1 - drawn.fog) * gray + drawn.noise * noise, 0, 1)
+
+
+KIND = jitter

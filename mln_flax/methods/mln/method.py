@@ -1,0 +1,82 @@
+"""MLN-net as a method: its settings, the functions that it is made of, and what is kept of it."""
+
+from functools import partial
+
+import numpy as np
+
+from mln_flax.data.images import Images
+from mln_flax.methods import validation
+from mln_flax.methods.core import Ingredients, Kind, Method, TrainState
+from mln_flax.methods.mln import answer, bank, further, study, update
+from mln_flax.methods.mln.settings import MlnSettings
+from mln_flax.models import norm_kinds
+from mln_flax.types import Record
+from mln_flax.views import intensity
+
+
+def build(settings: MlnSettings, ingredients: Ingredients) -> Method:
+    """MLN-net for a network with as many branches as the map of views says."""
+    branch_of_view, branch_names = intensity.branch_map(ingredients.view_names, settings.branch_map)
+    views = bank.ViewMap(ingredients.view_names, branch_of_view)
+    model, chunk = ingredients.network(views.num_branches), ingredients.chunk
+    programs = answer.programs(
+        model, settings, views, branch_names, ingredients.side, chunk, ingredients.devices
+    )
+
+    def validated(state: TrainState, images: Images):
+        """Each view in its own branch."""
+
+        def probability(image: np.ndarray, view: int) -> np.ndarray:
+            branch = np.full(len(image), branch_of_view[view], np.int32)
+            return programs.with_moments(state.variables, image[..., None], branch)[0]
+
+        return validation.of_views(probability, views.names, images, chunk)
+
+    def validate(state: TrainState, images: Images) -> Record:
+        return validated(state, images)[0]
+
+    def fit(state: TrainState, training: Images, images: Images) -> bank.Fitted:
+        point = validated(state, images)[1]
+        fitted = bank.collect(
+            views,
+            state.variables,
+            training,
+            programs.with_moments,
+            point,
+            chunk,
+            keeps_running=getattr(model, "norm", "") in norm_kinds.FROM_STATISTICS,
+        )
+        fitted = answer.measure(programs, fitted, images)
+        print("\n".join(further.worth_lines(fitted.early)))
+        return fitted
+
+    return Method(
+        model=model,
+        init=partial(update.init, model, ingredients.optimizer),
+        update=partial(
+            update.update,
+            model,
+            ingredients.optimizer,
+            settings,
+            branch_of_view,
+            ingredients.seed,
+            ingredients.accumulate,
+        ),
+        validate=validate,
+        fit=fit,
+        answer=partial(answer.answer, programs),
+        answer_all=partial(answer.answer_all, programs),
+        look=partial(answer.look, programs),
+        level=settings.level,
+        further=partial(further.further, programs),
+    )
+
+
+KIND = Kind(
+    MlnSettings,
+    build,
+    bank.to_tree,
+    bank.from_tree,
+    study.STUDY,
+    takes_parts=True,
+)

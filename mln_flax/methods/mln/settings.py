@@ -1,0 +1,43 @@
+"""The settings of MLN-net."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from mln_flax.config import AFTER_TRAINING, one_of, positive
+from mln_flax.methods.losses import LossSettings
+from mln_flax.methods.mln.branches import SELECTIONS
+from mln_flax.types import UserError
+from mln_flax.views.intensity import BRANCH_MAPS
+
+
+@dataclass(frozen=True)
+class MlnSettings(LossSettings):
+    """Which views share a branch, how branches are chosen, and how they answer."""
+
+    name: Annotated[str, one_of("mln")] = "mln"
+    # "grouped": upright views and inverted ones; "shared": one branch.
+    branch_map: Annotated[str, one_of(*BRANCH_MAPS)] = "per_view"
+    # How branches are chosen: see `branches`.
+    selection: Annotated[str, one_of(*SELECTIONS), AFTER_TRAINING] = "polarity"
+    # The nearest branch alone; or "weighted" (polarity only), or "union".
+    answer: Annotated[str, one_of("branch", "weighted", "union"), AFTER_TRAINING] = "branch"
+    # "weighted": above 1 evens out the branches' probabilities.
+    temperature: Annotated[float, positive] = 4.0
+    # What shares one choice.
+    level: Annotated[str, one_of("image", "case", "domain"), AFTER_TRAINING] = "image"
+    # Choose by the first norms where they suffice; false: by all of them.
+    early: Annotated[bool, AFTER_TRAINING] = True
+
+    def check(self) -> None:
+        """Raises UserError for an answer that the rule or the level cannot give."""
+        super().check()
+        if self.answer == "weighted" and self.selection != "polarity":
+            raise UserError(
+                f"--config.method.answer=weighted: with selection={self.selection} there are "
+                "no probabilities to weigh by; only polarity gives them"
+            )
+        if self.answer != "branch" and self.level != "image":
+            raise UserError(
+                f"--config.method.level={self.level}: only answer=branch has one choice for "
+                f"several images, not {self.answer}"
+            )

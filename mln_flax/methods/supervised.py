@@ -1,0 +1,99 @@
+"""A plain network trained by its masks on the views, or on the images alone: no branches."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mln_flax import parallel
+from mln_flax.config import one_of
+from mln_flax.data.images import Images, chunks
+from mln_flax.methods import validation
+from mln_flax.methods.core import Answers, Ingredients, Kind, Method, TrainState, point_tree
+from mln_flax.methods.losses import LossSettings, segmentation_loss
+from mln_flax.methods.optimize import descend, device_key, first_state
+from mln_flax.metrics.decision import OperatingPoint
+from mln_flax.types import Batch
+
+MAP = "network"  # the one map
+
+
+@dataclass(frozen=True)
+class SupervisedSettings(LossSettings):
+    """The loss alone; which views it sees is `views.names`."""
+
+    name: Annotated[str, one_of("supervised")] = "supervised"
+
+
+class Fitted(NamedTuple):
+    """What is kept: the network's variables, and what of its map is marked."""
+
+    variables: Any
+    point: OperatingPoint
+
+
+def build(settings: SupervisedSettings, ingredients: Ingredients) -> Method:
+    """The method of its settings for a network with one set of norm parameters."""
+    model, optimizer = ingredients.network(1), ingredients.optimizer
+    views, chunk = ingredients.view_names, ingredients.chunk
+
+    @partial(parallel.parallel_map, devices=ingredients.devices)
+    def probability(variables, image):
+        logits, _ = model.apply(variables, image, jnp.zeros(len(image), jnp.int32), train=False)
+        return jax.nn.softmax(logits)[..., 1]
+
+    def init(key, batch: Batch) -> TrainState:
+        variables = model.init(key, batch.image, jnp.zeros(len(batch.image), jnp.int32))
+        return first_state(variables, optimizer)
+
+    def update(state: TrainState, batch: Batch):
+        group = jnp.where(batch.valid & batch.labeled, 0, -1)
+
+        def loss(params):
+            variables = {"params": params, "domain_stats": state.domain_stats}
+            rngs = {"dropout": device_key(ingredients.seed, state.step)}
+            (scores, _), updated = model.apply(
+                variables, batch.image, group, train=True, mutable=["domain_stats"], rngs=rngs
+            )
+            value, dice = segmentation_loss(settings, state.step, scores, batch.mask, group, 1)
+            return value, (dice[0, 1:].mean(), updated["domain_stats"])
+
+        (value, (dice, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        return descend(optimizer, state, gradients, stats), {"loss": 1 + value, "dice": dice}
+
+    def of_images(variables, image: np.ndarray) -> np.ndarray:
+        parts = [
+            probability(variables, parallel.pad_rows(image[rows, ..., None], chunk))[:count]
+            for rows, count in chunks(len(image), chunk)
+        ]
+        return np.concatenate(parts)
+
+    def validated(state: TrainState, images: Images):
+        return validation.of_views(lambda x, _: of_images(state.variables, x), views, images, chunk)
+
+    def fit(state: TrainState, _: Images, images: Images) -> Fitted:
+        return Fitted(state.variables, validated(state, images)[1])
+
+    def answer(fitted: Fitted, image: np.ndarray, common=None) -> Answers:
+        maps = {MAP: of_images(fitted.variables, image)}
+        return Answers(maps, {MAP: fitted.point}, [MAP] * len(image), [{}] * len(image))
+
+    validate = lambda state, images: validated(state, images)[0]  # noqa: E731
+    return Method(model, init, update, validate, fit, answer, answer)
+
+
+def to_tree(fitted: Fitted) -> dict[str, Any]:
+    """What is kept, as nested dicts of arrays."""
+    return {**fitted.variables, "point": point_tree(fitted.point)}
+
+
+def from_tree(tree: dict[str, Any]) -> Fitted:
+    """What `to_tree` took apart."""
+    variables = {name: tree[name] for name in ("params", "domain_stats")}
+    return Fitted(jax.device_put(variables), OperatingPoint(**tree["point"]))
+
+
+KIND = Kind(SupervisedSettings, build, to_tree, from_tree)
