@@ -1,8 +1,8 @@
 """One random gray curve, sharpness and noise, as if an image were of another machine.
 
 The rule `polarity` of MLN-net learns from images changed so (`methods.mln.bank`). Nine uniform
-numbers become a `Draw`, and a draw is applied to an image. Ranges grow with one number, the strength; they are
-chosen to look like mammograms, none is measured.
+numbers become a `Draw`, and a draw is applied to an image. Ranges grow with one number, the
+strength; they are chosen to look like mammograms, none is measured.
 """
 
 from collections.abc import Sequence
