@@ -8,42 +8,21 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "mln_flax"
 
-# From top to bottom: a file may import what stands in a line below its own, a folder is one name,
-# and names of one line do not import each other.
-LAYERS = """
+# From top to bottom: a room imports from the lines below its own, and no room beside it. Within a
+# room files may import each other, as long as nothing goes in a circle.
+ORDER = """
 main
-experiment
 modes
-train evaluate predict report prepare_report summary benchmark experiment_report
-experiment_tables experiment_plots selection_tables
-selection train_step
-build source_bank growth speeds yardstick
-methods input_pipeline checkpoint optim parallel metrics records tables table_layout plots page
-models data views branches losses decision answers
-experiment_config
-settings
-config files memory timing cost statistics
-types registry
+experiments benchmark
+engine
+methods
+results models data views
+metrics
+parallel settings config files registry types
 """
-GROUPS = {  # files that stand as one name and may import one another
-    "views": ("views", "geometry", "jitter"),
-    "input_pipeline": ("input_pipeline", "order"),
-    "metrics": ("metrics", "surface"),
-    "branches": ("branches", "image_rules", "image_features"),
-    "experiment_config": ("experiment_config", "experiment_jobs"),
-}
-BESIDE = {  # the only imports within one line: who -> whom
-    "evaluate": ("train",),
-    "predict": ("evaluate",),
-    "source_bank": ("build",),
-    "speeds": ("build",),
-    "benchmark": ("train",),
-    "plots": ("tables",),
-    "experiment_plots": ("experiment_tables",),
-    "tables": ("table_layout",),
-    "registry": ("types",),
-    "checkpoint": ("parallel",),
-}
+GROUND = ORDER.split("\n")[-2].split()  # imports within the ground point to the right
+# What all methods share. The others are methods, each reached by its name in the settings alone.
+OF_ALL_METHODS = ("core", "losses", "optimize", "validation")
 LAZY = "tensorflow tensorflow_datasets clu pydicom highdicom matplotlib PIL torch".split()
 NOT_IN_DATA = "jax jaxlib flax optax orbax".split()  # nor in what data imports
 
@@ -51,7 +30,7 @@ NOT_IN_DATA = "jax jaxlib flax optax orbax".split()  # nor in what data imports
 class Import(NamedTuple):
     """One imported module of one file."""
 
-    file: str  # mln_flax.data.tiles
+    file: str  # mln_flax.data.prepare.tiles
     module: str
     line: int
     at_import: bool  # runs as soon as the file is imported
@@ -98,23 +77,27 @@ IMPORTS = [
     for found in imports_in(name, path.read_text(encoding="utf-8"))
 ]
 HEIGHT = {
-    name: -row for row, line in enumerate(LAYERS.strip().splitlines()) for name in line.split()
+    name: -row for row, line in enumerate(ORDER.strip().splitlines()) for name in line.split()
 }
 
 
 def room(module):
-    """`mln_flax.data.tiles` -> `data`, `mln_flax.geometry` -> `views`; the package itself -> ''."""
-    name = (module.split(".") + [""])[1]
-    return next((group for group, files in GROUPS.items() if name in files), name)
+    """`mln_flax.data.prepare.tiles` -> `data`; the package itself -> ''."""
+    return (module.split(".") + [""])[1]
 
 
 def is_allowed(found):
     importer, imported = room(found.file), room(found.module)
-    return (
-        importer == imported
-        or imported in BESIDE.get(importer, ())
-        or HEIGHT[imported] < HEIGHT[importer]
-    )
+    if importer in GROUND and imported in GROUND:
+        return GROUND.index(importer) < GROUND.index(imported)
+    return importer == imported or HEIGHT[imported] < HEIGHT[importer]
+
+
+def method(module):
+    """`mln_flax.methods.mln.bank` -> `mln`; "" for what belongs to no single method."""
+    parts = module.split(".")
+    is_shared = len(parts) < 3 or parts[1] != "methods" or parts[2] in OF_ALL_METHODS
+    return "" if is_shared else parts[2]
 
 
 def test_every_file_has_its_place_in_the_order():
@@ -127,17 +110,26 @@ def test_imports_point_down_only():
     assert [str(found) for found in inside if not is_allowed(found)] == []
 
 
+def test_a_method_is_reached_by_its_name_alone():
+    wrong = [i for i in IMPORTS if method(i.module) not in ("", method(i.file))]
+    assert [str(found) for found in wrong] == []
+
+
 @pytest.mark.parametrize(
     ("file", "module", "allowed"),
     [
         ("main", "config", True),
         ("types", "config", False),
-        ("data.tiles", "models.swin", False),
-        ("geometry", "views", True),
+        ("settings", "config", True),
+        ("data.prepare.tiles", "models.swin", False),
         ("models.swin", "models.norms", True),
-        ("branches", "losses", False),
-        ("train", "evaluate", False),
-        ("evaluate", "train", True),
+        ("models.unet", "methods.losses", False),
+        ("methods.supervised", "engine.train", False),
+        ("results.report", "methods.core", False),
+        ("results.report", "models.core", False),
+        ("experiments.run", "modes", False),
+        ("experiments.run", "benchmark.cost", False),
+        ("engine.evaluate", "metrics.pixel", True),
     ],
 )
 def test_the_rule_itself(file, module, allowed):
