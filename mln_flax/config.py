@@ -19,6 +19,11 @@ GROWTH = ("size", "k", "devices")
 
 AFTER_TRAINING = "after training"  # marks a field that touches nothing trained
 
+# Where names in the settings are files.
+NETWORKS = Room("mln_flax.models", "network")
+METHODS = Room("mln_flax.methods", "method")
+METRICS = Room("mln_flax.metrics", "metric")  # (prediction, reference, spacing_mm) -> scores
+
 # A limit stands in a field's `Annotated`: what is wrong with a value, or nothing.
 Limit = Callable[[Any], str]
 
@@ -219,6 +224,15 @@ class EvaluateConfig:
 
     batch_size: Annotated[int, positive] = 8
     examples: Annotated[int, not_negative] = 3  # pictures per domain in the report
+    metrics: tuple[str, ...] = ()  # beside the usual ones: files of metrics/, such as "area"
+
+    def check(self) -> None:
+        """Raises UserError for a metric that there is not."""
+        for name in self.metrics:
+            try:
+                kind_of(METRICS, name)
+            except UserError as error:
+                raise UserError(f"--config.evaluate.metrics={name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -258,9 +272,6 @@ class BenchmarkConfig:
                 f"--config.benchmark.only={','.join(self.only)}: with runs=0 only train and "
                 "train_views are compiled"
             )
-
-
-NETWORKS, METHODS = Room("mln_flax.models", "network"), Room("mln_flax.methods", "method")
 
 
 def network(name: str, **values: Any) -> Any:

@@ -1,6 +1,6 @@
 """Every test image once: one record per image, and what the report shows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mln_flax import files, parallel
+from mln_flax.config import METRICS
 from mln_flax.data.core import DataSet, Example
 from mln_flax.data.images import chunks, images_of
 from mln_flax.data.phantoms import phantom
@@ -15,6 +16,7 @@ from mln_flax.engine import checkpoint
 from mln_flax.engine.build import Run
 from mln_flax.engine.workdir import MODEL
 from mln_flax.metrics import pixel
+from mln_flax.registry import kind_of
 from mln_flax.results import records
 from mln_flax.results.study import answering_score, settled
 from mln_flax.types import Record, UserError
@@ -76,15 +78,13 @@ def image_records(
     run: Run, fitted: Any, examples: Sequence[Example], role: str
 ) -> Iterator[Measured]:
     """One record per image: what the method says of it, and the scores of each of its maps."""
+    score = partial(scores_of, [kind_of(METRICS, name) for name in run.config.evaluate.metrics])
     for rows, count in chunks(len(examples), run.config.evaluate.batch_size):
         group = examples[rows]
         answers = run.method.answer_all(fitted, np.stack([example.image for example in group]))
         kept = answers.kept or [None] * count
         for i, example in enumerate(group):
             masks = {name: answers.mask(i, name) for name in answers.maps}
-            score = partial(
-                pixel.image_scores, reference=example.mask, spacing_mm=example.spacing_mm
-            )
             point = answers.points[answers.chosen[i]]
             record = {
                 "kind": "image",
@@ -101,12 +101,22 @@ def image_records(
                 "threshold": float(point.threshold),
                 "min_pixels": int(point.min_pixels),
                 **answers.facts[i],
-                "scores": {name: score(mask) for name, mask in masks.items()},
+                "scores": {name: score(mask, example) for name, mask in masks.items()},
             }
             if run.config.data.unlabeled:
                 record["unlabeled"] = list(run.config.data.unlabeled)
             bits = {name: np.packbits(mask) for name, mask in masks.items()}
             yield Measured(record, bits, kept[i])
+
+
+def scores_of(
+    further: Sequence[Callable[..., Record]], mask: np.ndarray, example: Example
+) -> Record:
+    """The score entry of a mask: the usual metrics, then further ones."""
+    scores = pixel.image_scores(mask, example.mask, example.spacing_mm)
+    for metric in further:
+        scores |= metric(mask, example.mask, example.spacing_mm)
+    return scores
 
 
 def settle(run: Run, measured: Iterator[Measured]) -> list[Measured]:

@@ -220,7 +220,9 @@ def _section(section: Section) -> str:
 
 def _details(work: _Work) -> str:
     return (
-        tables.kinds_table(work.records).to_html() + tables.distance_table(work.records).to_html()
+        tables.kinds_table(work.records).to_html()
+        + tables.distance_table(work.records).to_html()
+        + (further.to_html() if (further := tables.further_table(work.records)).rows else "")
     )
 
 

@@ -3,10 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from mln_flax.metrics import pixel
 from mln_flax.results.statistics import finite_mean
 from mln_flax.results.study import answering_score, is_labeled
 from mln_flax.results.table_layout import Table, number
 from mln_flax.types import Record, UserError
+
+_USUAL = {  # of a score entry
+    *("tp", "fp", "fn", "tpr", "precision", "dsc", "empty"),
+    *(f"{name}_{unit}" for name in pixel.DISTANCES for unit in ("mm", "px")),
+}
 
 
 def results_table(records: Iterable[Record]) -> Table:
@@ -108,6 +114,22 @@ def distance_table(records: Iterable[Record]) -> Table:
     header = ("domain", "n", *(name for name, _ in columns))
     note = "One-way: from the prediction's boundary to the reference (Eq. 24 of the paper)."
     return Table("Boundary distances", header, tuple(rows), note)
+
+
+def further_table(records: Iterable[Record]) -> Table:
+    """The means of what `evaluate.metrics` adds to the usual scores; without rows if nothing."""
+    domains = by_domain(records)
+    every = [answering_score(record) for group in domains.values() for record in group]
+    names = [name for name in every[0] if name not in _USUAL]
+    rows = tuple(
+        (
+            domain_name(domain, group),
+            str(len(group)),
+            *(_mean([answering_score(record) for record in group], name) for name in names),
+        )
+        for domain, group in (domains.items() if names else ())
+    )
+    return Table("Further metrics", ("domain", "n", *names), rows)
 
 
 def by_domain(records: Iterable[Record]) -> dict[str, list[Record]]:
