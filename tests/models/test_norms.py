@@ -1,12 +1,13 @@
 """Domain layer norm: its formula, its branches, its statistics and its moments."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mln_flax.models import layer_norm, moments
-from mln_flax.models.norms import DomainLayerNorm
+from mln_flax.models.norms import DomainLayerNorm, DomainNorm
 
 B, H, W, C, K = 5, 3, 4, 6, 3
 BRANCH = np.array([0, 2, 2, 0, -1], np.int32)  # branch 1 is absent, the last row is padding
@@ -60,6 +61,25 @@ def test_initial_values():
         "domain_stats": {"mean": np.zeros((K, C)), "std": np.ones((K, C))},
     }
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
+def test_layer_norm_is_the_norm_over_channels_and_of_no_other_kind(x, variables):
+    alike = DomainNorm(K, kind="channel").apply(variables, x, BRANCH)
+    np.testing.assert_array_equal(DomainLayerNorm(K).apply(variables, x, BRANCH), alike)
+    with pytest.raises(TypeError, match="kind"):
+        DomainLayerNorm(K, kind="batch")
+
+
+def test_a_network_of_ones_own_gets_the_output_alone_and_names_of_the_class(x):
+    class Outside(nn.Module):
+        @nn.compact
+        def __call__(self, x, branch):
+            return DomainLayerNorm(num_branches=K)(x, branch) + 1
+
+    y, variables = Outside().init_with_output(jax.random.key(0), x, np.maximum(BRANCH, 0))
+    np.testing.assert_allclose(y, by_hand(x, 1, 1), rtol=1e-4, atol=1e-5)
+    shapes = jax.tree.map(np.shape, variables["params"])
+    assert shapes == {"DomainLayerNorm_0": {"scale": (K, C), "bias": (K, C)}}
 
 
 def test_statistics_are_touched_only_where_they_are_mutable(x, variables):
