@@ -2,9 +2,9 @@
 
 A norm reports its moments, and a network returns what was reported while it ran:
 
-    with moments.collected() as moments_of_norms:
+    with moments.collected() as norm_moments:
         logits = ...
-    return logits, {"moments": moments_of_norms}
+    return logits, {"moments": norm_moments}
 
 Whatever traces norms apart from the network around them, as `recompute` does, collects for itself
 and reports what came out: values of one trace must not be used in another.

@@ -48,6 +48,17 @@ class DomainNorm(nn.Module):
     statistics: str = "channel"
     axis_name: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a kind or statistics that there are not."""
+        super().__post_init__()
+        for name, allowed in (("kind", norm_kinds.KINDS), ("statistics", moments.STATISTICS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} of a norm: {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
+                )
+        if self.kind in norm_kinds.FROM_STATISTICS and self.statistics != "channel":
+            raise ValueError(f"{self.kind} norm: reads the statistics of each channel, not of all")
+
     @nn.compact
     def __call__(self, x: jax.Array, branch: jax.Array, train: bool = False) -> jax.Array:
         """[B, ..., C] -> the same shape and type.

@@ -44,14 +44,14 @@ def recomputed(
     def run(params, x, rest):
         variables, branch, key = rest
         rngs = {} if key is None else {"dropout": key}
-        with moments.collected() as of_block:
+        with moments.collected() as block_moments:
             y, written = block.apply(
                 {"params": params} | variables, x, branch, train, mutable=mutable, rngs=rngs
             )
-        return y, OrderedDict(of_block), written  # jax would sort the names of a plain dict
+        return y, OrderedDict(block_moments), written  # jax would sort the names of a plain dict
 
-    y, of_block, written = _run_again(run, params, x, (variables, branch, key))
-    for path, (mean, std) in of_block.items():
+    y, block_moments, written = _run_again(run, params, x, (variables, branch, key))
+    for path, (mean, std) in block_moments.items():
         moments.report((*parent.path, name, path), mean, std)
     for kind, tree in written.items():
         parent.put_variable(kind, name, tree)

@@ -72,9 +72,9 @@ class SwinUnet(nn.Module):
         side = self.patch_size * 2 ** (len(self.depths) - 1)  # of a token of the last stage
         padding = ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
         image = jnp.pad(image.astype(self.dtype), padding, mode="edge")
-        with moments.collected() as of_norms:
+        with moments.collected() as norm_moments:
             logits = self._logits(image, branch, train)
-        return logits[:, :height, :width], {"moments": of_norms}
+        return logits[:, :height, :width], {"moments": norm_moments}
 
     def _logits(self, image, branch, train) -> jax.Array:
         """Of images of whole tokens at every stage."""

@@ -76,9 +76,9 @@ class UNet(nn.Module):
         side = 2 ** (len(self.widths) - 1)  # of a pixel of the last stage
         padding = ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
         image = jnp.pad(image.astype(self.dtype), padding, mode="edge")
-        with moments.collected() as of_norms:
+        with moments.collected() as norm_moments:
             logits = self._logits(image, branch, train)
-        return logits[:, :height, :width], {"moments": of_norms}
+        return logits[:, :height, :width], {"moments": norm_moments}
 
     def _logits(self, x, branch, train) -> jax.Array:
         """Of images of whole pixels at every stage."""

@@ -38,14 +38,14 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, x, branch):
-        with moments.collected() as of_norms:
+        with moments.collected() as norm_moments:
             x = DomainLayerNorm(2, name="stem")(x, branch)
             for name in ("second", "first"):
                 if self.remat and not self.is_initializing():
                     x = recomputed(self, Block, name, x, branch, False)
                 else:
                     x = Block(name=name)(x, branch, False)
-        return x, of_norms
+        return x, norm_moments
 
 
 PATHS = ["stem", "second/norm_b", "second/norm_a", "first/norm_b", "first/norm_a"]
@@ -59,16 +59,16 @@ def test_a_network_gathers_the_moments_of_its_blocks_in_the_order_of_the_network
     @jax.jit
     @jax.grad
     def gradient(x):
-        y, of_norms = Network(remat).apply(variables, x, BRANCH)
-        paths.extend(of_norms)
-        return jnp.square(y).sum() + sum(mean.sum() for mean, _ in of_norms.values())
+        y, norm_moments = Network(remat).apply(variables, x, BRANCH)
+        paths.extend(norm_moments)
+        return jnp.square(y).sum() + sum(mean.sum() for mean, _ in norm_moments.values())
 
     assert np.isfinite(gradient(X)).all() and paths == PATHS
-    _, of_norms = Network(remat).apply({"params": variables["params"]}, X, BRANCH)
-    assert list(of_norms) == PATHS
-    np.testing.assert_allclose(of_norms["stem"][0], X.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
+    _, norm_moments = Network(remat).apply({"params": variables["params"]}, X, BRANCH)
+    assert list(norm_moments) == PATHS
+    np.testing.assert_allclose(norm_moments["stem"][0], X.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
     again = Network(remat).apply(variables, 3 * X, BRANCH)[1]
-    np.testing.assert_allclose(again["stem"][1], 3 * of_norms["stem"][1], rtol=1e-5)
+    np.testing.assert_allclose(again["stem"][1], 3 * norm_moments["stem"][1], rtol=1e-5)
 
 
 def test_the_innermost_collection_has_it_and_the_outer_goes_on_behind_it():

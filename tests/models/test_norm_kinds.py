@@ -97,6 +97,19 @@ def test_statistics_are_needed_by_those_kinds_alone_that_say_so(kind, x, variabl
         )
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"kind": "layer"}, "kind of a norm: 'layer'; allowed: channel, sample, instance, batch"),
+        ({"statistics": "layers"}, "statistics of a norm: 'layers'; allowed: channel, layer"),
+        ({"kind": "batch", "statistics": "layer"}, "batch norm: reads the statistics of each"),
+    ],
+)
+def test_a_norm_that_there_is_not_is_refused(fields, reason):
+    with pytest.raises(ValueError, match=reason):
+        DomainNorm(K, **fields)
+
+
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mixed_batch_equals_one_branch_at_a_time(kind, train, x, variables):
