@@ -86,27 +86,27 @@ def _forward(qkv, bias, mask, heads):
 
 
 def _backward(mask, heads, saved, gradient):
-    """With p = weights / sum: dlogits = p (dout value^T - sum(dout out)); the rest is products."""
+    """With p = weights / sum: d_logits = p (d_out value^T - sum(d_out out)); else products."""
     qkv, weights, inverse, out = saved
     dtype = qkv.dtype
     query, key, value = _by_head(qkv, heads)
     b, n, t, c = out.shape
-    of_head = np.kron(np.eye(heads), np.ones((c // heads, 1))).astype(np.float32)
-    delta = jnp.dot((gradient.astype(jnp.float32) * out).reshape(-1, c), of_head, precision=EXACT)
+    head_sums = np.kron(np.eye(heads), np.ones((c // heads, 1))).astype(np.float32)
+    delta = jnp.dot((gradient.astype(jnp.float32) * out).reshape(-1, c), head_sums, precision=EXACT)
     delta = delta.reshape(b, n, t, heads).swapaxes(2, 3)[..., None]
     # Divided by the softmax's sum here, where a query has d numbers, not one for each key.
     gradient = gradient.reshape(b, n, t, heads, -1).swapaxes(2, 3) * inverse
-    of_value = _sum_over_queries(gradient.astype(dtype), weights)
-    of_weights = _product("bnhqd,bnhkd->bnhqk", gradient.astype(dtype), value)
-    of_logits = weights * (of_weights - delta * inverse)
+    d_value = _sum_over_queries(gradient.astype(dtype), weights)
+    d_weights = _product("bnhqd,bnhkd->bnhqk", gradient.astype(dtype), value)
+    d_logits = weights * (d_weights - delta * inverse)
     # A product with ones: the plain sum over windows takes thirty times as long on CPUs.
-    of_bias = jnp.dot(jnp.ones((1, b * n)), of_logits.reshape(b * n, -1), precision=EXACT)
-    of_bias = of_bias.reshape(heads, t, t)
-    of_logits = of_logits.astype(dtype)
-    of_query = jnp.einsum("bnhqk,bnhkd->bnqhd", of_logits, key) * _scale(query)
-    of_key = _sum_over_queries(query * _scale(query), of_logits)
-    of_qkv = jnp.stack([of_query, of_key, of_value], axis=3)
-    return of_qkv.reshape(qkv.shape), of_bias
+    d_bias = jnp.dot(jnp.ones((1, b * n)), d_logits.reshape(b * n, -1), precision=EXACT)
+    d_bias = d_bias.reshape(heads, t, t)
+    d_logits = d_logits.astype(dtype)
+    d_query = jnp.einsum("bnhqk,bnhkd->bnqhd", d_logits, key) * _scale(query)
+    d_key = _sum_over_queries(query * _scale(query), d_logits)
+    d_qkv = jnp.stack([d_query, d_key, d_value], axis=3)
+    return d_qkv.reshape(qkv.shape), d_bias
 
 
 def _sum_over_queries(x, pairs):

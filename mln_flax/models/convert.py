@@ -19,10 +19,12 @@ class Report(NamedTuple):
     converted: dict[str, str]  # PyTorch name -> our path
     unused: tuple[str, ...]  # of the checkpoint
     missing: tuple[str, ...]  # of the model: still at their initial values
+    summed: tuple[str, ...] = ()  # of the checkpoint: over its three input channels
 
 
 # Buffers that public checkpoints carry and that follow from the architecture.
 DERIVED = ("relative_position_index", "attn_mask")
+PATCH_KERNEL = "patch_embed/proj/kernel"
 
 
 def swin_unet_params(
@@ -31,7 +33,9 @@ def swin_unet_params(
     """The parameters of `model` that a PyTorch Swin-Unet's state dict holds.
 
     Layer-norm weights are copied to every branch. A bias table of a smaller window (the public
-    code shrinks windows that are larger than the map) goes to the middle of ours.
+    code shrinks windows that are larger than the map) goes to the middle of ours. The public code
+    repeats a gray image to three channels; where the images here have one, the patch embedding is
+    summed over its three inputs, which gives the same tokens.
 
     Args:
       state_dict: PyTorch names -> arrays, as in the public Swin-Unet code.
@@ -47,21 +51,27 @@ def swin_unet_params(
     arguments = (rng, image, jnp.zeros(1, jnp.int32))
     shapes = _flat_params(jax.eval_shape(model.init, *arguments))
     params: dict[str, jax.Array] = {}
-    converted, unused = {}, []
+    converted, unused, summed = {}, [], []
     for name, value in state_dict.items():
         path = our_path(name)
         if path is None or path not in shapes:
             if name.rsplit(".", 1)[-1] not in DERIVED:
                 unused.append(name)
             continue
-        array = fit(np.asarray(value, np.float32), path, shapes[path].shape)
-        if array is None:
+        stored = np.asarray(value, np.float32)
+        if path == PATCH_KERNEL and stored.ndim == 4:
+            array = fit_patch_kernel(stored, model.patch_size, image.shape[-1])
+        else:
+            array = fit(stored, path, shapes[path].shape)
+        if array is None or array.shape != shapes[path].shape:
             raise UserError(
                 f"checkpoint: {name} of shape {tuple(np.shape(value))} does not fit {path} "
                 f"of shape {shapes[path].shape}"
             )
         params[path] = jnp.asarray(array)
         converted[name] = path
+        if stored.size != array.size and path == PATCH_KERNEL:
+            summed.append(name)
     if not converted:
         raise UserError(
             f"checkpoint: none of its {len(state_dict)} names is one of a PyTorch Swin-Unet"
@@ -71,7 +81,7 @@ def swin_unet_params(
         params = _flat_params(jax.jit(model.init)(*arguments)) | params
     ordered = {path: params[path] for path in shapes}
     nested = flax.traverse_util.unflatten_dict(ordered, sep="/")
-    return nested, Report(converted, tuple(unused), missing)
+    return nested, Report(converted, tuple(unused), missing, tuple(summed))
 
 
 def _flat_params(variables: Any) -> dict[str, Any]:
@@ -81,6 +91,8 @@ def _flat_params(variables: Any) -> dict[str, Any]:
 def describe(report: Report) -> str:
     """Lines that say what became of a checkpoint's names."""
     lines = [f"checkpoint: {len(report.converted)} arrays converted"]
+    if report.summed:
+        lines.append(f"summed over three equal input channels: {', '.join(report.summed)}")
     if report.unused:
         lines.append(f"not used: {', '.join(report.unused)}")
     if report.missing:
@@ -135,6 +147,19 @@ def fit(value: np.ndarray, path: str, shape: tuple[int, ...]) -> np.ndarray | No
     elif value.ndim == 1 and len(shape) == 2:  # layer norm: the same for every branch
         value = np.broadcast_to(value, (shape[0], *value.shape))
     return value if value.shape == shape else None
+
+
+def fit_patch_kernel(value: np.ndarray, patch: int, channels: int) -> np.ndarray | None:
+    """The kernel [out, in, patch, patch] in our layout, [patch * patch * channels, out], or None.
+
+    A kernel of three inputs, for images of one channel, is summed over them: on one image three
+    times this is the same product.
+    """
+    if value.shape[1] == 3 and channels == 1:
+        value = value.sum(axis=1, keepdims=True)
+    if value.shape[1:] != (channels, patch, patch):
+        return None  # by its sides too: the same number of inputs may be other pixels
+    return value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0])
 
 
 def middle_of_table(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

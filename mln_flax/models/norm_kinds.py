@@ -1,6 +1,6 @@
 """What normalization subtracts and divides by, where that is one number per sample and channel.
 
-The remaining kind, "channel", has numbers for each position: `norms.normalize`.
+The remaining kind, "channel", has numbers for each position: `layer_norm.normalize`.
 """
 
 from typing import Any
@@ -29,10 +29,10 @@ def of_sample(x: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
     variance = jnp.square(x - _aligned(mean, x.ndim)).mean(axis=axes)
     if kind == "instance":
         return mean, variance
-    whole = mean.mean(axis=-1, keepdims=True)
+    center = mean.mean(axis=-1, keepdims=True)
     # The variance of everything is that within the channels and that between them.
-    spread = (variance + jnp.square(mean - whole)).mean(axis=-1, keepdims=True)
-    return jnp.broadcast_to(whole, mean.shape), jnp.broadcast_to(spread, mean.shape)
+    spread = (variance + jnp.square(mean - center)).mean(axis=-1, keepdims=True)
+    return jnp.broadcast_to(center, mean.shape), jnp.broadcast_to(spread, mean.shape)
 
 
 def of_batch(
@@ -51,14 +51,14 @@ def of_batch(
       axis_name: the device axis, or None.
     """
     mean, variance = of_sample(x, "instance")
-    members, own = jax.nn.one_hot(branch, num_branches), jnp.maximum(branch, 0)
+    members, row = jax.nn.one_hot(branch, num_branches), jnp.maximum(branch, 0)
     sums = members.sum(axis=0)[:, None], per_branch(members, mean)
     count, total = over_devices(sums, axis_name)
     count = jnp.maximum(count, 1)
-    center = (total / count)[own]
+    center = (total / count)[row]
     # About the common mean, in a second sum: E[x^2] - E[x]^2 loses digits where it is large.
     squares = per_branch(members, variance + jnp.square(mean - center))
-    spread = (over_devices(squares, axis_name) / count)[own]
+    spread = (over_devices(squares, axis_name) / count)[row]
     real = (branch >= 0)[:, None]
     return jnp.where(real, center, mean), jnp.where(real, spread, variance)
 

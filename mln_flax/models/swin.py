@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mln_flax.models import attention
-from mln_flax.types import Moments
+from mln_flax.models.norms import NormMaker
 
 MASKED = -100.0  # added to the logits of pairs that must not attend, as the public weights expect
 # Variance-preserving at any width; the public code's fixed deviation of 0.02 suits 96 channels and
@@ -68,8 +68,9 @@ def attention_mask(windows: Windows, height: int, width: int) -> np.ndarray | No
             position = np.arange(length)
             part = (position >= length - size).astype(np.int32) + (position >= length - shift)
             parts = 3 * parts + (part[:, None] if axis == 0 else part[None, :])
-    cut = partition(parts[None, :, :, None], windows.size)[0, :, :, 0]
-    return np.where(cut[:, :, None] != cut[:, None, :], MASKED, 0.0).astype(np.float32)
+    part_of_token = partition(parts[None, :, :, None], windows.size)[0, :, :, 0]
+    apart = part_of_token[:, :, None] != part_of_token[:, None, :]
+    return np.where(apart, MASKED, 0.0).astype(np.float32)
 
 
 class WindowAttention(nn.Module):
@@ -110,9 +111,9 @@ class QueryKeyValue(nn.Module):
         c = x.shape[-1]
         kernel = self.param("kernel", kernel_init, (c, 3 * c)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (3 * c,)).astype(self.dtype)
-        used = np.repeat([1, 0, 1], c).astype(bias.dtype)
+        counted = np.repeat([1, 0, 1], c).astype(bias.dtype)
         product = jnp.dot(x.astype(self.dtype), kernel)
-        return product + (bias * used).reshape((1,) * (x.ndim - 1) + (-1,))
+        return product + (bias * counted).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 class DropPath(nn.Module):
@@ -136,19 +137,19 @@ class SwinBlock(nn.Module):
     num_heads: int
     window_size: int
     shifted: bool
-    norm: Any  # makes a DomainLayerNorm, given its name
+    norm: NormMaker
     mlp_ratio: float = 4.0
     drop_path_rate: float = 0.0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, branch: jax.Array, train: bool) -> tuple[jax.Array, Moments]:
-        """[B, H, W, C] -> the same shape, and the moments of both norms."""
+    def __call__(self, x: jax.Array, branch: jax.Array, train: bool) -> jax.Array:
+        """[B, H, W, C] -> the same shape."""
         _, h, w, c = x.shape
         windows = plan_windows(h, w, self.window_size, self.shifted)
         drop_path = DropPath(self.drop_path_rate)
 
-        y, moments1 = self.norm(name="norm1")(x, branch)
+        y = self.norm(name="norm1")(x, branch)
         pad_h, pad_w = windows.padded[0] - h, windows.padded[1] - w
         if pad_h or pad_w:
             y = jnp.pad(y, ((0, 0), (0, pad_h), (0, pad_w), (0, 0)))
@@ -162,9 +163,9 @@ class SwinBlock(nn.Module):
             y = jnp.roll(y, windows.shift, axis=(1, 2))
         x = x + drop_path(y[:, :h, :w], train)
 
-        y, moments2 = self.norm(name="norm2")(x, branch)
+        y = self.norm(name="norm2")(x, branch)
         y = Mlp(int(c * self.mlp_ratio), self.dtype, name="mlp")(y)
-        return x + drop_path(y, train), moments1 | moments2
+        return x + drop_path(y, train)
 
 
 class Mlp(nn.Module):
@@ -216,48 +217,47 @@ class PatchEmbed(nn.Module):
 
     dim: int
     patch_size: int
-    norm: Any
+    norm: NormMaker
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, image: jax.Array, branch: jax.Array) -> tuple[jax.Array, Moments]:
-        """[B, H, W, channels] -> [B, H / patch, W / patch, dim] and moments."""
+    def __call__(self, image: jax.Array, branch: jax.Array) -> jax.Array:
+        """[B, H, W, channels] -> [B, H / patch, W / patch, dim]."""
         x = space_to_depth(image, self.patch_size)
-        start = {"kernel_init": contrast_init, "bias_init": nn.initializers.normal(1.0)}
-        x = dense(self.dim, self.dtype, "proj", **start)(x)
+        initializers = {"kernel_init": contrast_init, "bias_init": nn.initializers.normal(1.0)}
+        x = dense(self.dim, self.dtype, "proj", **initializers)(x)
         return self.norm(name="norm")(x, branch)
 
 
 class PatchMerging(nn.Module):
     """Half the height and width, twice the channels."""
 
-    norm: Any
+    norm: NormMaker
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, branch: jax.Array) -> tuple[jax.Array, Moments]:
-        """[B, H, W, C] -> [B, H / 2, W / 2, 2 C] and moments; H and W must be even."""
+    def __call__(self, x: jax.Array, branch: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H / 2, W / 2, 2 C]; H and W must be even."""
         b, h, w, c = x.shape
         # The public weights order the four neighbors column by column.
         x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 4, 2, 5)
-        y, moments = self.norm(name="norm")(x.reshape(b, h // 2, w // 2, 4 * c), branch)
-        return dense(2 * c, self.dtype, "reduction", use_bias=False)(y), moments
+        y = self.norm(name="norm")(x.reshape(b, h // 2, w // 2, 4 * c), branch)
+        return dense(2 * c, self.dtype, "reduction", use_bias=False)(y)
 
 
 class PatchExpanding(nn.Module):
     """Twice the height and width, half the channels."""
 
-    norm: Any
+    norm: NormMaker
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, branch: jax.Array) -> tuple[jax.Array, Moments]:
-        """[B, H, W, C] -> [B, 2 H, 2 W, C / 2] and moments."""
+    def __call__(self, x: jax.Array, branch: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, 2 H, 2 W, C / 2]."""
         c = x.shape[-1]
         y = dense(2 * c, self.dtype, "expand", use_bias=False)(x)
         y = y.reshape(*x.shape[:-1], 4, c // 2)
-        y, moments = self.norm(name="norm")(y, branch)
-        return depth_to_space(y), moments
+        return depth_to_space(self.norm(name="norm")(y, branch))
 
 
 class FinalExpansion(nn.Module):
@@ -269,16 +269,15 @@ class FinalExpansion(nn.Module):
 
     patch_size: int
     num_classes: int
-    norm: Any
+    norm: NormMaker
 
     @nn.compact
-    def __call__(self, x: jax.Array, branch: jax.Array) -> tuple[jax.Array, Moments]:
-        """[B, H, W, C] -> float32 [B, patch H, patch W, classes] and moments."""
-        c, new = x.shape[-1], self.patch_size**2
-        expand = Kernel((c, new * c), name="expand")().reshape(c, new, c)
+    def __call__(self, x: jax.Array, branch: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> float32 [B, patch H, patch W, classes]."""
+        c, pixels = x.shape[-1], self.patch_size**2
+        expand = Kernel((c, pixels * c), name="expand")().reshape(c, pixels, c)
         head = Kernel((c, self.num_classes), name="output")()
-        y, moments = self.norm(name="norm")(x, branch, expand, head)
-        return depth_to_space(y), moments
+        return depth_to_space(self.norm(name="norm")(x, branch, projection=(expand, head)))
 
 
 class Kernel(nn.Module):
@@ -301,7 +300,7 @@ def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
 
 def depth_to_space(x: jax.Array) -> jax.Array:
     """[B, H, W, scale * scale, C] -> [B, scale * H, scale * W, C]."""
-    b, h, w, new, c = x.shape
-    scale = int(new**0.5)
+    b, h, w, pixels, c = x.shape
+    scale = int(pixels**0.5)
     x = x.reshape(b, h, w, scale, scale, c).swapaxes(2, 3)
     return x.reshape(b, scale * h, scale * w, c)

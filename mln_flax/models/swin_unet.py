@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mln_flax.config import NetworkSettings, below_one, each_positive, one_of, positive
-from mln_flax.models import convert, core, swin
+from mln_flax.models import convert, core, moments, swin
 from mln_flax.models.norms import DomainLayerNorm
 from mln_flax.models.recompute import recomputed
 from mln_flax.types import Moments, UserError
@@ -71,10 +71,15 @@ class SwinUnet(nn.Module):
           logits float32 [B, H, W, num_classes], and {"moments": {path: (mean, std)}}.
         """
         height, width = image.shape[1:3]
-        levels = len(self.depths)
-        whole = self.patch_size * 2 ** (levels - 1)
-        padding = ((0, 0), (0, -height % whole), (0, -width % whole), (0, 0))
+        side = self.patch_size * 2 ** (len(self.depths) - 1)  # of a token of the last stage
+        padding = ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
         image = jnp.pad(image.astype(self.dtype), padding, mode="edge")
+        with moments.collected() as norm_moments:
+            logits = self._logits(image, branch, train)
+        return logits[:, :height, :width], {"moments": norm_moments}
+
+    def _logits(self, image, branch, train) -> jax.Array:
+        """Of images of whole tokens at every stage."""
         norm = partial(
             DomainLayerNorm,
             num_branches=self.num_branches,
@@ -82,61 +87,50 @@ class SwinUnet(nn.Module):
             statistics=self.statistics,
             axis_name=self.axis_name,
         )
+        levels = len(self.depths)
         dims = [self.embed_dim * 2**i for i in range(levels)]
-        moments: Moments = {}
 
         embed = swin.PatchEmbed(dims[0], self.patch_size, norm, self.dtype, name="patch_embed")
-        x, new = embed(image, branch)
-        moments |= new
+        x = embed(image, branch)
         skips = []
         for i in range(levels):
             skips.append(x)
-            x, new = self._blocks(x, branch, train, i, f"layers_{i}", norm)
-            moments |= new
+            x = self._blocks(x, branch, train, i, f"layers_{i}", norm)
             if i < levels - 1:
                 merge = swin.PatchMerging(norm, self.dtype, name=f"layers_{i}_downsample")
-                x, new = merge(x, branch)
-                moments |= new
-        x, new = norm(name="norm")(x, branch)
-        moments |= new
+                x = merge(x, branch)
+        x = norm(name="norm")(x, branch)
 
         for up, i in enumerate(reversed(range(levels - 1)), start=1):
             name = "layers_up_0" if up == 1 else f"layers_up_{up - 1}_upsample"
-            x, new = swin.PatchExpanding(norm, self.dtype, name=name)(x, branch)
-            moments |= new
+            x = swin.PatchExpanding(norm, self.dtype, name=name)(x, branch)
             fuse = swin.dense(dims[i], self.dtype, f"concat_back_dim_{up}")
             x = fuse(jnp.concatenate([x, skips[i]], axis=-1))
-            x, new = self._blocks(x, branch, train, i, f"layers_up_{up}", norm)
-            moments |= new
-        x, new = norm(name="norm_up")(x, branch)
-        moments |= new
-
+            x = self._blocks(x, branch, train, i, f"layers_up_{up}", norm)
+        x = norm(name="norm_up")(x, branch)
         head = swin.FinalExpansion(self.patch_size, self.num_classes, norm, name="up")
-        logits, new = head(x, branch)
-        return logits[:, :height, :width], {"moments": moments | new}
+        return head(x, branch)
 
-    def _blocks(self, x, branch, train, level, name, norm) -> tuple[jax.Array, Moments]:
+    def _blocks(self, x, branch, train, level, name, norm) -> jax.Array:
         """The blocks of one stage, every second one with shifted windows."""
-        before, total = sum(self.depths[:level]), max(sum(self.depths) - 1, 1)
-        moments: Moments = {}
+        earlier, last = sum(self.depths[:level]), max(sum(self.depths) - 1, 1)
         for j in range(self.depths[level]):
-            make = partial(
+            make_block = partial(
                 swin.SwinBlock,
                 num_heads=self.num_heads[level],
                 window_size=self.window_size,
                 shifted=j % 2 == 1,
                 norm=norm,
                 mlp_ratio=self.mlp_ratio,
-                drop_path_rate=self.drop_path_rate * (before + j) / total,
+                drop_path_rate=self.drop_path_rate * (earlier + j) / last,
                 dtype=self.dtype,
             )
-            block = f"{name}_blocks_{j}"
+            block_name = f"{name}_blocks_{j}"
             if self.remat and not self.is_initializing():
-                x, new = recomputed(self, make, block, x, branch, train)
+                x = recomputed(self, make_block, block_name, x, branch, train)
             else:
-                x, new = make(name=block)(x, branch, train)
-            moments |= new
-        return x, moments
+                x = make_block(name=block_name)(x, branch, train)
+        return x
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mln_flax.models import convert
+from mln_flax.models.swin import space_to_depth
 from mln_flax.models.swin_unet import SwinUnet
 from mln_flax.types import UserError
 
@@ -47,6 +48,45 @@ def test_logits_of_the_pytorch_network_in_every_branch(stored, num_branches):
     logits, _ = jax.jit(model.apply, compiler_options=fast)({"params": params}, rows, branch)
     expected = np.tile(stored["logits"].transpose(0, 2, 3, 1), (num_branches, 1, 1, 1))
     assert np.abs(np.asarray(logits) - expected).max() < 1e-4
+
+
+def test_a_kernel_of_three_inputs_gives_its_tokens_of_the_image_three_times():
+    rng = np.random.default_rng(0)
+    kernel, image = rng.normal(size=(4, 3, 2, 2)), rng.random((4, 4))
+    weights = {"patch_embed.proj.weight": kernel, "norm.weight": np.ones(4)}
+    params, report = convert.swin_unet_params(weights, TINY, SHAPE)
+    patches = space_to_depth(image[None, :, :, None], 2)[0]
+    tokens = patches @ np.asarray(params["patch_embed"]["proj"]["kernel"])
+    for row, column in np.ndindex(2, 2):
+        thrice = np.stack([image[2 * row :, 2 * column :][:2, :2]] * 3)
+        expected = np.einsum("oiyx,iyx->o", kernel, thrice)
+        np.testing.assert_allclose(tokens[row, column], expected, rtol=1e-5, atol=1e-6)
+    assert report.summed == ("patch_embed.proj.weight",)
+    line = "summed over three equal input channels: patch_embed.proj.weight"
+    assert convert.describe(report).splitlines()[1] == line
+
+
+def test_a_kernel_of_three_inputs_stays_whole_where_images_have_three():
+    kernel = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float32)
+    params, report = convert.swin_unet_params({"patch_embed.proj.weight": kernel}, TINY, (4, 4, 3))
+    ours = np.asarray(params["patch_embed"]["proj"]["kernel"]).reshape(2, 2, 3, 4)
+    np.testing.assert_array_equal(ours, kernel.transpose(2, 3, 1, 0))
+    assert report.summed == ()
+
+
+@needs_fixture
+def test_the_fixture_with_its_first_kernel_in_three_shares_has_the_same_parameters(stored):
+    config = ast.literal_eval(str(stored["config"]))
+    sizes = {name: config[name] for name in config if name not in ("img_size", "in_chans")}
+    weights = convert.read_state_dict(str(FIXTURE))
+    name = "patch_embed.proj.weight"
+    shares = np.array([0.5, -0.75, 1.25], np.float32).reshape(1, 3, 1, 1)
+    (one, whole), (three, shared) = (
+        convert.swin_unet_params(state, SwinUnet(**sizes), (64, 64, 1))
+        for state in (weights, weights | {name: weights[name] * shares})
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), three, one)
+    assert shared == whole._replace(summed=(name,))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +170,10 @@ def test_a_complete_report_is_one_line():
 @pytest.mark.parametrize(
     ("name", "shape", "path", "ours"),
     [
-        ("patch_embed.proj.weight", (4, 3, 2, 2), "patch_embed/proj/kernel", (4, 4)),
+        ("patch_embed.proj.weight", (4, 2, 2, 2), "patch_embed/proj/kernel", (4, 4)),
+        ("patch_embed.proj.weight", (4, 3, 4, 4), "patch_embed/proj/kernel", (4, 4)),
+        ("patch_embed.proj.weight", (4, 4, 1, 1), "patch_embed/proj/kernel", (4, 4)),
+        ("patch_embed.proj.weight", (6, 3, 2, 2), "patch_embed/proj/kernel", (4, 4)),
         ("norm.weight", (8,), "norm/scale", (2, 4)),
         (
             "layers.0.blocks.0.attn.relative_position_bias_table",

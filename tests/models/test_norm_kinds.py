@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mln_flax.models import moments
 from mln_flax.models.norm_kinds import FROM_STATISTICS, KINDS
-from mln_flax.models.norms import DomainLayerNorm
+from mln_flax.models.norms import DomainNorm
 
 B, H, W, C, K = 6, 3, 4, 5, 4
 BRANCH = np.array([0, 2, 2, 0, 3, -1], np.int32)  # branch 1 is absent, the last row is padding
@@ -56,12 +57,13 @@ def by_hand(x, kind, params, stats=None):
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_by_hand(kind, x, variables):
     """The output and, the same for every kind, moments and running statistics of the input."""
-    norm = DomainLayerNorm(K, kind=kind, momentum=0.9)
-    (y, moments), state = norm.apply(variables, x, BRANCH, train=True, mutable=["domain_stats"])
+    norm = DomainNorm(K, kind=kind, momentum=0.9)
+    with moments.collected() as reported:
+        y, state = norm.apply(variables, x, BRANCH, train=True, mutable=["domain_stats"])
     expected = by_hand(x, kind, variables["params"])
     np.testing.assert_allclose(y[REAL], expected, rtol=1e-4, atol=1e-5)
     assert np.isfinite(y).all()
-    mean, std = moments[""]
+    mean, std = reported[""]
     np.testing.assert_allclose(mean, x.mean(axis=(1, 2)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(std, x.std(axis=(1, 2)), rtol=1e-4)
     for b in range(K):
@@ -76,7 +78,7 @@ def test_training_by_hand(kind, x, variables):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluation_by_hand(kind, x, variables):
-    y, _ = DomainLayerNorm(K, kind=kind).apply(variables, x, BRANCH)
+    y = DomainNorm(K, kind=kind).apply(variables, x, BRANCH)
     expected = by_hand(x, kind, variables["params"], variables["domain_stats"])
     np.testing.assert_allclose(y[REAL], expected, rtol=1e-4, atol=1e-5)
     assert np.isfinite(y).all()
@@ -84,39 +86,52 @@ def test_evaluation_by_hand(kind, x, variables):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_statistics_are_needed_by_those_kinds_alone_that_say_so(kind, x, variables):
-    norm, alone = DomainLayerNorm(K, kind=kind), {"params": variables["params"]}
+    norm, alone = DomainNorm(K, kind=kind), {"params": variables["params"]}
     norm.apply(alone, x, BRANCH, train=True)
     if kind in FROM_STATISTICS:
         with pytest.raises(ValueError, match="evaluation needs the running statistics, the"):
             norm.apply(alone, x, BRANCH)
     else:
         np.testing.assert_array_equal(
-            norm.apply(alone, x, BRANCH)[0], norm.apply(variables, x, BRANCH)[0]
+            norm.apply(alone, x, BRANCH), norm.apply(variables, x, BRANCH)
         )
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"kind": "layer"}, "kind of a norm: 'layer'; allowed: channel, sample, instance, batch"),
+        ({"statistics": "layers"}, "statistics of a norm: 'layers'; allowed: channel, layer"),
+        ({"kind": "batch", "statistics": "layer"}, "batch norm: reads the statistics of each"),
+    ],
+)
+def test_a_norm_that_there_is_not_is_refused(fields, reason):
+    with pytest.raises(ValueError, match=reason):
+        DomainNorm(K, **fields)
 
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mixed_batch_equals_one_branch_at_a_time(kind, train, x, variables):
-    norm = DomainLayerNorm(K, kind=kind)
-    mixed, _ = norm.apply(variables, x, BRANCH, train=train)
+    norm = DomainNorm(K, kind=kind)
+    mixed = norm.apply(variables, x, BRANCH, train=train)
     for b in set(BRANCH[REAL].tolist()):
         rows = b == BRANCH
-        y, _ = norm.apply(variables, x[rows], BRANCH[rows], train=train)
+        y = norm.apply(variables, x[rows], BRANCH[rows], train=train)
         np.testing.assert_allclose(y, mixed[rows], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_counts_nowhere(kind, x, variables):
-    norm = DomainLayerNorm(K, kind=kind)
+    norm = DomainNorm(K, kind=kind)
     other = x.copy()
     other[~REAL] = 1e3 - 7 * other[~REAL]
-    (a, _), old = norm.apply(variables, x, BRANCH, train=True, mutable=["domain_stats"])
-    (b, _), new = norm.apply(variables, other, BRANCH, train=True, mutable=["domain_stats"])
+    a, old = norm.apply(variables, x, BRANCH, train=True, mutable=["domain_stats"])
+    b, new = norm.apply(variables, other, BRANCH, train=True, mutable=["domain_stats"])
     np.testing.assert_array_equal(a[REAL], b[REAL])
     jax.tree.map(np.testing.assert_array_equal, old, new)
     nobody = np.full(B, -1, np.int32)
-    (y, _), state = norm.apply(variables, x, nobody, train=True, mutable=["domain_stats"])
+    y, state = norm.apply(variables, x, nobody, train=True, mutable=["domain_stats"])
     # Of ordinary size, for it goes through many layers, and infinity times nothing is no number.
     assert np.abs(y).max() < 50
     jax.tree.map(np.testing.assert_array_equal, state, {"domain_stats": variables["domain_stats"]})
@@ -124,9 +139,9 @@ def test_padding_counts_nowhere(kind, x, variables):
 
 def test_the_gradient_passes_through_the_statistics_of_the_batch(x, variables):
     """dx = (g - mean(g) - standard mean(g standard)) / deviation over a branch, g = scale dy."""
-    norm = DomainLayerNorm(K, kind="batch")
+    norm = DomainNorm(K, kind="batch")
     weight = np.random.default_rng(2).normal(size=x.shape).astype(np.float32)  # of padding too
-    found = jax.grad(lambda x: (norm.apply(variables, x, BRANCH, train=True)[0] * weight).sum())(x)
+    found = jax.grad(lambda x: (norm.apply(variables, x, BRANCH, train=True) * weight).sum())(x)
     for b in set(BRANCH[REAL].tolist()):
         rows = b == BRANCH
         values = x[rows].astype(np.float64)
@@ -139,21 +154,21 @@ def test_the_gradient_passes_through_the_statistics_of_the_batch(x, variables):
 
 
 def test_batch_keeps_its_digits_where_the_mean_is_large(x, variables):
-    norm = DomainLayerNorm(K, kind="batch")
-    y, _ = norm.apply(variables, x, BRANCH, train=True)
-    shifted, _ = norm.apply(variables, x + 1e3, BRANCH, train=True)
+    norm = DomainNorm(K, kind="batch")
+    y = norm.apply(variables, x, BRANCH, train=True)
+    shifted = norm.apply(variables, x + 1e3, BRANCH, train=True)
     np.testing.assert_allclose(shifted[REAL], y[REAL], atol=5e-3)
 
 
 def test_the_batch_is_that_of_all_devices(x, variables):
     """Two unequal shards, one with two rows of padding, give output and gradient of one batch."""
     branch = np.array([0, 2, 2, 0, -1, -1], np.int32)
-    whole, split = (DomainLayerNorm(K, kind="batch", axis_name=axis) for axis in (None, "batch"))
+    whole, split = (DomainNorm(K, kind="batch", axis_name=axis) for axis in (None, "batch"))
     weight = np.random.default_rng(2).normal(size=x.shape).astype(np.float32)
 
     def answer(norm, x, branch, weight):
         def weighted(x):
-            (y, _), state = norm.apply(variables, x, branch, train=True, mutable=["domain_stats"])
+            y, state = norm.apply(variables, x, branch, train=True, mutable=["domain_stats"])
             return (y * weight).sum(), (y, state)
 
         gradient, out = jax.grad(weighted, has_aux=True)(x)
@@ -172,9 +187,10 @@ def test_the_batch_is_that_of_all_devices(x, variables):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_is_normalized_in_float32(kind, x, variables):
-    norm = DomainLayerNorm(K, kind=kind)
-    exact, _ = norm.apply(variables, x, BRANCH, train=True)
-    y, moments = norm.apply(variables, jnp.asarray(x, jnp.bfloat16), BRANCH, train=True)
+    norm = DomainNorm(K, kind=kind)
+    exact = norm.apply(variables, x, BRANCH, train=True)
+    with moments.collected() as reported:
+        y = norm.apply(variables, jnp.asarray(x, jnp.bfloat16), BRANCH, train=True)
     assert y.dtype == jnp.bfloat16
-    assert {m.dtype for m in moments[""]} == {jnp.dtype("float32")}
+    assert {m.dtype for m in reported[""]} == {jnp.dtype("float32")}
     np.testing.assert_allclose(y[REAL].astype(jnp.float32), exact[REAL], atol=0.1)

@@ -1,12 +1,13 @@
 """Domain layer norm: its formula, its branches, its statistics and its moments."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mln_flax.models import norms
-from mln_flax.models.norms import DomainLayerNorm
+from mln_flax.models import layer_norm, moments
+from mln_flax.models.norms import DomainLayerNorm, DomainNorm
 
 B, H, W, C, K = 5, 3, 4, 6, 3
 BRANCH = np.array([0, 2, 2, 0, -1], np.int32)  # branch 1 is absent, the last row is padding
@@ -27,7 +28,7 @@ def variables():
     return jax.tree.map(jnp.asarray, {"params": draw, "domain_stats": stats})
 
 
-def layer_norm(x, scale, bias):
+def by_hand(x, scale, bias):
     centered = x - x.mean(axis=-1, keepdims=True)
     return centered / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5) * np.asarray(
         scale
@@ -35,19 +36,20 @@ def layer_norm(x, scale, bias):
 
 
 def test_each_sample_is_normalized_per_token_and_scaled_by_its_branch(x, variables):
-    y, moments = DomainLayerNorm(K).apply(variables, x, BRANCH)
+    with moments.collected() as reported:
+        y = DomainLayerNorm(K).apply(variables, x, BRANCH)
     params = variables["params"]
     for i in np.flatnonzero(REAL):
         b = BRANCH[i]
-        expected = layer_norm(x[i], params["scale"][b], params["bias"][b])
+        expected = by_hand(x[i], params["scale"][b], params["bias"][b])
         np.testing.assert_allclose(y[i], expected, rtol=1e-5, atol=1e-5)
-    (mean, std) = moments[""]
+    mean, std = reported[""]
     np.testing.assert_allclose(mean, x.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(std, x.std(axis=(1, 2)), rtol=1e-5)
 
 
 def test_padding_gives_finite_rows(x, variables):
-    y, _ = DomainLayerNorm(K).apply(variables, x, np.full(B, -1, np.int32))
+    y = DomainLayerNorm(K).apply(variables, x, np.full(B, -1, np.int32))
     assert np.isfinite(y).all()
 
 
@@ -61,13 +63,34 @@ def test_initial_values():
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
 
 
+def test_layer_norm_is_the_norm_over_channels_and_of_no_other_kind(x, variables):
+    alike = DomainNorm(K, kind="channel").apply(variables, x, BRANCH)
+    np.testing.assert_array_equal(DomainLayerNorm(K).apply(variables, x, BRANCH), alike)
+    with pytest.raises(TypeError, match="kind"):
+        DomainLayerNorm(K, kind="batch")
+
+
+def test_a_network_of_ones_own_gets_the_output_alone_and_names_of_the_class(x):
+    class Outside(nn.Module):
+        @nn.compact
+        def __call__(self, x, branch):
+            return DomainLayerNorm(num_branches=K)(x, branch) + 1
+
+    y, variables = Outside().init_with_output(jax.random.key(0), x, np.maximum(BRANCH, 0))
+    np.testing.assert_allclose(y, by_hand(x, 1, 1), rtol=1e-4, atol=1e-5)
+    shapes = jax.tree.map(np.shape, variables["params"])
+    assert shapes == {"DomainLayerNorm_0": {"scale": (K, C), "bias": (K, C)}}
+
+
 def test_statistics_are_touched_only_where_they_are_mutable(x, variables):
     norm = DomainLayerNorm(K)
-    y, moments = norm.apply({"params": variables["params"]}, x, BRANCH)  # parameters alone
-    (also, again), state = norm.apply(variables, x, BRANCH, mutable=["domain_stats"])
+    with moments.collected() as alone:
+        y = norm.apply({"params": variables["params"]}, x, BRANCH)  # parameters alone
+    with moments.collected() as beside:
+        also, state = norm.apply(variables, x, BRANCH, mutable=["domain_stats"])
     assert set(state) == {"domain_stats"}
     np.testing.assert_array_equal(y, also)
-    jax.tree.map(np.testing.assert_array_equal, moments, again)
+    jax.tree.map(np.testing.assert_array_equal, alone, beside)
     before = variables["domain_stats"]["mean"]
     assert np.abs(state["domain_stats"]["mean"] - before).max() > 0.01
 
@@ -104,8 +127,9 @@ def test_statistics_of_the_whole_layer(x):
     norm = DomainLayerNorm(K, statistics="layer", momentum=0.5)
     variables = norm.init(jax.random.key(0), x, BRANCH)
     assert variables["domain_stats"]["mean"].shape == (K, 1)
-    (_, moments), state = norm.apply(variables, x, BRANCH, mutable=["domain_stats"])
-    mean, std = moments[""]
+    with moments.collected() as reported:
+        _, state = norm.apply(variables, x, BRANCH, mutable=["domain_stats"])
+    mean, std = reported[""]
     assert mean.shape == std.shape == (B, 1)
     np.testing.assert_allclose(mean[:, 0], x.mean(axis=(1, 2, 3)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(std[:, 0], x.std(axis=(1, 2, 3)), rtol=1e-5)
@@ -135,28 +159,30 @@ def test_statistics_are_summed_over_devices(x, variables, mapped):
 
 
 def test_bfloat16_stays_bfloat16_and_is_normalized_in_float32(x, variables):
-    exact, _ = DomainLayerNorm(K).apply(variables, x, BRANCH)
-    y, moments = DomainLayerNorm(K).apply(variables, jnp.asarray(x, jnp.bfloat16), BRANCH)
+    exact = DomainLayerNorm(K).apply(variables, x, BRANCH)
+    with moments.collected() as reported:
+        y = DomainLayerNorm(K).apply(variables, jnp.asarray(x, jnp.bfloat16), BRANCH)
     assert y.dtype == jnp.bfloat16
-    assert {m.dtype for m in moments[""]} == {jnp.dtype("float32")}
+    assert {m.dtype for m in reported[""]} == {jnp.dtype("float32")}
     np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=0.1)
 
 
 def test_moments_keep_their_digits_where_the_mean_is_large(x):
-    mean, std = norms.input_moments(x + 1e4, "channel")
+    mean, std = moments.input_moments(x + 1e4, "channel")
     np.testing.assert_allclose(mean, x.mean(axis=(1, 2)) + 1e4, rtol=1e-6)
     np.testing.assert_allclose(std, x.std(axis=(1, 2)), rtol=2e-3)
 
 
 def test_moments_have_no_gradient_and_parameters_only_that_of_their_branch(x, variables):
     def of_moments(x):
-        _, moments = DomainLayerNorm(K).apply(variables, x, BRANCH)
-        return sum(m.sum() for m in moments[""])
+        with moments.collected() as reported:
+            DomainLayerNorm(K).apply(variables, x, BRANCH)
+        return sum(m.sum() for m in reported[""])
 
     np.testing.assert_array_equal(jax.grad(of_moments)(x), 0)
 
     def of_output(params):
-        y, _ = DomainLayerNorm(K).apply({"params": params}, x, BRANCH)
+        y = DomainLayerNorm(K).apply({"params": params}, x, BRANCH)
         return jnp.square(y[REAL]).sum()
 
     gradient = jax.grad(of_output)(variables["params"])
@@ -165,14 +191,14 @@ def test_moments_have_no_gradient_and_parameters_only_that_of_their_branch(x, va
         assert (np.abs(gradient[name][np.array([0, 2])]) > 0).all()
 
 
-NEW, D, CLASSES = 4, 5, 2
+PIXELS, D, CLASSES = 4, 5, 2
 
 
 @pytest.fixture
 def projection(x):
     rng = np.random.default_rng(2)
     draw = {
-        "expand": rng.normal(size=(C, NEW, D)),
+        "expand": rng.normal(size=(C, PIXELS, D)),
         "head": rng.normal(size=(D, CLASSES)),
         "scale": rng.uniform(0.5, 2, (B, D)),
         "bias": rng.normal(size=(B, D)),
@@ -182,21 +208,21 @@ def projection(x):
 
 def straightforward(x, expand, head, scale, bias):
     wide = jnp.einsum("bhwc,cnd->bhwnd", x, expand, precision="highest")
-    return norms.normalize(wide, scale, bias, 1e-5) @ head
+    return layer_norm.normalize(wide, scale, bias, 1e-5) @ head
 
 
 def folded(x, expand, head, scale, bias):
-    return norms.normalized_projection(x, expand, head, scale, bias, 1e-5)
+    return layer_norm.normalized_projection(x, expand, head, scale, bias, 1e-5)
 
 
 def test_normalized_projection_is_norm_of_the_product_times_head(projection):
     y = folded(**projection)
-    assert y.shape == (B, H, W, NEW, CLASSES)
+    assert y.shape == (B, H, W, PIXELS, CLASSES)
     np.testing.assert_allclose(y, straightforward(**projection), rtol=1e-4, atol=1e-5)
 
 
 def test_normalized_projection_has_the_same_gradients(projection):
-    weights = np.random.default_rng(3).normal(size=(B, H, W, NEW, CLASSES))
+    weights = np.random.default_rng(3).normal(size=(B, H, W, PIXELS, CLASSES))
 
     def gradient(function):
         return jax.grad(lambda p: (function(**p) * weights).sum())(projection)
@@ -208,7 +234,7 @@ def test_normalized_projection_has_the_same_gradients(projection):
     )
 
 
-@pytest.mark.parametrize("statistics", norms.STATISTICS)
+@pytest.mark.parametrize("statistics", moments.STATISTICS)
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 def test_expanded_moments_are_those_of_the_product(projection, statistics, offset):
     x = projection["x"] + np.float32(offset)
@@ -216,22 +242,25 @@ def test_expanded_moments_are_those_of_the_product(projection, statistics, offse
     wide = wide.reshape(B, -1, D)
     axes = (1, 2) if statistics == "layer" else 1
     shape = (B, 1) if statistics == "layer" else (B, D)
-    mean, std = norms.expanded_moments(x, projection["expand"], statistics)
+    mean, std = moments.expanded_moments(x, projection["expand"], statistics)
     np.testing.assert_allclose(mean, wide.mean(axis=axes).reshape(shape), rtol=2e-4, atol=1e-3)
     np.testing.assert_allclose(std, wide.std(axis=axes).reshape(shape), rtol=2e-4)
     if not offset:
-        direct = norms.input_moments(wide.astype(np.float32), statistics)
+        direct = moments.input_moments(wide.astype(np.float32), statistics)
         np.testing.assert_allclose(std, direct[1], rtol=1e-4)
 
 
 def test_a_norm_with_a_head_uses_the_branch_of_each_sample(projection, x):
     norm = DomainLayerNorm(K, momentum=0.0)
     expand, head = projection["expand"], projection["head"]
-    variables = norm.init(jax.random.key(0), x, BRANCH, expand, head)
+    variables = norm.init(jax.random.key(0), x, BRANCH, projection=(expand, head))
     rng = np.random.default_rng(4)
     params = jax.tree.map(lambda p: rng.uniform(0.5, 2, p.shape), variables["params"])
     variables = {"params": params, "domain_stats": variables["domain_stats"]}
-    (y, moments), state = norm.apply(variables, x, BRANCH, expand, head, mutable=["domain_stats"])
+    with moments.collected() as reported:
+        y, state = norm.apply(
+            variables, x, BRANCH, projection=(expand, head), mutable=["domain_stats"]
+        )
     own = np.maximum(BRANCH, 0)
     expected = straightforward(x, expand, head, params["scale"][own], params["bias"][own])
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
@@ -239,7 +268,7 @@ def test_a_norm_with_a_head_uses_the_branch_of_each_sample(projection, x):
     pooled = wide[BRANCH == 2].reshape(-1, D)
     np.testing.assert_allclose(state["domain_stats"]["mean"][2], pooled.mean(0), rtol=1e-3)
     np.testing.assert_allclose(state["domain_stats"]["std"][2], pooled.std(0), rtol=1e-3)
-    assert moments[""][0].shape == (B, D)
+    assert reported[""][0].shape == (B, D)
 
 
 def plain_norm(x, scale, bias, epsilon):
@@ -254,7 +283,7 @@ def test_normalize_has_the_gradients_of_the_plain_formula():
     scale, bias = (jnp.asarray(random.normal(size=(3, 6)), jnp.float32) for _ in "ab")
     ours, wanted = (
         jax.grad(lambda *a, f=f: (f(*a, 1e-5) * weight).sum(), (0, 1, 2))(x, scale, bias)
-        for f in (norms.normalize, plain_norm)
+        for f in (layer_norm.normalize, plain_norm)
     )
     for one, other in zip(ours, wanted, strict=True):
         assert one.shape == other.shape
@@ -263,7 +292,7 @@ def test_normalize_has_the_gradients_of_the_plain_formula():
 
 @pytest.mark.parametrize("chunk", [2**24, 100, 12])
 def test_variance_of_the_product_in_chunks_of_any_size(monkeypatch, chunk):
-    monkeypatch.setattr(norms, "CHUNK", chunk)
+    monkeypatch.setattr(layer_norm, "CHUNK", chunk)
     random = np.random.default_rng(4)
     tokens = jnp.asarray(random.normal(size=(30, 3)), jnp.float32)
     expand = jnp.asarray(random.normal(size=(3, 4, 3)), jnp.float32)
@@ -273,11 +302,11 @@ def test_variance_of_the_product_in_chunks_of_any_size(monkeypatch, chunk):
         return jnp.square(jnp.einsum("tc,cnd->tnd", tokens, expand)).mean(axis=-1)
 
     np.testing.assert_allclose(
-        norms.expanded_variance(tokens, expand), plain(tokens, expand), rtol=1e-5
+        layer_norm.expanded_variance(tokens, expand), plain(tokens, expand), rtol=1e-5
     )
     ours, wanted = (
         jax.grad(lambda *a, f=f: (f(*a) * weight).sum(), (0, 1))(tokens, expand)
-        for f in (norms.expanded_variance, plain)
+        for f in (layer_norm.expanded_variance, plain)
     )
     for one, other in zip(ours, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

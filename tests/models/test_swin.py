@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import erf, softmax
 
-from mln_flax.models import swin
+from mln_flax.models import moments, swin
 from mln_flax.models.norms import DomainLayerNorm
 
 # height, width, window_size, shifted: whole and padded windows, along both axes or one, maps not
@@ -144,8 +144,14 @@ def test_a_block_is_attention_among_neighbors_whatever_the_padding(arguments):
     branch = np.array([1, 0], np.int32)
     shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), x, branch, False))
     params = random_like(shapes["params"])
-    y, moments = jax.jit(partial(block.apply, train=False))({"params": params}, x, branch)
-    assert sorted(moments) == ["norm1", "norm2"]
+
+    @jax.jit
+    def call(params, x, branch):
+        with moments.collected() as reported:
+            return block.apply({"params": params}, x, branch, False), reported
+
+    y, reported = call(params, x, branch)
+    assert sorted(reported) == ["norm1", "norm2"]
     for i in range(2):
         expected = block_by_hand(params, x[i], branch[i], 2, window_size, shifted)
         np.testing.assert_allclose(y[i], expected, rtol=1e-4, atol=2e-4)
@@ -192,13 +198,14 @@ def test_patch_embed_is_a_strided_convolution():
     image = np.random.default_rng(4).random((2, 8, 12, 1)).astype(np.float32)
     branch = np.zeros(2, np.int32)
     variables = embed.init(jax.random.key(0), image, branch)
-    y, moments = embed.apply(variables, image, branch)
+    with moments.collected() as reported:
+        y = embed.apply(variables, image, branch)
     assert y.shape == (2, 2, 3, 5)
     proj = variables["params"]["proj"]
     token = image[1, 4:8, 8:12, 0].ravel() @ proj["kernel"] + proj["bias"]
     expected = (token - token.mean()) / np.sqrt(token.var() + 1e-5)
     np.testing.assert_allclose(y[1, 1, 2], expected, rtol=1e-4, atol=1e-5)
-    assert moments["norm"][0].shape == (2, 5)
+    assert reported["norm"][0].shape == (2, 5)
 
 
 def test_merging_halves_and_expanding_doubles_the_map():
@@ -206,7 +213,7 @@ def test_merging_halves_and_expanding_doubles_the_map():
     branch = np.zeros(2, np.int32)
     merge, expand = swin.PatchMerging(make_norm(1)), swin.PatchExpanding(make_norm(1))
     variables = merge.init(jax.random.key(0), x, branch)
-    y, _ = merge.apply(variables, x, branch)
+    y = merge.apply(variables, x, branch)
     assert y.shape == (2, 2, 3, 16)
     # The four neighbors column by column, as the public weights expect.
     token = np.concatenate([x[0, 2, 4], x[0, 3, 4], x[0, 2, 5], x[0, 3, 5]])
@@ -215,7 +222,7 @@ def test_merging_halves_and_expanding_doubles_the_map():
     np.testing.assert_allclose(y[0, 1, 2], token @ kernel, rtol=1e-4, atol=1e-5)
 
     variables = expand.init(jax.random.key(0), x, branch)
-    y, _ = expand.apply(variables, x, branch)
+    y = expand.apply(variables, x, branch)
     assert y.shape == (2, 8, 12, 4)
     four = (x[0, 1, 2] @ variables["params"]["expand"]["kernel"]).reshape(4, 4)
     for place, token in enumerate(four):
@@ -230,9 +237,10 @@ def test_final_expansion_is_expansion_norm_and_head():
     final = swin.FinalExpansion(2, 3, make_norm(2))
     shapes = jax.eval_shape(lambda: final.init(jax.random.key(0), x, branch))
     params = random_like(shapes["params"])
-    y, moments = final.apply({"params": params}, x, branch)
+    with moments.collected() as reported:
+        y = final.apply({"params": params}, x, branch)
     assert y.shape == (2, 6, 4, 3)
-    assert moments["norm"][0].shape == (2, 4)
+    assert reported["norm"][0].shape == (2, 4)
     wide = (x[0, 2, 1] @ params["expand"]["kernel"]).reshape(4, 4)
     wide = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
     wide = wide * params["norm"]["scale"][1] + params["norm"]["bias"][1]

@@ -100,6 +100,26 @@ def test_logits_and_moments_of_every_norm(params, answer):
     assert own == set(norms)
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_the_moments_come_in_the_order_of_the_network(remat):
+    order = []
+
+    def note(params, image, branch):
+        order.extend(
+            MODEL.clone(remat=remat).apply({"params": params}, image, branch)[1]["moments"]
+        )
+
+    image, branch = IMAGES[:1], np.zeros(1, np.int32)
+    jax.eval_shape(note, shapes_of(MODEL)["params"], image, branch)
+    down, up = (
+        [f"{name}_{j}/norm{i}" for j in (0, 1) for i in (1, 2)]
+        for name in ("layers_0_blocks", "layers_up_1_blocks")
+    )
+    bottom = [name.replace("layers_0", "layers_1") for name in down]
+    path = ["patch_embed/norm", *down, "layers_0_downsample/norm", *bottom, "norm"]
+    assert order == [*path, "layers_up_0/norm", *up, "norm_up", "up/norm"]
+
+
 def test_branches_answer_differently(params, answer):
     other = apply(MODEL)({"params": params}, IMAGES, (BRANCH + 1) % K)
     assert np.abs(other[0] - answer[0]).mean() > 0.05
