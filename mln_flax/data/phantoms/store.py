@@ -4,6 +4,7 @@ A file is found by all that its phantoms depend on: which they are, the text of 
 the libraries and the machine that they were computed with. It holds phantoms alone, and no pickle.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -68,14 +69,18 @@ def read(folder: pathlib.Path, block: Block) -> list[Example] | None:
     key = _key(block)
     path = folder / _name(key)
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            examples = _examples(block, key, arrays)  # every array is checked against its CRC
-        os.utime(path)
+        file = open(path, "rb")
     except OSError:  # not there, or not ours to read
         return None
-    except Exception as error:  # zipfile and numpy raise many kinds, by where the damage is
-        print(f"phantoms: {path} is damaged ({error}); they are drawn anew", flush=True)
-        return None
+    with file:
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                examples = _examples(block, key, arrays)  # each array is checked against its CRC
+        except Exception as error:  # zipfile and numpy raise many kinds, by where the damage is
+            print(f"phantoms: {path} is damaged ({error}); they are drawn anew", flush=True)
+            return None
+    with contextlib.suppress(OSError):  # a cache that can be read only
+        os.utime(path)
     return examples
 
 
@@ -107,10 +112,8 @@ def trim(folder: pathlib.Path, most_bytes: int = MOST_BYTES) -> None:
     for _, size, path in sorted(kept, reverse=True):
         total += size
         if total > most_bytes:
-            try:
+            with contextlib.suppress(OSError):  # another process reads it, where that is a lock
                 path.unlink(missing_ok=True)
-            except OSError:  # being read by another process, where that is a lock
-                pass
 
 
 def is_as_imported() -> bool:
