@@ -81,7 +81,8 @@ def _drawn(
                     yield blocks[done], examples
                     done += 1
         except (OSError, RuntimeError, ImportError) as error:  # of processes; drawing raises none
-            print(f"phantoms: drawn in this process alone ({error})", flush=True)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+            print(f"phantoms: drawn in this process alone ({reason})", flush=True)
     for block in blocks[done:]:
         yield block, draw_block(block)
 

@@ -1,4 +1,5 @@
 import contextlib
+import multiprocessing
 import os
 
 import numpy as np
@@ -241,13 +242,22 @@ def test_where_processes_are_killed_the_phantoms_are_drawn_here(monkeypatch, cap
 
     monkeypatch.setattr(drawing.processes, "pool", killed)
     assert_same(drawing.draw([BLOCK], phantom.shown, workers=2)[0], directly(BLOCK))
-    assert capsys.readouterr().out.startswith("phantoms: drawn in this process alone (")
+    out = capsys.readouterr().out
+    assert out.startswith("phantoms: drawn in this process alone (Broken") and out.count("\n") == 1
 
 
 def test_few_phantoms_start_no_process(monkeypatch):
     monkeypatch.setattr(drawing.processes, "pool", refuses_to_draw)
     counts = PhantomConfig(train=6, validation=3, test=4)
     loaders["phantom"](DataConfig(size=32, phantom=counts, workers=2))
+
+
+@pytest.mark.usefixtures("in_processes")
+def test_a_process_that_may_have_no_children_draws_alone(monkeypatch):
+    daemon = multiprocessing.Process(daemon=True)
+    monkeypatch.setattr(drawing.multiprocessing, "current_process", lambda: daemon)
+    monkeypatch.setattr(drawing.processes, "pool", refuses_to_draw)
+    assert_same(drawing.draw([BLOCK], phantom.shown, workers=2)[0], directly(BLOCK))
 
 
 UNGUARDED = """
