@@ -18,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 _compiled = tempfile.mkdtemp(prefix="mln_flax_tests_")
 atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+os.environ["MLN_FLAX_PHANTOM_CACHE"] = os.path.join(_compiled, "phantoms")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 

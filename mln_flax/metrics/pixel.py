@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from mln_flax.metrics.surface import binary_pair, surface_scores
+from mln_flax.metrics.surface import binary_pair, scores_in_pixels_and_mm, surface_scores
 from mln_flax.types import Record
 
 DISTANCES = ("hausdorff", "hausdorff95", "average_distance", "one_way_distance")
@@ -42,12 +42,13 @@ def image_scores(
     prediction, reference = binary_pair(prediction, reference)
     tp, fp, fn = _counts(prediction, reference)
     tpr, precision, dsc = _ratios(tp, fp, fn)
-    pixels = surface_scores(prediction, reference)._asdict()
-    millimeters = (
-        dict.fromkeys(DISTANCES)
-        if spacing_mm is None
-        else surface_scores(prediction, reference, (spacing_mm[0], spacing_mm[1]))._asdict()
-    )
+    if spacing_mm is None:
+        pixels = surface_scores(prediction, reference)._asdict()
+        millimeters = dict.fromkeys(DISTANCES)
+    else:
+        spacing = spacing_mm[0], spacing_mm[1]
+        both = scores_in_pixels_and_mm(prediction, reference, spacing)
+        pixels, millimeters = (scores._asdict() for scores in both)
     return {
         "tp": tp,
         "fp": fp,

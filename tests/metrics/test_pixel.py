@@ -37,6 +37,20 @@ def test_the_score_entry_of_an_image():
     assert json.loads(json.dumps(entry, allow_nan=False)) == entry
 
 
+@pytest.mark.parametrize(
+    ("spacing", "searches"), [((0.07, 0.07), 1), ([1, 1], 1), ((0.1, 0.2), 2), (None, 1)]
+)
+def test_square_pixels_are_searched_once(spacing, searches, monkeypatch):
+    search, seen = surface._to_nearest, []
+    monkeypatch.setattr(surface, "_to_nearest", lambda *a: seen.append(a) or search(*a))
+    entry = pixel.image_scores(SOME, OTHER, spacing)
+    assert len(seen) == searches
+    for unit, of_unit in (("px", (1, 1)), ("mm", spacing)):
+        expected = surface.surface_scores(SOME, OTHER, of_unit)._asdict() if of_unit else {}
+        for name in pixel.DISTANCES:
+            assert entry[f"{name}_{unit}"] == expected.get(name)
+
+
 def test_without_spacing_there_are_no_millimeters():
     entry = pixel.image_scores(SOME, OTHER, None)
     assert all(entry[f"{name}_mm"] is None for name in pixel.DISTANCES)

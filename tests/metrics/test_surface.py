@@ -88,8 +88,12 @@ def test_one_way_forgives_what_is_missed():
     assert surface.average_distance(pixel(3, 3), both) == pytest.approx(20 / 3)
 
 
+@pytest.mark.parametrize("search", ["tree", "transform"])
 @pytest.mark.parametrize("seed", range(12))
-def test_random_masks_agree_with_brute_force(seed):
+def test_random_masks_agree_with_brute_force(seed, search, monkeypatch):
+    unused = {"tree": (surface.ndimage, "distance_transform_edt"), "transform": (surface, "KDTree")}
+    monkeypatch.setattr(*unused[search], None)
+    monkeypatch.setattr(surface, "AREA_FOR_TREE", 0 if search == "tree" else 1e9)
     random = np.random.default_rng(seed)
     shape, spacing = (9, 11), tuple(random.uniform(0.05, 2, 2))
     density = random.choice([0.1, 0.5, 0.9])
@@ -107,6 +111,16 @@ def test_random_masks_agree_with_brute_force(seed):
     assert scores.hausdorff95 == surface.hausdorff(first, second, spacing, 95)
     assert scores.average_distance == surface.average_distance(first, second, spacing)
     assert scores.one_way_distance == one_way
+
+
+def test_few_boundary_pixels_are_searched_by_a_tree(monkeypatch):
+    sparse = square(5, 5, 2, (400, 300)) | square(380, 280, 3, (400, 300))
+    dense = np.indices((40, 30)).sum(axis=0) % 2 == 0
+    monkeypatch.setattr(surface.ndimage, "distance_transform_edt", None)
+    assert surface.hausdorff(sparse, square(5, 5, 2, (400, 300))) == math.hypot(376, 276)
+    monkeypatch.undo()
+    monkeypatch.setattr(surface, "KDTree", None)
+    assert surface.hausdorff(dense, ~dense) == 1
 
 
 def test_a_full_image_has_its_border_as_boundary():

@@ -4,11 +4,14 @@ A phantom is one breast, made in millimeters (`anatomy`), with its calcification
 by one machine (`scanners`). The machine is the domain.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mln_flax.config import DataConfig
 from mln_flax.data.core import PARTS, DataSet, Example, Part, loaders
-from mln_flax.data.phantoms import anatomy, lesions, scanners
+from mln_flax.data.phantoms import anatomy, drawing, lesions, scanners
+from mln_flax.data.phantoms.store import Block
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
@@ -42,45 +45,68 @@ def phantom(
     Raises:
       UserError: an unknown domain, or a size, spacing, seed or index out of range.
     """
-    check_domain(domain)
+    return shown(seed, (domain,), index, height=height, width=width, spacing_mm=spacing_mm)[0]
+
+
+def shown(
+    seed: int,
+    domains: Sequence[str],
+    index: int,
+    *,
+    height: int,
+    width: int,
+    spacing_mm: float,
+) -> list[Example]:
+    """The phantoms of one patient in each of the domains: as `phantom`, with one anatomy for all.
+
+    Args and errors as in `phantom`.
+    """
+    for domain in domains:
+        check_domain(domain)
     if min(height, width) < 1 or not spacing_mm > 0 or min(seed, index) < 0:
         raise UserError(
             f"phantom of {height} x {width} pixels, spacing {spacing_mm} mm, seed {seed}, index "
             f"{index}: sizes and spacing must be positive, seed and index not negative"
         )
-    machine = scanners.SCANNERS[domain]
     body = anatomy.breast(seed, index)
     at = lesions.focus(body)
     calcifications = lesions.cluster(body, at)
     grid = _grid(body, at, calcifications, height, width, spacing_mm)
-    tissue = anatomy.tissue(body, grid, thin=machine.thin)
     spots, mask = lesions.draw(calcifications + lesions.distractors(body, at, calcifications), grid)
     left = body.laterality == "L"
     face = slice(None, None, 1 if left else -1)
-    scene = scanners.Scene(
-        attenuation=tissue.attenuation[:, face],
-        spots=(spots * (tissue.depth_mm > 0))[:, face],
-        depth_mm=tissue.depth_mm[:, face],
-        rim=tissue.rim[:, face],
-        fat=anatomy.MU_FAT * body.thickness_mm,
-        spacing_mm=spacing_mm,
-        whole=grid.whole,
-        chest_left=left,
-    )
-    rng = np.random.default_rng([seed, _SCANNER, index, DOMAINS.index(domain)])
-    image = machine.show(scene, rng).clip(0, 1).astype(np.float32)
-    mask = np.ascontiguousarray(mask[:, face])
-    return Example(
-        image=image,
-        mask=mask,
-        image_id=f"{domain}-{seed}-{index}",
-        patient_id=f"{seed}-{index}",
-        domain=domain,
-        laterality=body.laterality,
-        view_position=body.view,
-        spacing_mm=(spacing_mm, spacing_mm),
-        label_kind="calcification" if mask.any() else "none",
-    )
+    tissues: dict[bool, anatomy.Tissue] = {}
+    examples = []
+    for domain in domains:
+        machine = scanners.SCANNERS[domain]
+        if machine.thin not in tissues:
+            tissues[machine.thin] = anatomy.tissue(body, grid, thin=machine.thin)
+        tissue = tissues[machine.thin]
+        scene = scanners.Scene(
+            attenuation=tissue.attenuation[:, face],
+            spots=(spots * (tissue.depth_mm > 0))[:, face],
+            depth_mm=tissue.depth_mm[:, face],
+            rim=tissue.rim[:, face],
+            fat=anatomy.MU_FAT * body.thickness_mm,
+            spacing_mm=spacing_mm,
+            whole=grid.whole,
+            chest_left=left,
+        )
+        rng = np.random.default_rng([seed, _SCANNER, index, DOMAINS.index(domain)])
+        examples.append(
+            Example(
+                image=machine.show(scene, rng).clip(0, 1).astype(np.float32),
+                mask=mask[:, face].copy(),
+                image_id=f"{domain}-{seed}-{index}",
+                patient_id=f"{seed}-{index}",
+                domain=domain,
+                laterality=body.laterality,
+                view_position=body.view,
+                spacing_mm=(spacing_mm, spacing_mm),
+                label_kind="calcification" if mask.any() else "none",
+            )
+        )
+    return examples
 
 
 @loaders.register("phantom")
@@ -105,28 +131,22 @@ def load(data: DataConfig) -> DataSet:
         if getattr(counts, name) < 0:
             raise UserError(f"data.phantom.{name} is {getattr(counts, name)}; it must be 0 or more")
     wanted = [(data.source, name) for name in PARTS] + [(d, "test") for d in data.targets]
-    parts, first = [], 0
+    blocks, first = [], 0
     for domain, name in wanted:
-        last = first + getattr(counts, name)
-        examples = tuple(
-            phantom(
-                counts.seed,
-                domain,
-                index,
-                height=data.size,
-                width=data.size,
-                spacing_mm=counts.spacing_mm,
-            )
-            for index in range(first, last)
-        )
-        parts.append(Part.of(domain, name, examples))
-        first = last
+        stop = first + getattr(counts, name)
+        side = data.size
+        blocks.append(Block(counts.seed, (domain,), first, stop, side, side, counts.spacing_mm))
+        first = stop
+    drawn = drawing.draw(blocks, shown, data.workers)
+    parts = tuple(
+        Part.of(*names, tuple(examples)) for names, examples in zip(wanted, drawn, strict=True)
+    )
     notes = tuple(
         f"{part.domain} {part.name}: {len(part.examples)} phantoms, "
         f"{sum(e.label_kind == 'none' for e in part.examples)} without calcifications"
         for part in parts
     )
-    return DataSet(tuple(parts), notes=notes)
+    return DataSet(parts, notes=notes)
 
 
 def sheet(
@@ -140,13 +160,9 @@ def sheet(
       size: height and width of each image, pixels; the default shows 240 x 192 mm.
       spacing_mm: side of a pixel.
     """
-    return [
-        [
-            phantom(seed, domain, index, height=size[0], width=size[1], spacing_mm=spacing_mm)
-            for domain in DOMAINS
-        ]
-        for index in range(rows)
-    ]
+    block = Block(seed, DOMAINS, 0, rows, *size, spacing_mm)
+    (examples,) = drawing.draw([block], shown)
+    return [examples[i : i + len(DOMAINS)] for i in range(0, len(examples), len(DOMAINS))]
 
 
 def check_domain(domain: str) -> None:

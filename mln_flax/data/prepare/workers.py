@@ -2,16 +2,14 @@
 
 import concurrent.futures
 import contextlib
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
 
 from mln_flax.config import DataConfig
+from mln_flax.data import processes
 from mln_flax.data.prepare import staging
 from mln_flax.data.prepare.identity import Names
 from mln_flax.types import UserError
@@ -61,36 +59,15 @@ def stage_all(
 def _pool(
     workers: int, todo: Sequence[staging.Task], names: Names
 ) -> Iterator[concurrent.futures.Executor]:
-    """Fresh processes, which know nothing of accelerators and end with this one."""
-    others = multiprocessing.active_children()
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
-    )
+    """Processes that stage; UserError names the files that were being read when one is killed."""
     try:
-        yield pool
+        # The main file may have registered the collection.
+        with processes.pool(workers, with_main=True) as pool:
+            yield pool
     except BrokenProcessPool:
-        # The pool ends the processes that it had when one was killed, and would wait forever for
-        # one that it started meanwhile.
-        for process in multiprocessing.active_children():
-            if process not in others:
-                process.terminate()
         at = ", ".join(names.file(task.entry.files[0]) for task in staging.being_read(todo))
         raise UserError(
             f"a process that read images was killed at {at or 'its start'}: for want of memory, or "
             "by a damaged file. The same command goes on where it stopped, with "
             "--config.data.workers=1 it needs least; if it ends there again, take the file away"
         ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)  # the parent was killed, and nobody would take the results
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,115 @@
+"""Many phantoms at once: from the cache, else drawn, in several processes where that pays."""
+
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from mln_flax.data import processes
+from mln_flax.data.core import Example
+from mln_flax.data.phantoms import store
+from mln_flax.data.phantoms.store import Block
+
+MOST_WORKERS = 8
+# Seconds: of a block, which one process draws and one file keeps; and what several processes must
+# save, for each takes half a second to start.
+BLOCK_SECONDS, WORTH_SECONDS = 0.7, 3.0
+
+# Of a seed, the domains, a patient, and height=, width=, spacing_mm=: the patient's phantoms.
+Show = Callable[..., list[Example]]
+
+
+def draw(wanted: Sequence[Block], show: Show, workers: int = 0) -> list[list[Example]]:
+    """The phantoms of each block, patient by patient, as `show` draws them.
+
+    Args:
+      wanted: blocks of any length.
+      show: a function at the top of a module, so that other processes know it.
+      workers: processes that draw; 0: as many as there are cores, up to 8.
+    """
+    parts = [_split(block) for block in wanted]
+    blocks = [block for part in parts for block in part]
+    folder = store.folder()
+    known: dict[Block, list[Example]] = {}
+    if folder:
+        kept = ((block, store.read(folder, block)) for block in blocks)
+        known = {block: examples for block, examples in kept if examples is not None}
+    new = [block for block in blocks if block not in known]
+    if 5 * sum(block.phantoms * block.height * block.width for block in blocks) > store.MOST_BYTES:
+        folder = None  # they would drive each other out
+    for block, examples in _drawn(new, show, workers):
+        known[block] = examples
+        folder = folder and _kept(folder, block, examples)
+    if folder and new:
+        store.trim(folder)
+    return [[example for block in part for example in known[block]] for part in parts]
+
+
+def _kept(folder: pathlib.Path, block: Block, examples: list[Example]) -> pathlib.Path | None:
+    """The folder, or None where it takes nothing."""
+    try:
+        store.write(folder, block, examples)
+    except OSError as error:
+        print(f"phantoms: not kept for the next run ({error})", flush=True)
+        return None
+    return folder
+
+
+def _split(block: Block) -> list[Block]:
+    """The same phantoms in blocks of about BLOCK_SECONDS, at least one patient each."""
+    length = max(1, int(BLOCK_SECONDS / _seconds(block._replace(stop=block.first + 1))))
+    starts = range(block.first, block.stop, length)
+    return [block._replace(first=i, stop=min(i + length, block.stop)) for i in starts]
+
+
+def _seconds(block: Block) -> float:
+    """About how long drawing takes on one core of 2025."""
+    return block.phantoms * (0.007 + 1e-6 * block.height * block.width)
+
+
+def _drawn(
+    blocks: Sequence[Block], show: Show, workers: int
+) -> Iterator[tuple[Block, list[Example]]]:
+    """Each block with its phantoms, in order."""
+    draw_block, done = partial(_draw_block, show, store.SOURCES), 0
+    count = min(workers or min(_cores(), MOST_WORKERS), len(blocks))
+    if count > 1 and sum(map(_seconds, blocks)) > WORTH_SECONDS and _may_start_processes():
+        try:
+            with processes.pool(count, with_main=False) as pool:
+                for examples in pool.map(draw_block, blocks):
+                    yield blocks[done], examples
+                    done += 1
+        except (OSError, RuntimeError, ImportError) as error:  # of processes; drawing raises none
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+            print(f"phantoms: drawn in this process alone ({reason})", flush=True)
+    for block in blocks[done:]:
+        yield block, draw_block(block)
+
+
+def _draw_block(show: Show, sources: str, block: Block) -> list[Example]:
+    if store.SOURCES != sources:  # in a process that has read the files later
+        raise RuntimeError("its code has been changed meanwhile")
+    return [
+        example
+        for index in range(block.first, block.stop)
+        for example in show(
+            block.seed,
+            block.domains,
+            index,
+            height=block.height,
+            width=block.width,
+            spacing_mm=block.spacing_mm,
+        )
+    ]
+
+
+def _may_start_processes() -> bool:
+    """Whether other processes could be started, and would draw the same."""
+    return not multiprocessing.current_process().daemon and store.is_as_imported()
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    known = getattr(os, "sched_getaffinity", None)
+    return len(known(0)) if known else os.cpu_count() or 1
