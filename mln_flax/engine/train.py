@@ -140,7 +140,7 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
                 print(f"step {step}: source validation DSC {scores['validation_dsc']:.3f}")
                 checkpoint.save(checkpoints, step, state, scores["validation_dsc"])
                 saved = step
-            if stop.name:
+            if stop.agreed():
                 if saved != step:
                     checkpoint.save(checkpoints, step, state, None)
                 raise Stopped(
