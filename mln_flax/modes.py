@@ -36,7 +36,8 @@ def run(
     if mode == "report":
         print_results(workdir, report.write(workdir))
         return 0
-    parallel.initialize(config.train.distributed)
+    if mode != "predict":  # each process would write the same masks
+        parallel.initialize(config.train.distributed)
     workdirs.cache_compiled(config)
     made = build(config)
     workdirs.refuse_other_settings(workdir, config)
@@ -44,8 +45,8 @@ def run(
         predict.predict(made, workdir, paths, output)
         return 0
     if mode == "prepare":
-        one_run.read_data(made, workdir)
-        return 0
+        with one_run.read_data(made, workdir):
+            return 0
     if mode == "evaluate":
         one_run.evaluate_again(made, workdir)
     else:
