@@ -66,6 +66,8 @@ def load_model(run: Run, workdir: Path) -> Trained:
     }
     try:
         return bank.from_tree(checkpoint.load_tree(workdir / MODEL, like))
+    except UserError:  # it is damaged
+        raise
     except ValueError:
         raise UserError(
             f"--workdir={workdir}: its model was written by another version, which kept other "
@@ -334,7 +336,13 @@ def describe_data(run: Run, data: DataSet, workdir: Path) -> None:
     ]
     left_out = [{"item": one.item, "reason": one.reason} for one in data.left_out]
     files.write_json(
-        workdir / "data.json", {"notes": data.notes, "left_out": left_out, "parts": parts}
+        workdir / "data.json",
+        {
+            "notes": data.notes,
+            "left_out": left_out,
+            "parts": parts,
+            "content": data.content,
+        },
     )
     shown = _sheet_examples(run, data)
     files.write_npz(
