@@ -160,7 +160,7 @@ def _check_json(path: Path, named: Path) -> None:
 
 def _damaged(folder: Path, why: object) -> UserError:
     """What is said of a folder that cannot be used, in one line."""
-    reason = " ".join(str(why).split())[:120]
+    reason = " ".join(str(why).partition(' "')[0].split())[:100]  # tensorstore then says it twice
     if folder.parent.name == "checkpoints":
         others = [
             int(p.name) for p in folder.parent.iterdir() if p.name.isdecimal() and p != folder
