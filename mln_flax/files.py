@@ -1,10 +1,14 @@
-"""Files that are there in full or not at all, and strict JSON."""
+"""Files that are there in full or not at all, strict JSON, and what the machine refuses."""
 
+import contextlib
+import errno
 import io
 import json
 import math
 import os
 import pathlib
+import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,16 +38,46 @@ def read_json(path: PathLike) -> Any:
 def write_bytes(path: PathLike, content: bytes) -> None:
     """A file with this content: a reader sees the old file or the new one, nothing between."""
     path = pathlib.Path(path)
-    # Beside the target: os.replace is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Beside the target: os.replace is atomic only within one file system. Drawn, since processes
+    # of two machines or containers that share the folder may have one number.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with naming(path):
+        try:
+            with open(temporary, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: PathLike) -> Iterator[None]:
+    """Gives the file's name to an OSError inside the block, which may have none or a lesser one."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def refusal(error: OSError) -> str:
+    """What the machine refused, in one line: where, why, and what to do."""
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    why = error.strerror or str(error) or type(error).__name__
+    return f"{where}{' '.join(why.split())}{_REMEDIES.get(error.errno or 0, '')}"
+
+
+_ROOM = "; free space and give the same command again"
+_RIGHTS = "; see to its permissions, or take another folder"
+_REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EROFS: _RIGHTS,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+}
 
 
 def write_npz(path: PathLike, arrays: dict[str, np.ndarray]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mln_flax import config as configs
-from mln_flax import settings
+from mln_flax import files, settings
 from mln_flax.engine import large_pages
 from mln_flax.experiments import core
 from mln_flax.registry import nearest
@@ -18,11 +18,14 @@ MODES = tuple("train prepare evaluate predict report summary benchmark experimen
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 2 for what the user got wrong, 143 after SIGTERM (130: SIGINT)."""
+    """The exit code: 0 done, 2 what user or machine got wrong, 143 after SIGTERM (130: SIGINT)."""
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # of the machine: a full or read-only disk, a file that is gone
+        print(f"error: {files.refusal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command does what is left", file=sys.stderr)

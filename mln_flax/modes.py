@@ -34,19 +34,20 @@ def run(
         one_run.prepare_data(config, workdir, wanted=())
         return 0
     assert workdir is not None
+    if mode not in ("report", "predict"):  # each process would write the same
+        parallel.initialize(config.train.distributed)
+    workdirs.cache_compiled(config)
     run_of_config = build(config)
     if mode == "report":
         report_of(run_of_config, workdir)
         return 0
-    parallel.initialize(config.train.distributed)
-    workdirs.cache_compiled(config)
     workdirs.refuse_other_settings(workdir, config)
     if mode == "predict":
         predict.predict(run_of_config, workdir, paths, output)
         return 0
     if mode == "prepare":
-        one_run.read_data(run_of_config, workdir)
-        return 0
+        with one_run.read_data(run_of_config, workdir):
+            return 0
     if mode == "evaluate":
         one_run.evaluate_again(run_of_config, workdir)
     else:

@@ -1,5 +1,9 @@
 """The one place that knows devices and hosts: pmap, shards of a batch, several processes."""
 
+import contextlib
+import functools
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -9,27 +13,82 @@ from jax.experimental import multihost_utils
 
 from mln_flax.types import AXIS, Batch, UserError
 
+# Where no cluster is that jax recognizes, a plain shell says who the processes are. jax itself
+# reads the first; the others are numbers.
+ADDRESS, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
 
 def initialize(distributed: bool) -> None:
     """Joins the processes of one run where there are several.
 
+    Who they are is said by the launcher of a cluster that jax recognizes, or by the environment:
+    ADDRESS (HOST:PORT of process 0), PROCESSES (how many) and PROCESS (which this one is, from 0).
+
     Raises:
-      UserError: this process is part of no cluster that jax recognizes.
+      UserError: neither says it, or not in full.
     """
     if not distributed:
         return
+    address = os.environ.get(ADDRESS)
+    if address is not None and not address.rpartition(":")[2].isdecimal():
+        raise UserError(f"{ADDRESS}={address}: must be HOST:PORT of process 0")
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(num_processes=_number(PROCESSES), process_id=_number(PROCESS))
+    except UserError:
+        raise
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            "--config.train.distributed=true: no cluster found "
-            f"({str(error).splitlines()[0]}); start one process per host through its launcher"
+            "--config.train.distributed=true: the processes do not find each other "
+            f"({str(error).splitlines()[0]}); start one process per host through the launcher of "
+            f"the cluster, or set {ADDRESS}, {PROCESSES} and {PROCESS} for each"
         ) from None
+    # jax has put a handler of its own in the place of SIGTERM's, which would swallow the signal
+    # wherever nobody asks jax for it.
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+
+
+def _number(name: str) -> int | None:
+    """The whole number that the environment has under a name; None where it has nothing."""
+    text = os.environ.get(name)
+    if text is not None and not text.isdecimal():
+        raise UserError(f"{name}={text}: must be a whole number, 0 or more")
+    return None if text is None else int(text)
 
 
 def is_main_process() -> bool:
     """Whether this process is the one that writes."""
     return jax.process_index() == 0
+
+
+def on_main(work: Callable[[], object]) -> None:
+    """Does the work in the main process alone; all processes go on when it is done.
+
+    Raises:
+      UserError: in all of them, where the main one cannot do it (there: whatever went wrong).
+    """
+    error: Exception | None = None
+    if is_main_process():
+        try:
+            work()
+        except Exception as caught:
+            error = caught
+    if jax.process_count() > 1:
+        failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
+        if failed and not is_main_process():
+            raise UserError("the main process of this run cannot go on; it says why")
+    if error is not None:
+        raise error
+
+
+def largest(number: int) -> Any:
+    """The largest of all processes' numbers, on its way from the devices: int() waits for it."""
+    return _largest()(np.full(jax.local_device_count(), number, np.int32))
+
+
+@functools.cache
+def _largest() -> Any:
+    return jax.pmap(lambda x: jax.lax.pmax(x, AXIS), axis_name=AXIS, out_axes=None)
 
 
 def host_share() -> tuple[int, int]:

@@ -18,7 +18,7 @@ engine
 methods
 results models data views
 metrics
-parallel settings config files registry types
+parallel settings config locks files registry types
 """
 GROUND = ORDER.split("\n")[-2].split()  # imports within the ground point to the right
 # What all methods share. The others are methods, each reached by its name in the settings alone.

@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from mln_flax.engine import workdir as workdirs
+from mln_flax.locks import LOCK
 from mln_flax.main import main
 from mln_flax.methods.mln import branches
 from mln_flax.results import records
@@ -66,7 +67,7 @@ def test_the_workdir_holds_what_the_design_says(tiny_workdir):
         assert (tiny_workdir / name).exists(), name
     page = (tiny_workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert all(domain in page for domain in DOMAINS)
-    assert not list(tiny_workdir.glob(".*"))  # no half-written files
+    assert [p.name for p in tiny_workdir.glob(".*")] == [LOCK]  # no half-written files
 
 
 def test_the_same_command_again_says_done_and_changes_nothing(copy, capsys):
@@ -105,6 +106,7 @@ def test_prepare_describes_the_data_and_trains_nothing(tmp_path, tiny_workdir, c
     workdir = tmp_path / "run"
     assert main([*tiny.flags(workdir), "--mode=prepare"]) == 0
     assert sorted(path.name for path in workdir.iterdir()) == [
+        LOCK,
         "config.json",
         "data.json",
         "sheet.npz",

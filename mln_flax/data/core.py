@@ -59,12 +59,14 @@ class DataSet(NamedTuple):
     """A source domain's three parts, the targets' test parts, and what was left out.
 
     `left_out` lists what is not used. `notes` are lines for the user: counts of images, patients
-    and tiles, and for each reason what was left out.
+    and tiles, and for each reason what was left out. `content` is a hash of what was read, the
+    same wherever it lies; "" where the settings draw everything.
     """
 
     parts: tuple[Part, ...]
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    content: str = ""
 
     def part(self, domain: str, name: str) -> Part:
         """One part; raises KeyError where there is none."""

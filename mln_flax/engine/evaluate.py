@@ -170,7 +170,13 @@ def describe_data(run: Run, data: DataSet, workdir: Path) -> None:
     ]
     left_out = [{"item": one.item, "reason": one.reason} for one in data.left_out]
     files.write_json(
-        workdir / "data.json", {"notes": data.notes, "left_out": left_out, "parts": parts}
+        workdir / "data.json",
+        {
+            "notes": data.notes,
+            "left_out": left_out,
+            "parts": parts,
+            "content": data.content,
+        },
     )
     shown = _sheet_examples(run, data)
     files.write_npz(

@@ -1,9 +1,11 @@
 """One run from its data to its records; what is done already is said, not done again."""
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mln_flax import parallel
 from mln_flax.config import Config
 from mln_flax.data.core import DataSet
 from mln_flax.data.prepare import prepare, prepared_set
@@ -32,30 +34,33 @@ def train_all(
         return
     if train.pretrained_path(run) and not model.exists():
         train.pretrained(run)  # what is wrong with it is said before anything is written
-    data = read_data(run, workdir, data)
-    if not model.exists():
-        workdirs.write_environment(workdir, command)
-        train.train(run, data, workdir, stop_signal)
-        if stop_signal.name:
-            raise stop.Stopped(f"stopped by {stop_signal.name}: trained, not yet evaluated")
-    evaluate.evaluate(run, data, workdir)
+    with read_data(run, workdir, data) as read:
+        if not model.exists():
+            workdirs.write_environment(workdir, command)
+            train.train(run, read, workdir, stop_signal)
+            if stop_signal.agreed(now=True):
+                raise stop.Stopped(f"stopped by {stop_signal.name}: trained, not yet evaluated")
+        evaluate.evaluate(run, read, workdir)
 
 
 def evaluate_again(run: Run, workdir: Path) -> None:
     """Evaluates the trained model, over older records."""
     evaluate.load_model(run, workdir)  # before anything is written
-    evaluate.evaluate(run, read_data(run, workdir), workdir)
+    with read_data(run, workdir) as data:
+        evaluate.evaluate(run, data, workdir)
 
 
-def read_data(run: Run, workdir: Path, data: DataSet | None = None) -> DataSet:
-    """The data, described in the workdir, which belongs to these settings from here on.
+@contextlib.contextmanager
+def read_data(run: Run, workdir: Path, data: DataSet | None = None) -> Iterator[DataSet]:
+    """The data, described in the workdir, which is this run's alone inside the block.
 
-    Not sooner: after a mistyped data folder, the right one is no other setting.
+    It belongs to these settings from here on. Not sooner: after a mistyped data folder, the right
+    one is no other setting.
     """
-    data = load(run, workdir) if data is None else data
-    workdirs.claim(workdir, run.config)
-    evaluate.describe_data(run, data, workdir)
-    return data
+    read = load(run, workdir) if data is None else data
+    with workdirs.claimed(workdir, run.config, read.content):
+        parallel.on_main(lambda: evaluate.describe_data(run, read, workdir))
+        yield read
 
 
 def load(run: Run, workdir: Path) -> DataSet:

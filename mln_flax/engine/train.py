@@ -126,11 +126,7 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
                 clock.reset()
                 print(f"{progress.line(step, config.steps)}{shown(means, rates)}", flush=True)
                 check_finite(means, step)
-            is_asked = bool(stop.name)
-            is_validated = step % config.evaluate_every_steps == 0 or last
-            if is_validated or is_asked:
-                check_finite(jax.device_get(scalars), step)  # what is saved can be gone on from
-            if is_validated:
+            if step % config.evaluate_every_steps == 0 or last:
                 jax.block_until_ready(state.step)
                 clock.stop()
                 scores = run.method.validate(state, validation)
@@ -138,7 +134,7 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
                 print(f"step {step}: source validation DSC {scores[SCORE]:.3f}")
                 checkpoint.save(checkpoints, step, state, scores[SCORE])
                 saved = step
-            if is_asked:
+            if stop.agreed():
                 if saved != step:
                     checkpoint.save(checkpoints, step, state, None)
                 raise Stopped(

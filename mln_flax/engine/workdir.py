@@ -10,26 +10,32 @@ from typing import Any
 
 import jax
 
-from mln_flax import files, parallel
+from mln_flax import files, locks, parallel
 from mln_flax.config import Config
 from mln_flax.engine import input_pipeline
 from mln_flax.results import records
 from mln_flax.settings import after_training, differences, read_json, to_dict
 from mln_flax.types import UserError
 
+DATA = "data.json"  # what was read, with a hash of its content
+# Where the data lies, which may change as long as the content stays.
+PLACES = {"data.dir", "data.prepared_dir", "data.also"}
 MODEL = "model"  # the folder of a workdir that holds the trained model: there when training is done
 
 
 def refuse_other_settings(workdir: Path, config: Config) -> None:
     """Raises UserError for a workdir that was made with other settings, or is no folder.
 
-    Settings of what comes after training may change.
+    Settings of what comes after training may change, and where the data lies, if its content is
+    known: `claimed` compares it, as soon as it is read.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: is a file; give a folder, or a name not yet taken")
     if (workdir / "config.json").exists():
         old = to_dict(read_json(workdir / "config.json"))
         may_change = after_training(config)
+        if content_of(workdir) is not None:
+            may_change |= PLACES
         changed = [
             line
             for line in differences(old, to_dict(config))
@@ -43,17 +49,55 @@ def refuse_other_settings(workdir: Path, config: Config) -> None:
             )
 
 
-def claim(workdir: Path, config: Config) -> None:
-    """Makes the workdir and notes its settings."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        files.write_json(workdir / "config.json", to_dict(config))
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: {error.strerror}") from None
+def content_of(workdir: Path) -> str | None:
+    """The hash of the data that a workdir's run read; None where it is not known."""
+    path = workdir / DATA
+    return files.read_json(path).get("content") if path.exists() else None
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, config: Config, content: str) -> Iterator[None]:
+    """Holds the workdir, made if there is none, for this run alone, with its settings noted.
+
+    Of several processes the main one holds it and writes.
+
+    Args:
+      workdir: the folder.
+      config: the run's settings.
+      content: the hash of its data (`DataSet.content`).
+
+    Raises:
+      UserError: another run is at work in it, it belongs to other data, or cannot be written.
+    """
+
+    def busy() -> None:
+        raise UserError(
+            f"--workdir={workdir}: another process is at work in it; wait for its end, or take "
+            "another workdir"
+        )
+
+    def take() -> None:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(locks.alone(workdir, busy))
+            if content_of(workdir) not in (None, content):
+                raise UserError(
+                    f"--workdir={workdir} belongs to data of another content than that in "
+                    f"--config.data.dir={config.data.dir}; take another workdir"
+                )
+            files.write_json(workdir / "config.json", to_dict(config))
+        except OSError as error:
+            raise UserError(f"--workdir={workdir}: {error.strerror}") from None
+
+    with contextlib.ExitStack() as lock:
+        parallel.on_main(take)
+        yield
 
 
 def write_environment(workdir: Path, command: str) -> None:
     """Notes what the run runs on."""
+    if not parallel.is_main_process():
+        return
     device = jax.devices()[0]
     files.write_json(
         workdir / "environment.json",
@@ -69,14 +113,27 @@ def write_environment(workdir: Path, command: str) -> None:
 
 
 def commit() -> str:
-    """The repository's commit, with a + where files were changed; or "unknown"."""
-    folder = Path(__file__).parent
-    words = ["git", "-C", str(folder), "describe", "--always", "--abbrev=10", "--dirty=+"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+    """The repository's commit, with a + where files were changed; or "unknown".
+
+    It is that of a repository whose top level holds this package, and knows its files: a package
+    that lies unpacked inside another repository has no commit.
+    """
+    package = Path(__file__).resolve().parents[1]
+    own = f"{package.name}/{Path(__file__).resolve().relative_to(package).as_posix()}"
+    if _git(package.parent, "rev-parse", "--show-prefix") != "":
         return "unknown"
-    return done.stdout.strip()
+    if _git(package.parent, "ls-files", "--error-unmatch", own) != own:
+        return "unknown"
+    return _git(package.parent, "describe", "--always", "--abbrev=10", "--dirty=+") or "unknown"
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says of a folder, without the line's end; None where it cannot."""
+    command = ["git", "-C", str(folder), *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def cache_compiled(config: Config) -> None:

@@ -46,8 +46,7 @@ def run(experiment: Experiment, workdir: Path, command: str) -> int:
     parallel.initialize(experiment.base.train.distributed)
     workdirs.cache_compiled(experiment.base)
     check(whole, workdir)
-    if parallel.is_main_process():
-        write_experiment(whole, workdir)
+    parallel.on_main(lambda: write_experiment(whole, workdir))
     shard = core.shard_of(experiment.shard)
     stop = stopping.StopSignal()
     try:
@@ -143,7 +142,7 @@ def run_jobs(
         except UserError as error:
             print(f"error: {job.name}: {error}; going on", file=sys.stderr, flush=True)
             failed.append(job.name)
-        if stop.name:
+        if stop.agreed(now=True):
             raise stopping.Stopped(_stopped(stop))
         jax.clear_caches()  # programs of one network are of no use to the next
     return failed
@@ -160,10 +159,16 @@ def progress(done: int, total: int, seconds: float) -> str:
 
 @contextlib.contextmanager
 def stopped_by_sigterm(stop: stopping.StopSignal) -> Iterator[None]:
-    """Raises Stopped inside the block when SIGTERM comes, wherever training does not catch it."""
+    """Raises Stopped inside the block when SIGTERM comes, wherever training does not catch it.
+
+    One of several processes notes it, for all to stop together after the run; a second ends it.
+    """
 
     def end(number: int, _frame: Any) -> None:
         stop.name = signal.Signals(number).name
+        if jax.process_count() > 1:
+            signal.signal(signal.SIGTERM, old)
+            return
         raise stopping.Stopped(_stopped(stop))
 
     old: Any = signal.SIG_DFL

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from mln_flax.files import PathLike, plain, read_text, refuse_constant, write_bytes
+from mln_flax.files import PathLike, naming, plain, read_text, refuse_constant, write_bytes
 from mln_flax.types import Record, UserError
 
 END = "end"  # the kind of the last line of a file that is written whole
@@ -83,7 +83,7 @@ def append(path: PathLike, record: Record) -> None:
     What a killed process left of a last line is cut off first: the next line would otherwise be
     glued to it, and the file could not be read any more.
     """
-    with open(path, "ab+") as file:
+    with naming(path), open(path, "ab+") as file:
         file.seek(0)
         content = file.read() if _ends_open(file) else b""
         if content:

@@ -126,7 +126,7 @@ def salt_of(root: Path) -> bytes:
     if not path.exists() and not is_writable(root):
         return _from_listing(root)
     if not path.exists():
-        drawn = root / f"{SALT_FILE}.{os.getpid()}.tmp"
+        drawn = root / f"{SALT_FILE}.{secrets.token_hex(8)}.tmp"
         try:
             drawn.write_text(secrets.token_hex(16), encoding="ascii")
             _name(drawn, path)

@@ -7,7 +7,6 @@ what could be read are split into parts, and the tiles are stored (`data.prepare
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import shutil
@@ -16,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mln_flax import files
+from mln_flax import files, locks
 from mln_flax.config import DataConfig
 from mln_flax.data import enter_all
 from mln_flax.data.core import Index, collections
@@ -30,7 +29,6 @@ REPORT = "prepare.json"
 SETTINGS = "settings.json"
 SPLITS = "splits.json"
 SHEET = "sheet.npz"
-LOCK = ".lock"
 STAGING = "staging"
 
 
@@ -118,7 +116,7 @@ def refuse_other_settings(data: DataConfig, folder: Path) -> None:
     """Raises UserError for a folder with other things in it, or prepared with other settings."""
     if (folder / SETTINGS).exists():
         found, wanted = files.read_json(folder / SETTINGS), settings_of(data)
-        if not data.dir:  # prepared data is used as it is, wherever it came from
+        if not data.dir or _has_moved(data, folder):  # it is used as it is, wherever it came from
             wanted["folder"] = found.get("folder")
         different = [
             f"{key} {found.get(key)!r} instead of {wanted.get(key)!r}"
@@ -136,6 +134,13 @@ def refuse_other_settings(data: DataConfig, folder: Path) -> None:
         raise UserError(
             f"--config.data.prepared_dir={folder} holds other files; give a folder of its own"
         )
+
+
+def _has_moved(data: DataConfig, folder: Path) -> bool:
+    """Whether the data folder holds the files that were prepared, by their names and sizes."""
+    if not (folder / REPORT).exists() or not Path(data.dir).is_dir():
+        return False
+    return not has_changed(data, files.read_json(folder / REPORT))
 
 
 def has_changed(data: DataConfig, said: dict[str, Any]) -> bool:
@@ -240,16 +245,10 @@ def _store(staged: Sequence[Staged], part_of: dict[str, str], size: int, folder:
     prepared.write(folder, size, shards)
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the system takes back whenever a process ends."""
-    with open(folder / LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"data: another process is preparing {folder}; waiting for it", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds the folder's lock; waits where another process prepares it."""
+    said = f"data: another process is preparing {folder}; waiting for it"
+    return locks.alone(folder, lambda: print(said, flush=True))
 
 
 def _about(error: OSError, data: DataConfig, folder: Path) -> str:

@@ -1,5 +1,7 @@
 """The data set of a run, read from prepared folders."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +68,22 @@ def load(data: DataConfig, folder: Path) -> DataSet:
         *map(describe, parts),
         *_on_kinds({name: domains[name] for name in (data.source, *data.targets)}, data.source),
     )
-    return DataSet(tuple(parts), left_out, notes)
+    elsewhere = [domains[name] for name in data.targets if domains[name].folder != folder]
+    images = [*said["images"], *(image for domain in elsewhere for image in domain.images)]
+    return DataSet(tuple(parts), left_out, notes, content(images))
+
+
+def content(images: Sequence[Image]) -> str:
+    """A hash of images as `prepare.json` has them, wherever they lie.
+
+    It holds pixels, masks, parts and order; not the ids, which another copy of the data may have
+    drawn anew.
+    """
+    own = [{k: v for k, v in image.items() if k not in _CALLED} for image in images]
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_CALLED = ("image_id", "patient", "repaired")  # what is said of an image, not what it is
 
 
 def check_also(data: DataConfig) -> None:

@@ -126,6 +126,7 @@ def _tiles_of(task: Task, data: DataConfig) -> tuple[dict[str, Any], dict[str, n
         "label_pixels": int(np.count_nonzero(whole.mask)),
         # Tells copies of an image in other folders, where all ids are other ones.
         "pixels": hashlib.sha256(prepared.to_bits(whole.image).tobytes()).hexdigest()[:16],
+        "masks": hashlib.sha256(whole.mask.tobytes() + whole.objects.tobytes()).hexdigest()[:16],
         "objects": int(np.bitwise_or.reduce(whole.objects, axis=None)).bit_count(),
         "tiles": len(cut),
         "tile_breast": [round(share, 4) for share in shares],

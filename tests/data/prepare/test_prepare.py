@@ -12,7 +12,8 @@ import trees
 from mln_flax import files
 from mln_flax.config import SplitConfig, TilesConfig
 from mln_flax.data.prepare import prepare, prepared, prepared_set, splits, staging, tiles
-from mln_flax.data.prepare.prepare import LOCK, REPORT, SETTINGS, SHEET, SPLITS
+from mln_flax.data.prepare.prepare import REPORT, SETTINGS, SHEET, SPLITS
+from mln_flax.locks import LOCK
 from mln_flax.types import UserError
 
 WHOLE = {LOCK, REPORT, SETTINGS, SHEET, SPLITS, prepared.BUILDER}  # what a prepared folder holds

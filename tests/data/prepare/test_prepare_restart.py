@@ -17,7 +17,8 @@ import trees
 
 from mln_flax import files
 from mln_flax.data.prepare import inventory, prepare, prepared, prepared_set, splits, staging
-from mln_flax.data.prepare.prepare import LOCK, REPORT, SETTINGS, SHEET, SPLITS
+from mln_flax.data.prepare.prepare import REPORT, SETTINGS, SHEET, SPLITS
+from mln_flax.locks import LOCK
 from mln_flax.types import UserError
 
 KILLS = int(os.environ.get("MLN_FLAX_KILLS", 3))
