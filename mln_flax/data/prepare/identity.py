@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mln_flax import files
+from mln_flax.data import disk
 from mln_flax.data.readers import reader
 
 OURS = ".mln_flax"  # begins the names of the two files that are kept in a data folder
@@ -154,7 +155,5 @@ def _from_listing(root: Path) -> bytes:
 
 def listing(root: Path) -> str:
     """One line per file below a folder: its path and size."""
-    found = sorted(
-        path for path in root.rglob("*") if path.is_file() and not path.name.startswith(OURS)
-    )
+    found = disk.listing(root).files  # ours are hidden
     return "\n".join(f"{p.relative_to(root).as_posix()} {p.stat().st_size}" for p in found)

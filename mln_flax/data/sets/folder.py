@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mln_flax.config import DataConfig
+from mln_flax.data import disk
 from mln_flax.data.core import (
     PROCESSING,
     Collection,
@@ -79,7 +80,8 @@ def index(data: DataConfig) -> Index:
     rows = _rows(root / "cases.csv", names, data)
     frames = {stem: header.frames for stem, header in known.items()}
     paired, orphans = pairs.pair(masks.by_stem, names, frames)
-    left_out = [*images.others, *masks.others, *unknown, *orphans, *rows.left_out]
+    left_out = [*images.others, *images.absent, *masks.others, *masks.absent]
+    left_out += [*unknown, *orphans, *rows.left_out]
     entries: list[Entry] = []
     for stem, header in known.items():
         path = images.by_stem[stem][0]
@@ -173,6 +175,8 @@ def _single(
 
 def _rows(path: Path, names: pairs.Names, data: DataConfig) -> _Rows:
     """The rows of the table, if there is one, by the stem of their image."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path}: {disk.ABSENT}")
     if not path.exists():
         return _Rows({}, (), None, data.label or LABEL)
     table = cases.read(path)

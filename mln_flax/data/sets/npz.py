@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from mln_flax.config import DataConfig
+from mln_flax.data import disk
 from mln_flax.data.core import (
     Collection,
     Entry,
@@ -75,12 +76,10 @@ def index(data: DataConfig) -> Index:
     expected = "expected a folder with DOMAIN/CASE_SLICE.npz files: set --config.data.dir=FOLDER"
     root = pairs.open_folder(data.dir, expected)
     entries: dict[str, Entry] = {}
-    left_out = []
-    for path in sorted(root.rglob("*")):
-        inside = path.relative_to(root)
-        if not path.is_file() or any(name.startswith(".") for name in inside.parts):
-            continue
-        entry = _entry(path, inside)
+    files, absent = disk.listing(root)
+    left_out = list(absent)
+    for path in files:
+        entry = _entry(path, path.relative_to(root))
         if path.suffix.lower() != ".npz":
             left_out.append(LeftOut(str(path), "no .npz file; take it away"))
         elif entry.key in entries:
@@ -88,8 +87,10 @@ def index(data: DataConfig) -> Index:
         else:
             entries[entry.key] = entry
     if not entries:
-        raise UserError(f"data.dir={data.dir!r} holds no .npz file; {expected}")
-    return Index(tuple(entries.values()), tuple(left_out))
+        raise UserError(
+            f"data.dir={data.dir!r} holds no .npz file; {expected}{disk.and_absent(absent)}"
+        )
+    return Index(tuple(entries.values()), tuple(sorted(left_out)))
 
 
 def _entry(path: Path, inside: Path) -> Entry:

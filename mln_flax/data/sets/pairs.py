@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mln_flax.data import disk
 from mln_flax.data.core import LeftOut, Unusable
 from mln_flax.data.readers import reader
 from mln_flax.types import UserError
@@ -15,14 +16,14 @@ from mln_flax.types import UserError
 WHOLE = 0  # stands for the frame of a mask that belongs to no frame but to the file
 
 _FRAME = re.compile(r"(.+)_(\d+)")
-_CLUTTER = ("thumbs.db", "desktop.ini")  # what file managers leave behind
 
 
 class Files(NamedTuple):
-    """The image files below a folder by stem, and the other files there."""
+    """The image files below a folder by stem, the other files there, and what is not here."""
 
     by_stem: dict[str, list[Path]]
     others: tuple[LeftOut, ...]
+    absent: tuple[LeftOut, ...]  # of what may be images
 
 
 def open_folder(folder: str, expected: str) -> Path:
@@ -37,27 +38,25 @@ def open_folder(folder: str, expected: str) -> Path:
 
 
 def files(root: Path) -> Files:
-    """The image files below a folder, in sorted order; hidden files count for nothing.
+    """The image files below a folder, in sorted order.
 
     Raises:
       UserError: there is no image.
     """
-    found = [path for path in sorted(reader.find(root)) if not _is_hidden(path, root)]
+    found, listing = sorted(reader.find(root)), disk.listing(root)
+    absent = tuple(gone for gone in listing.absent if reader.may_be_image(gone.item))
     if not found:
         known = ", ".join(sorted(reader.SUFFIXES))
-        raise UserError(f"{root} holds no image; known are DICOM and files ending in {known}")
+        raise UserError(
+            f"{root} holds no image; known are DICOM and files ending in {known}"
+            f"{disk.and_absent(absent)}"
+        )
     by_stem = defaultdict(list)
     for path in found:
         by_stem[stem(path.relative_to(root).as_posix())].append(path)
-    rest = {path for path in root.rglob("*") if path.is_file()}.difference(found)
     reason = "no image of a known format; convert it or take it away"
-    others = [LeftOut(str(path), reason) for path in sorted(rest) if not _is_hidden(path, root)]
-    return Files(dict(by_stem), tuple(others))
-
-
-def _is_hidden(path: Path, root: Path) -> bool:
-    names = path.relative_to(root).parts
-    return any(name.startswith(".") for name in names) or names[-1].lower() in _CLUTTER
+    rest = sorted(set(listing.files).difference(found))
+    return Files(dict(by_stem), tuple(LeftOut(str(path), reason) for path in rest), absent)
 
 
 def stem(name: str) -> str:

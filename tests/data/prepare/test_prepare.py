@@ -11,6 +11,7 @@ import trees
 
 from mln_flax import files
 from mln_flax.config import SplitConfig, TilesConfig
+from mln_flax.data import disk
 from mln_flax.data.prepare import prepare, prepared, prepared_set, splits, staging, tiles
 from mln_flax.data.prepare.prepare import LOCK, REPORT, SETTINGS, SHEET, SPLITS
 from mln_flax.types import UserError
@@ -268,6 +269,20 @@ def test_file_names_of_other_encodings_are_no_obstacle(tmp_path):
     said = prepare.prepare(trees.npz_settings(tree), tmp_path / "out")
     assert said["totals"]["images"] == 4 and len(said["left_out"]) == 1
     assert said == files.read_json(tmp_path / "out" / REPORT)
+
+
+def test_links_to_files_that_are_not_here_are_counted_and_noticed_when_they_come(tmp_path):
+    tree = trees.write_npz(tmp_path / "tree", images=4, domains=("film",))
+    (tree / "film/case0_0.npz").rename(tmp_path / "content")
+    (tree / "film/case0_0.npz").symlink_to(tmp_path / "annex")
+    data = trees.npz_settings(tree, targets=())
+    said = prepare.prepare(data, tmp_path / "out")
+    assert said["left_out"] == [{"file": "film/case0_0.npz", "reason": disk.ABSENT}]
+    assert said["totals"]["images"] == 3
+    (tree / ".DS_Store").write_bytes(b"a file manager was here")
+    assert not prepare.has_changed(data, said)
+    (tmp_path / "content").rename(tmp_path / "annex")
+    assert prepare.has_changed(data, said)
 
 
 # Parts and ids

@@ -336,3 +336,43 @@ def test_only_what_describes_the_data_differs_from_the_phantoms():
     phantoms = config_files.load_file(str(CONFIGS / "phantom.py"))
     assert cbis.data != phantoms.data and cbis.data.tiles.rows == cbis.data.tiles.columns == 2
     assert dataclasses.replace(cbis, data=phantoms.data) == phantoms
+
+
+def test_locks_hidden_tables_and_folders_count_for_nothing(tmp_path):
+    trees.write(tmp_path, "png", {})
+    table = "calc_case_description_train_set.csv"
+    for name in (f"~$m_{table}", f"._{table}", "._dicom_info.csv", ".git/dicom_info.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\x05Zed\xff")
+    (tmp_path / f"old_{table}").mkdir()
+    (tmp_path / "notes.csv").mkdir()
+    found = index(tmp_path)
+    assert found.left_out == () and len(found.entries) == len(trees.cases())
+
+
+def test_links_to_files_that_are_not_here_are_named_but_for_masses(tmp_path):
+    written = trees.write(tmp_path, "png", {})
+    for path, piece in written.items():
+        if piece.case == SINGLE and piece.role == "mask" or piece.case.startswith("Mass"):
+            pathlib.Path(path).unlink()
+            pathlib.Path(path).symlink_to("nowhere")
+    for name in ("other.csv", "mass_case_description_test_set.csv", "new/1-1.dcm", "new/1-1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to("nowhere")
+    unknown = tmp_path / "Calc-Test_P_99999_LEFT_CC/000000.dcm"
+    unknown.parent.mkdir()
+    unknown.symlink_to("nowhere")
+    found = index(tmp_path)
+    (mask,) = (p for p, piece in written.items() if piece.case == SINGLE and piece.role == "mask")
+    (entry,) = [entry for entry in found.entries if entry.key == SINGLE]
+    with pytest.raises(Unusable, match="abnormality 1: the mask is missing"):
+        cbis_ddsm.read(entry, settings(tmp_path))
+    assert all(why.startswith("a link whose file is not here") for _, why in found.left_out)
+    others = {str(tmp_path / name) for name in ("other.csv", "new/1-1.dcm")}
+    assert {item for item, _ in found.left_out} == {mask, str(unknown), *others}
+    assert "P_99999" in found.secrets
+    for name in ("dicom_info.csv", "calc_case_description_train_set.csv"):  # the first one met
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to("nowhere")
+        with pytest.raises(UserError, match=f"{name}: a link whose file is not here; fetch its"):
+            index(tmp_path)

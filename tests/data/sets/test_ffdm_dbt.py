@@ -287,3 +287,13 @@ def test_what_is_no_such_folder_is_named(tmp_path):
     refused("'cluster': the masks of ffdm_dbt show calcifications", label="cluster")
     (tmp_path / "file").write_text("")
     refused("file' is not a folder" + hint, tmp_path / "file")
+
+
+def test_links_to_files_that_are_not_here_are_named_and_their_patients_hidden(tmp_path):
+    add(tmp_path, "FFDM/1_LCC.bmp", "FFDM_mask/1_LCC.bmp")
+    (tmp_path / "FFDM/2_LCC.bmp").symlink_to("../.git/annex/objects/x")
+    (tmp_path / "FFDM/readme.txt").symlink_to("nowhere")  # no image
+    (tmp_path / "FFDM/~$1_LCC.bmp").write_bytes(b"left behind")
+    ((file, reason),) = left_out(tmp_path).items()
+    assert file == "FFDM/2_LCC.bmp" and "fetch its content" in reason
+    assert keys(tmp_path) == ["ffdm/1_lcc"] and index(tmp_path).secrets == {"1", "2"}

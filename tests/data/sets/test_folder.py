@@ -385,3 +385,37 @@ def test_folders_that_are_none_are_named(tmp_path):
     save(tmp_path / "masks/a.png", spot())
     with pytest.raises(UserError, match="images holds no image; known are DICOM and .*.png"):
         folder.index(settings(tmp_path))
+
+
+def test_links_to_files_that_are_not_here_are_named(tmp_path):
+    fill(tmp_path, ("a", "b", "c"))
+    for name in ("images/a.png", "masks/b.png", "images/1.2.840.5", "masks/.hidden.png"):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to("../.git/annex/objects/x")
+    reasons = dict(left_out(tmp_path))
+    assert [entry.key for entry in index(tmp_path).entries] == ["c"]
+    for name in ("images/a.png", "masks/b.png", "images/1.2.840.5"):
+        assert reasons[name].startswith("a link whose file is not here; fetch its content")
+    assert sorted(reasons) == [
+        *("images/1.2.840.5", "images/a.png", "images/b.png", "masks/a.png", "masks/b.png")
+    ]
+    (tmp_path / "cases.csv").symlink_to("nowhere")  # it may name the patients
+    with pytest.raises(UserError, match="cases.csv: a link whose file is not here"):
+        folder.index(settings(tmp_path))
+
+
+def test_a_folder_of_links_alone_says_so(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "images/a.png").unlink()
+    (tmp_path / "images/a.png").symlink_to("nowhere")
+    with pytest.raises(UserError, match="holds no image.*not counted .1.: a link whose file is"):
+        folder.index(settings(tmp_path))
+
+
+def test_locks_and_hidden_files_count_for_nothing(tmp_path):
+    fill(tmp_path)
+    for name in ("images/~$a.png", "masks/~$cases.csv", "images/.DS_Store", "masks/._a.png"):
+        (tmp_path / name).write_bytes(b"left behind")
+    (tmp_path / "images/Thumbs.db").write_bytes(b"left behind")
+    (tmp_path / "images/table.csv").mkdir()
+    assert left_out(tmp_path) == [] and len(index(tmp_path).entries) == 1

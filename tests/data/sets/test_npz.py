@@ -195,3 +195,18 @@ def test_folders_that_are_none_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file' is not a folder.*" + hint):
         npz.index(settings(tmp_path / "file"))
+
+
+def test_links_locks_and_hidden_folders(tmp_path):
+    write(tmp_path / "A/a_1.npz")
+    write(tmp_path / ".git/annex/a_2.npz")
+    (tmp_path / "A/~$a_1.npz").write_bytes(b"left behind")
+    (tmp_path / "A/b.npz").mkdir()
+    (tmp_path / "A/c_1.npz").symlink_to("nowhere")
+    index = npz.index(settings(tmp_path))
+    assert [entry.key for entry in index.entries] == ["A/a_1"]
+    ((item, reason),) = index.left_out
+    assert item == str(tmp_path / "A/c_1.npz") and "fetch its content" in reason
+    (tmp_path / "A/a_1.npz").unlink()
+    with pytest.raises(UserError, match="holds no .npz file.*not counted .1.: a link whose file"):
+        npz.index(settings(tmp_path))
