@@ -138,11 +138,12 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     """The image or frame of an entry, whole, with its mask.
 
     Raises:
-      Unusable: a file cannot be read, or the mask has other than two values or another size.
+      Unusable: a file cannot be read, or the mask has other than two values or another size,
+        labels every pixel, or is inverted.
     """
     details: Details = entry.details
     mammogram = reader.read(Path(entry.files[0]), details.frame)
-    mask = pairs.read_mask(entry.files[1], mammogram.image.shape)
+    mask = pairs.read_mask(entry.files[1], mammogram.image)
     header = mammogram.header
     example = Example(
         image=mammogram.image,

@@ -108,15 +108,12 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     """The image of an entry, whole, with its mask; without a labeled pixel it is a normal image.
 
     Raises:
-      Unusable: a file cannot be read, the mask has other than two values or another size.
+      Unusable: a file cannot be read, the mask has other than two values or another size,
+        labels every pixel, or is inverted.
     """
     details: Details = entry.details
     mammogram = reader.read(Path(entry.files[0]), details.frame)
-    mask = pairs.read_mask(entry.files[1], mammogram.image.shape)
-    if mask.all():
-        raise Unusable(
-            "a mask that labels every pixel; its background must be zero", entry.files[1]
-        )
+    mask = pairs.read_mask(entry.files[1], mammogram.image)
     header = mammogram.header
     example = Example(
         image=mammogram.image,

@@ -38,6 +38,7 @@ from mln_flax.data.core import (
     Unusable,
     collections,
 )
+from mln_flax.data.prepare import inverted
 from mln_flax.data.readers.header import depth
 from mln_flax.data.sets import pairs
 from mln_flax.types import UserError
@@ -120,6 +121,8 @@ def read(entry: Entry, data: DataConfig) -> Reading:
         raise Unusable("its label has other values than zero and one more; make it two-valued")
     if mask.all():
         raise Unusable("its label is everywhere; the background must be zero")
+    if inverted.is_inverted(mask, image):
+        raise Unusable(inverted.REASON)
     example = Example(
         image=image,
         mask=(mask != 0).astype(np.uint8),

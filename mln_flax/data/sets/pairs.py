@@ -10,6 +10,7 @@ import numpy as np
 
 from mln_flax.data import disk
 from mln_flax.data.core import LeftOut, Unusable
+from mln_flax.data.prepare import inverted
 from mln_flax.data.readers import reader
 from mln_flax.types import UserError
 
@@ -90,20 +91,24 @@ class Names:
         return self._alone.get(name)
 
 
-def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+def read_mask(path: str, image: np.ndarray) -> np.ndarray:
     """The label of a mask file, uint8 {0, 1} [H, W].
 
     Raises:
-      Unusable: naming the mask, where it cannot be read, or has other than two values or another
-        shape than its image.
+      Unusable: naming the mask, where it cannot be read, has other than two values or another
+        shape than its image [H, W], labels every pixel, or is inverted.
     """
     try:
         mask = reader.read_mask(Path(path))
     except Unusable as unusable:
         raise Unusable(str(unusable), path) from None
-    if mask.shape != shape:
-        sizes = "{}x{} pixels for an image of {}x{}".format(*mask.shape, *shape)
+    if mask.shape != image.shape:
+        sizes = "{}x{} pixels for an image of {}x{}".format(*mask.shape, *image.shape)
         raise Unusable(f"a mask of {sizes}; draw it on the image itself", path)
+    if mask.all():
+        raise Unusable("a mask that labels every pixel; its background must be zero", path)
+    if inverted.is_inverted(mask, image):
+        raise Unusable(inverted.REASON, path)
     return mask.astype(np.uint8)
 
 

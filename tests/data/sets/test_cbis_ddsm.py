@@ -7,6 +7,7 @@ import re
 import cbis_trees as trees
 import numpy as np
 import pytest
+from PIL import Image
 
 from mln_flax import settings as config_files
 from mln_flax.config import DataConfig
@@ -376,3 +377,13 @@ def test_links_to_files_that_are_not_here_are_named_but_for_masses(tmp_path):
         (tmp_path / name).symlink_to("nowhere")
         with pytest.raises(UserError, match=f"{name}: a link whose file is not here; fetch its"):
             index(tmp_path)
+
+
+def test_an_inverted_mask_is_refused(tmp_path):
+    entry, _ = one(tmp_path, "png")
+    mask = entry.files[1]
+    (piece,) = [piece for piece in trees.pieces(SINGLE) if piece.role == "mask"]
+    Image.fromarray(255 - piece.pixels).save(mask)
+    with pytest.raises(Unusable, match="abnormality 1: .*black on white; invert it") as caught:
+        cbis_ddsm.read(entry, settings(tmp_path))
+    assert caught.value.file == mask

@@ -217,6 +217,8 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     [
         (EMPTY[1:], "a mask of 71x60 pixels for an image of 72x60"),
         (EMPTY + np.arange(WIDTH, dtype=np.uint8), "two"),
+        (EMPTY + np.uint8(255), "labels every pixel"),
+        (255 - shown(1)[1], "lesions are black on white; invert it"),
     ],
 )
 def test_a_mask_that_is_none_is_named(tmp_path, mask, expected):

@@ -174,6 +174,7 @@ def test_what_has_no_partner_is_named(tmp_path):
         (spot().T.copy(), "a mask of 48x60 pixels for an image of 60x48"),
         (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint8), "value"),
         (EMPTY + np.uint8(255), "a mask that labels every pixel"),
+        (255 - spot(), "lesions are black on white; invert it"),
         (b"\x89PNG\r\n\x1a\n", "read"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 
 from mln_flax.config import DataConfig
 from mln_flax.data.core import LeftOut, Unusable, collections
+from mln_flax.data.phantoms.phantom import phantom
 from mln_flax.data.sets import npz
 from mln_flax.types import UserError
 
@@ -210,3 +211,14 @@ def test_links_locks_and_hidden_folders(tmp_path):
     (tmp_path / "A/a_1.npz").unlink()
     with pytest.raises(UserError, match="holds no .npz file.*not counted .1.: a link whose file"):
         npz.index(settings(tmp_path))
+
+
+def test_an_inverted_label_is_refused(tmp_path):
+    example = phantom(0, "ffdm", 1, height=96, width=80, spacing_mm=0.8)
+    label = example.mask.copy()
+    label[40:46, 30:36] = 1
+    write(tmp_path / "A/a_1.npz", image=example.image, label=label)
+    assert read(tmp_path).example.mask.any()
+    write(tmp_path / "A/a_1.npz", image=example.image, label=1 - label)
+    with pytest.raises(Unusable, match="lesions are black on white; invert it"):
+        read(tmp_path)
