@@ -40,7 +40,7 @@ class Names(NamedTuple):
 
     def patient(self, patient: str) -> str:
         """The id of a patient in records."""
-        return f"p{self._hash('patient', patient)}"
+        return f"p{self._hash('patient', disk.spelled(patient))}"
 
     def image(self, key: str) -> str:
         """The id of an image in records."""
@@ -64,6 +64,7 @@ class Names(NamedTuple):
 
         Bytes that are no UTF-8 are shown by their numbers.
         """
+        text = disk.spelled(text)
         for secret in self.secrets:
             word = rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])"
             text = re.sub(word, f"p{self._hash('patient', secret)}", text, flags=re.IGNORECASE)
@@ -86,7 +87,7 @@ def names(root: Path, found: Iterable[str], hide: bool) -> Names:
     """The names of a data folder, with the secrets that were found in its files and tables."""
     pieces: set[str] = set()
     for secret in found:
-        whole = secret.strip()
+        whole = disk.spelled(secret.strip())
         words = [word for word in re.split(r"[\^=,;\s]+", whole) if len(word) >= SHORTEST_NAME]
         pieces.update([whole, *words] if len(whole) >= SHORTEST_NAME else words)
     ordered = sorted(pieces, key=lambda piece: (-len(piece), piece))

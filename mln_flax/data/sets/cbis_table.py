@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from mln_flax.data import disk
 from mln_flax.data.core import LeftOut
+from mln_flax.data.sets import pairs
 from mln_flax.data.sets.cbis_names import Name, clean, last_two, parse
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
@@ -197,6 +198,7 @@ def _row(
 ) -> tuple[_Row | None, tuple[str, ...], str]:
     """A row; the cases that it spoils; and why it is not used."""
     patient, side, view, number, kind, *paths = (cells.get(_column(name), "") for name in COLUMNS)
+    number = pairs.whole_number(number)
     image, crop, mask = map(clean, paths)
     name, of_mask = (parse(source.split("/")[0]) for source in (image, mask))
     told = f"_{patient}_{side}_{view}".upper()

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mln_flax.config import DataConfig
+from mln_flax.data import disk
 from mln_flax.data.core import (
     PROCESSING,
     Collection,
@@ -100,7 +101,7 @@ def index(data: DataConfig) -> Index:
     if data.label not in ("", LABEL):
         raise UserError(f"data.label={data.label!r}: the masks of ffdm_dbt show {LABEL}s")
     root = pairs.open_folder(data.dir, _EXPECTED)
-    found = pairs.files(root)
+    found = pairs.images(root)
     places = [_place(path, root) for paths in found.by_stem.values() for path in paths]
     if not any(place.domain for place in places):
         raise UserError(f"data.dir={data.dir!r} holds no image below FFDM/ or DBT/; {_EXPECTED}")
@@ -181,6 +182,7 @@ def _place(path: Path, root: Path) -> _Place:
 
 def _words(text: str) -> list[str]:
     """The words of a name in lower case; of one without letters and digits the name itself."""
+    text = disk.spelled(text)  # or an accent of its own would part a word
     return re.findall(r"[^\W_]+", text.lower()) or [text]
 
 

@@ -73,7 +73,7 @@ def index(data: DataConfig) -> Index:
         table of known columns, or has two kinds of labels and `data.label` chooses none.
     """
     root = _root(data.dir)
-    images, masks = pairs.files(root / "images"), pairs.files(root / "masks")
+    images, masks = pairs.images(root / "images"), pairs.images(root / "masks")
     headers, damaged = _headers([*images.by_stem.values(), *masks.by_stem.values()])
     known, unknown = _single(images.by_stem, headers, damaged)
     names = pairs.Names(images.by_stem)
@@ -188,7 +188,8 @@ def _rows(path: Path, names: pairs.Names, data: DataConfig) -> _Rows:
     for case in table.cases:
         # Written by hand: perhaps with the folder's name, perhaps by Windows.
         name = case.image.replace("\\", "/").removeprefix("./").removeprefix("images/")
-        stem = names.find(pairs.stem(name)) or names.find(name)
+        spellings = (pairs.stem(name), name, pairs.whole_number(name))
+        stem = next(filter(None, map(names.find, spellings)), None)
         if stem is None:
             reason = case.fault or "no image, or more than one, has the name of its column 'image'"
             left_out.append(LeftOut(str(path), f"line {case.line}: {reason}"))

@@ -166,7 +166,7 @@ def _find(folder: str) -> tuple[_Found, list[LeftOut]]:
     """The archive's files below a folder, and those that belong to nothing."""
     root = pairs.open_folder(folder, _EXPECTED)
     listing = disk.listing(root)
-    pictures = pairs.files(root)
+    pictures = pairs.images(root)
     left_out = list(pictures.absent)
     images, regions = defaultdict(list), defaultdict(list)
     for path in (path for paths in pictures.by_stem.values() for path in paths):
@@ -224,7 +224,9 @@ def _table(root: Path, listing: disk.Listing) -> tuple[Path, dict[str, list[Row]
         cell = defaultdict(str, zip(head, cells, strict=False))
         name, side, view, birads = (cell[column] for column in COLUMNS)
         laterality = side[0].upper() if side in ("l", "r", "left", "right") else ""
-        rows[name].append(Row(line, laterality, view.upper() if view in VIEWS else "", birads))
+        view_position = view.upper() if view in VIEWS else ""
+        row = Row(line, laterality, view_position, pairs.whole_number(birads))
+        rows[pairs.whole_number(name)].append(row)
         patients.add(cell["patient id"])
     return path, dict(rows), patients
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mln_flax import files
 from mln_flax.data import disk
 from mln_flax.data.core import LeftOut, Unusable
 from mln_flax.data.prepare import inverted
@@ -16,6 +17,7 @@ from mln_flax.types import UserError
 
 WHOLE = 0  # stands for the frame of a mask that belongs to no frame but to the file
 
+_DECIMALS = re.compile(r"(\d+)[.,]0+")
 _FRAME = re.compile(r"(.+)_(\d+)")
 
 
@@ -38,7 +40,7 @@ def open_folder(folder: str, expected: str) -> Path:
     return root
 
 
-def files(root: Path) -> Files:
+def images(root: Path) -> Files:
     """The image files below a folder, in sorted order.
 
     Raises:
@@ -62,6 +64,7 @@ def files(root: Path) -> Files:
 
 def stem(name: str) -> str:
     """A file's name without its suffix; only known ones are cut off, for ids may hold dots too."""
+    name = disk.spelled(name)
     suffix = Path(name).suffix
     return name[: -len(suffix)] if suffix.lower() in reader.SUFFIXES else name
 
@@ -83,6 +86,7 @@ class Names:
         That is the same path. Where one of the two lies at the top, its name alone is enough, if
         no other image has it.
         """
+        name = disk.spelled(name)
         if name in self._stems:
             return name
         last = name.rpartition("/")[2]
@@ -110,6 +114,26 @@ def read_mask(path: str, image: np.ndarray) -> np.ndarray:
     if inverted.is_inverted(mask, image):
         raise Unusable(inverted.REASON, path)
     return mask.astype(np.uint8)
+
+
+def mask_name(image: str, frame: int = 0, frames: int = 1) -> str:
+    """The name of a file for the mask of an image: `a_mask.png`, of frames `a_0001_mask.png` ...
+
+    `pair` finds the image by it, unless a long stem had to be cut for `files.MOST_BYTES`.
+
+    Args:
+      image: the name of its file, with its suffix if it has one.
+      frame: from 0.
+      frames: of the file.
+    """
+    number = f"_{frame + 1:04d}" if frames > 1 else ""
+    return files.fitting(stem(image), f"{number}_mask.png")
+
+
+def whole_number(cell: str) -> str:
+    """The id in a cell that a spreadsheet has made a number (`12345.0`); else the cell itself."""
+    match = _DECIMALS.fullmatch(cell)
+    return match[1] if match else cell
 
 
 def pair(

@@ -12,7 +12,7 @@ from PIL import Image
 from mln_flax import settings as config_files
 from mln_flax.config import DataConfig
 from mln_flax.data.core import Unusable, collections
-from mln_flax.data.sets import cbis_ddsm, cbis_names
+from mln_flax.data.sets import cbis_ddsm, cbis_files, cbis_names
 from mln_flax.types import UserError
 
 CONFIGS = pathlib.Path(__file__).parents[3] / "configs"
@@ -387,3 +387,30 @@ def test_an_inverted_mask_is_refused(tmp_path):
     with pytest.raises(Unusable, match="abnormality 1: .*black on white; invert it") as caught:
         cbis_ddsm.read(entry, settings(tmp_path))
     assert caught.value.file == mask
+
+
+def test_files_named_by_uids_are_known_by_their_headers_and_keep_their_order(tmp_path):
+    trees.write(tmp_path, "tables", {})
+    moved = tmp_path / "downloads"
+    moved.mkdir()
+    paths = [path for path in sorted(tmp_path.rglob("*.dcm")) if SINGLE in path.as_posix()]
+    for number, path in enumerate(paths):
+        path.rename(moved / f"1.2.840.113.{number}")
+    (entry,) = [entry for entry in index(tmp_path).entries if entry.key == SINGLE]
+    assert {pathlib.Path(file).parent for file in entry.files} == {moved}
+    assert cbis_ddsm.read(entry, settings(tmp_path)).example.mask.any()
+    order = [pathlib.Path(f"1.2.{number}") for number in (9, 10, 100)]
+    assert sorted(order[::-1], key=cbis_files._numbers) == order
+
+
+def test_numbers_of_a_spreadsheet_are_abnormalities_again(tmp_path):
+    trees.write(tmp_path, "png", {})
+    expected = index(tmp_path)
+    for path in tmp_path.glob("*.csv"):
+
+        def change(rows):
+            for row in rows[1:]:
+                row[rows[0].index("abnormality id")] += ".0"
+
+        edit(path, change)
+    assert index(tmp_path) == expected and expected.left_out == ()

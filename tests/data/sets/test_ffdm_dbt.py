@@ -1,4 +1,5 @@
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
@@ -146,6 +147,7 @@ def test_masks_are_found_beside_images_and_in_folders_of_their_own(tmp_path, ima
         ("DBT/view1/slice_7.bmp", "unnamed"),
         ("DBT/012_LCC.bmp", "012"),
         ("DBT/张_LCC/7.bmp", "张"),
+        (unicodedata.normalize("NFD", "FFDM/Müller_LCC.bmp"), "müller"),
     ],
 )
 def test_the_patient_is_the_first_word_that_is_one(tmp_path, image, patient):

@@ -1,4 +1,5 @@
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
@@ -420,3 +421,35 @@ def test_locks_and_hidden_files_count_for_nothing(tmp_path):
     (tmp_path / "images/Thumbs.db").write_bytes(b"left behind")
     (tmp_path / "images/table.csv").mkdir()
     assert left_out(tmp_path) == [] and len(index(tmp_path).entries) == 1
+
+
+def test_names_are_the_same_however_their_accents_are_spelled(tmp_path):
+    whole, parted = (unicodedata.normalize(form, "é_ü") for form in ("NFC", "NFD"))
+    assert whole != parted
+    for image, mask, cell in ((whole, parted, parted), (parted, whole, whole)):
+        root = tmp_path / str(len(image))
+        save(root / f"images/{image}.png", picture())
+        save(root / f"masks/{mask}_mask.png", spot())
+        (root / "cases.csv").write_text(f"image,patient\n{cell}.png,P1\n", encoding="utf-8")
+        assert left_out(root) == []
+        assert [(entry.key, entry.patient) for entry in index(root).entries] == [(whole, "P1")]
+
+
+def test_files_named_by_uids_keep_their_last_number(tmp_path):
+    uids = ["1.2.840.113.5", "1.2.840.113.6"]
+    for seed, uid in enumerate(uids):
+        save_dicom(tmp_path / "images" / uid, picture(seed), PatientID=f"P{seed}")
+        save(tmp_path / f"masks/{uid}_mask.png", spot(10 + seed))
+    (tmp_path / "cases.csv").write_text("image,view\n1.2.840.113.5,CC\n1.2.840.113.6,MLO\n")
+    assert left_out(tmp_path) == []
+    assert [(entry.key, entry.patient) for entry in index(tmp_path).entries] == [
+        (uids[0], "P0"),
+        (uids[1], "P1"),
+    ]
+    assert [read(tmp_path, uid).view_position for uid in uids] == ["CC", "MLO"]
+
+
+def test_ids_that_a_spreadsheet_made_numbers_are_found(tmp_path):
+    fill(tmp_path, ("12345", "67"), "image,patient\n12345.0,P1\n67.0,P2\n")
+    assert [entry.patient for entry in index(tmp_path).entries] == ["P1", "P2"]
+    assert left_out(tmp_path) == []

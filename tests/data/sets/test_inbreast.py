@@ -511,3 +511,10 @@ def test_regions_in_a_linked_folder_are_found(tmp_path):
     (tmp_path / "data/AllXML").rename(tmp_path / "far")
     (tmp_path / "data/AllXML").symlink_to(tmp_path / "far", target_is_directory=True)
     assert left_out(tmp_path / "data") == {} and keys(tmp_path / "data") == sorted(ROWS)
+
+
+def test_numbers_of_a_spreadsheet_are_ids_and_grades_again(tmp_path):
+    lines = [line.replace(file_id, f"{file_id}.0") for file_id, line in ROWS.items()]
+    fill(tmp_path, rows=[f"{line}.0" for line in lines])  # the last cell is the grade
+    assert left_out(tmp_path) == {} and keys(tmp_path) == sorted(ROWS)
+    assert read(tmp_path, "22580192").example.view_position == "CC"

@@ -1,5 +1,6 @@
 import pickle
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -210,6 +211,21 @@ def test_links_locks_and_hidden_folders(tmp_path):
     assert item == str(tmp_path / "A/c_1.npz") and "fetch its content" in reason
     (tmp_path / "A/a_1.npz").unlink()
     with pytest.raises(UserError, match="holds no .npz file.*not counted .1.: a link whose file"):
+        npz.index(settings(tmp_path))
+
+
+def test_names_are_the_same_however_their_accents_are_spelled(tmp_path):
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        write(tmp_path / part / unicodedata.normalize(form, f"Süd/é{part}_1.npz"))
+    entries = npz.index(settings(tmp_path)).entries
+    assert [(e.patient, e.domain) for e in entries] == [("étest", "S_d"), ("étrain", "S_d")]
+
+
+def test_two_folders_are_never_one_domain(tmp_path):
+    write(tmp_path / "乳/a_1.npz")
+    assert [entry.domain for entry in npz.index(settings(tmp_path)).entries] == ["_"]
+    write(tmp_path / "肺/b_1.npz")
+    with pytest.raises(UserError, match="2 folders would be one domain '_'; name them by"):
         npz.index(settings(tmp_path))
 
 
