@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import math
@@ -18,11 +19,14 @@ from mln_flax.types import UserError
 # A path as the caller has it.
 PathLike = str | os.PathLike[str]
 
+MOST_BYTES = 240  # of a file's name: usual file systems take 255, a temporary name is longer
+
 
 def write_json(path: PathLike, value: Any) -> None:
     """A file with one JSON value, indented to be read, there in full or not at all."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
+    # Bytes of a path that are no UTF-8 become escapes of JSON, which are read back as they were.
+    write_bytes(path, f"{text}\n".encode(errors="backslashreplace"))
 
 
 def read_json(path: PathLike) -> Any:
@@ -85,6 +89,16 @@ def write_npz(path: PathLike, arrays: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())
+
+
+def fitting(stem: str, ending: str) -> str:
+    """The name of a file that a file system takes; a stem that is too long ends in its hash."""
+    whole, room = os.fsencode(stem), MOST_BYTES - len(os.fsencode(ending))
+    if len(whole) > room:
+        digest = hashlib.blake2b(whole, digest_size=6).hexdigest()
+        # A letter of several bytes is not kept by half.
+        stem = f"{whole[: room - len(digest) - 1].decode(errors='ignore')}-{digest}"
+    return stem + ending
 
 
 def plain(value: Any) -> Any:

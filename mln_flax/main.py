@@ -1,6 +1,7 @@
 """The one door: python -m mln_flax.main --config=configs/phantom.py --workdir=runs/demo."""
 
 import argparse
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ MODES = tuple("train prepare evaluate predict report summary benchmark experimen
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 2 what user or machine got wrong, 143 after SIGTERM (130: SIGINT)."""
+    with contextlib.suppress(AttributeError):  # a notebook's has no such method
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except UserError as error:

@@ -55,3 +55,16 @@ def test_what_the_machine_refuses_names_the_file_and_says_what_to_do(tmp_path, m
     assert "see to its permissions" in files.refusal(PermissionError(errno.EACCES, "no", "x"))
     assert files.refusal(OSError("two\nlines")) == "two lines"
     assert files.refusal(TimeoutError()) == "TimeoutError"
+
+
+def test_paths_of_other_encodings_come_back_from_json(tmp_path):
+    odd = os.fsdecode(b"/data/M\xfcller/\xe4")
+    files.write_json(tmp_path / "config.json", {"dir": odd, odd: "é"})
+    assert files.read_json(tmp_path / "config.json") == {"dir": odd, odd: "é"}
+
+
+def test_names_that_are_too_long_end_in_their_hash():
+    assert files.fitting("a", "_mask.png") == "a_mask.png"
+    long = [files.fitting("é" * 300 + last, ".png") for last in "ab"]
+    assert len(set(long)) == 2
+    assert all(0 <= files.MOST_BYTES - len(name.encode()) <= 1 for name in long)

@@ -1,6 +1,9 @@
 """The door: what the user got wrong is said in a line or two with code 2; nothing is written."""
 
+import io
 import json
+import os
+import sys
 
 import pytest
 import tiny
@@ -120,6 +123,14 @@ def test_predict_without_output_or_paths(tiny_workdir, tmp_path, capsys):
     err = refused(capsys, [*words, f"--output={out}", "nowhere.png"])
     assert "nowhere.png: no such file or folder" in err
     assert not out.exists() and tiny.snapshot(tiny_workdir) == before
+
+
+def test_names_of_other_encodings_can_be_printed(monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="utf-8"))
+    odd = os.fsdecode(b"M\xfc_mask.png")
+    monkeypatch.setattr("mln_flax.main.run", lambda argv: print(odd, flush=True) or 0)
+    assert main([]) == 0 and printed.getvalue() == b"M\\udcfc_mask.png\n"
 
 
 def test_help_and_a_wrong_flag_in_a_fresh_process(capsys):

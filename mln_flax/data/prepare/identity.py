@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mln_flax import files
+from mln_flax.data import disk
 from mln_flax.data.readers import reader
 
 OURS = ".mln_flax"  # begins the names of the two files that are kept in a data folder
@@ -39,7 +40,7 @@ class Names(NamedTuple):
 
     def patient(self, patient: str) -> str:
         """The id of a patient in records."""
-        return f"p{self._hash('patient', patient)}"
+        return f"p{self._hash('patient', disk.spelled(patient))}"
 
     def image(self, key: str) -> str:
         """The id of an image in records."""
@@ -63,6 +64,7 @@ class Names(NamedTuple):
 
         Bytes that are no UTF-8 are shown by their numbers.
         """
+        text = disk.spelled(text)
         for secret in self.secrets:
             word = rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])"
             text = re.sub(word, f"p{self._hash('patient', secret)}", text, flags=re.IGNORECASE)
@@ -85,7 +87,7 @@ def names(root: Path, found: Iterable[str], hide: bool) -> Names:
     """The names of a data folder, with the secrets that were found in its files and tables."""
     pieces: set[str] = set()
     for secret in found:
-        whole = secret.strip()
+        whole = disk.spelled(secret.strip())
         words = [word for word in re.split(r"[\^=,;\s]+", whole) if len(word) >= SHORTEST_NAME]
         pieces.update([whole, *words] if len(whole) >= SHORTEST_NAME else words)
     ordered = sorted(pieces, key=lambda piece: (-len(piece), piece))
@@ -154,7 +156,5 @@ def _from_listing(root: Path) -> bytes:
 
 def listing(root: Path) -> str:
     """One line per file below a folder: its path and size."""
-    found = sorted(
-        path for path in root.rglob("*") if path.is_file() and not path.name.startswith(OURS)
-    )
+    found = disk.listing(root).files  # ours are hidden
     return "\n".join(f"{p.relative_to(root).as_posix()} {p.stat().st_size}" for p in found)

@@ -17,7 +17,7 @@ from typing import Any
 
 from mln_flax import files, locks
 from mln_flax.config import DataConfig
-from mln_flax.data import enter_all
+from mln_flax.data import disk, enter_all
 from mln_flax.data.core import Index, collections
 from mln_flax.data.prepare import identity, inventory, prepared, splits, staging, workers
 from mln_flax.data.prepare.inventory import Staged
@@ -30,6 +30,7 @@ SETTINGS = "settings.json"
 SPLITS = "splits.json"
 SHEET = "sheet.npz"
 STAGING = "staging"
+LONGEST_DOMAIN = 200  # bytes: TFDS adds 55 to it in the names of its files
 
 
 def settings_of(data: DataConfig) -> dict[str, Any]:
@@ -57,7 +58,8 @@ def _settings_text(data: DataConfig) -> str:
 
 def _which(folder: str) -> str:
     """A word for a data folder that does not tell its path; "" for none."""
-    return hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:12] if folder else ""
+    path = str(Path(folder).resolve())
+    return hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:12] if folder else ""
 
 
 def default_folder(data: DataConfig, workdir: Path) -> Path:
@@ -162,7 +164,15 @@ def _index(data: DataConfig, folder: Path, wanted: Sequence[str]) -> Index:
         )
     enter_all()
     index = collections[data.name]().index(data)
+    # One patient, however the places that name her spell it: she may be in one part only.
+    entries = (entry._replace(patient=disk.spelled(entry.patient)) for entry in index.entries)
+    index = index._replace(entries=tuple(entries))
     domains = sorted({entry.domain for entry in index.entries})
+    if longest := [len(name) for name in domains if len(name) > LONGEST_DOMAIN]:
+        raise UserError(
+            f"--config.data.dir: a domain has a name of {max(longest)} letters; files are named "
+            f"after it, so at most {LONGEST_DOMAIN}: rename its folder, or mend cases.csv"
+        )
     for name in wanted if domains else ():
         if name not in domains:
             raise UserError(

@@ -54,7 +54,7 @@ def write(folder: Path, size: int, shards: Mapping[str, Sequence[Shard]]) -> Non
         with contextlib.redirect_stdout(io.StringIO()):  # it talks of downloads; there are none
             builder.download_and_prepare(download_dir=str(scratch))
     except RuntimeError as error:  # what ArrayRecord makes of the system's complaints
-        for number in (errno.ENOSPC, errno.EDQUOT):
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG):
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number)) from None
         raise

@@ -5,12 +5,12 @@ tables and windows, with tissue bright and, except in images for processing, air
 gives the stored numbers and `read_mask` a mask. No exception names a patient or a file.
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from mln_flax.data import disk
 from mln_flax.data.core import Unusable
 from mln_flax.data.prepare import borders
 from mln_flax.data.readers import dicom, raster
@@ -111,24 +111,20 @@ def two_valued(pixels: np.ndarray, lossy: bool = False) -> bool:
 def find(folder: str | Path) -> list[Path]:
     """All image files below a folder, by suffix or as DICOM by content, sorted by their path."""
     root = Path(folder)
-    found = []
-    seen = set()
-    for place, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        found += [path for path in (Path(place, name) for name in names) if _is_image(path)]
+    found = [path for path in disk.listing(root).files if _is_image(path)]
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
+def may_be_image(name: str) -> bool:
+    """Whether a file of this name can be an image: by its suffix, or by a content not looked at."""
+    path = Path(name)
+    return path.name.upper() != "DICOMDIR" and path.suffix.lower() not in _NEVER
+
+
 def _is_image(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    if path.name.upper() == "DICOMDIR" or suffix in _NEVER or not path.is_file():
+    if not may_be_image(path.name):
         return False
-    return suffix in SUFFIXES or dicom.has_magic(path)
+    return path.suffix.lower() in SUFFIXES or dicom.has_magic(path)
 
 
 def _is_dicom(path: str | Path) -> bool:

@@ -31,6 +31,7 @@ from mln_flax.data.core import (
     Unusable,
     collections,
 )
+from mln_flax.data.prepare import inverted
 from mln_flax.data.readers import reader
 from mln_flax.data.sets import cbis_files, cbis_names, cbis_table, pairs
 from mln_flax.types import UserError
@@ -136,7 +137,7 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     objects = np.zeros(mammogram.image.shape, np.uint16)
     for bit, (number, files) in enumerate(details.regions):
         try:
-            mask = _mask(files, objects.shape, details.case)
+            mask = _mask(files, mammogram.image, details.case)
         except Unusable as unusable:
             raise Unusable(f"abnormality {number}: {unusable}", unusable.file) from None
         objects |= mask.pixels.astype(np.uint16) << bit
@@ -215,12 +216,13 @@ def _gray(path: str) -> np.ndarray:
         raise Unusable(str(unusable), path) from None
 
 
-def _mask(files: Sequence[cbis_files.File], shape: tuple[int, ...], case: str) -> _Mask:
+def _mask(files: Sequence[cbis_files.File], image: np.ndarray, case: str) -> _Mask:
     """The mask among the files of one abnormality, of the image's shape.
 
     Raises:
-      Unusable: there is none, or there are different ones.
+      Unusable: there is none, there are different ones, or it is inverted.
     """
+    shape = image.shape
     candidates, damaged = [], []
     for file in files:
         try:
@@ -237,6 +239,8 @@ def _mask(files: Sequence[cbis_files.File], shape: tuple[int, ...], case: str) -
     for other in others:
         if not np.array_equal(mask, _fitted(other.pixels, shape)):
             raise Unusable(TWO_MASKS, other.file.path)
+    if inverted.is_inverted(mask, image):
+        raise Unusable(inverted.REASON, first.file.path)
     crops = [one for one in candidates if one.kind != "mask"]
     repaired = []
     if first.file.said == "crop" or any(one.file.said == "mask" for one in crops):

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mln_flax.data import disk
 from mln_flax.data.core import LeftOut, Unusable
-from mln_flax.data.readers import reader
-from mln_flax.data.sets import cbis_names, cbis_table
+from mln_flax.data.readers import raster, reader
+from mln_flax.data.sets import cbis_names, cbis_table, pairs
 
-_DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
 _OTHER = "other"  # the role of what is named as neither mammogram nor mask nor crop
 
 
@@ -58,12 +58,16 @@ def find(root: Path, cases: Mapping[str, cbis_table.Case]) -> Found:
     claims: list[_Claim] = []
     left_out: list[LeftOut] = []
     secrets: set[str] = set()
+    for item, reason in disk.listing(root).absent:
+        claim = _by_path(Path(item), Path(item).relative_to(root), lists)
+        if claim:
+            secrets.add(claim.name.patient)
+        # As with files that are here, those of masses or without a name count for nothing.
+        if not claim.name.is_mass if claim else _has_header(item):
+            left_out.append(LeftOut(item, reason))
     for path in sorted(reader.find(root)):
-        relative = path.relative_to(root)
-        if any(part.startswith((".", "__MACOSX")) for part in relative.parts):
-            continue  # what other systems leave beside files, under the same names
-        claim = _by_path(path, relative, lists)
-        if not claim and path.suffix.lower() in _DICOM_SUFFIXES:
+        claim = _by_path(path, path.relative_to(root), lists)
+        if not claim and _has_header(path.name):
             try:
                 header = reader.header(path)
             except Unusable as unusable:
@@ -76,6 +80,11 @@ def find(root: Path, cases: Mapping[str, cbis_table.Case]) -> Found:
             if not claim.name.is_mass and claim.role != _OTHER:
                 claims.append(claim)
     return _found(claims, cases, left_out, secrets)
+
+
+def _has_header(name: str) -> bool:
+    """Whether a file of this name may be DICOM; names of files without a suffix have dots too."""
+    return reader.may_be_image(name) and Path(name).suffix.lower() not in raster.SUFFIXES
 
 
 def _series(cases: Iterable[cbis_table.Case]) -> dict[str, cbis_names.Name]:
@@ -93,8 +102,7 @@ def _series(cases: Iterable[cbis_table.Case]) -> dict[str, cbis_names.Name]:
 
 def _by_path(path: Path, relative: Path, lists: _Lists) -> _Claim | None:
     """Whose file it is by the names in its path or by its row in a table of files."""
-    stem = relative.stem if relative.suffix.lower() in reader.SUFFIXES else relative.name
-    for part in (stem, *reversed(relative.parts[:-1])):
+    for part in (pairs.stem(relative.name), *reversed(relative.parts[:-1])):
         if name := cbis_names.parse(part):
             return _Claim(path, name, cbis_names.role(name.word))
     if listed := lists.listed.get(cbis_names.last_two(relative.as_posix())):
@@ -177,7 +185,7 @@ def _said(group: Sequence[_Claim], row: cbis_table.Abnormality | None) -> list[F
 
 def _numbers(path: Path) -> tuple[list[int], str]:
     """An order in which 1-2 comes before 1-10."""
-    return [int(digits) for digits in re.findall(r"\d+", path.stem)], path.name
+    return [int(digits) for digits in re.findall(r"\d+", pairs.stem(path.name))], path.name
 
 
 def _by_table(path: Path, rank: int | None, row: cbis_table.Abnormality | None) -> str:
@@ -187,7 +195,8 @@ def _by_table(path: Path, rank: int | None, row: cbis_table.Abnormality | None) 
     of_mask, of_crop = (_is_of(path, cbis_names.series_uid(p)) for p in (row.mask, row.crop))
     if of_mask != of_crop:
         return "mask" if of_mask else "crop"
-    number = int(path.stem) if re.fullmatch(r"\d{6}", path.stem) else rank
+    stem = pairs.stem(path.name)
+    number = int(stem) if re.fullmatch(r"\d{6}", stem) else rank
     mask, crop = (Path(source).stem.lstrip("0") or "0" for source in (row.mask, row.crop))
     if number is None or mask == crop:
         return ""

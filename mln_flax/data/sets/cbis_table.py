@@ -8,11 +8,13 @@ diagnosis research, Scientific Data 4 (2017) 170177; the tables are CC BY 3.0.
 """
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mln_flax.data import disk
 from mln_flax.data.core import LeftOut
+from mln_flax.data.sets import pairs
 from mln_flax.data.sets.cbis_names import Name, clean, last_two, parse
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
@@ -83,11 +85,18 @@ def read(root: Path) -> Tables:
     cases: dict[str, list[_Row]] = {}
     left_out: list[LeftOut] = []
     faults: dict[str, str] = {}
-    tables = [table for table in map(_case_table, _csv_files(root)) if table]
+    files, absent = disk.listing(root).ending(".csv")
+    for item, reason in absent:
+        if _is_named(Path(item).name.lower()) or _lists_files(Path(item), ()):
+            raise UserError(f"{item}: {reason}")
+        if "mass" not in Path(item).name.lower():
+            left_out.append(LeftOut(item, reason))
+    tables = [table for table in map(_case_table, files) if table]
     if not tables:
         raise UserError(
             f"data.dir={str(root)!r}: no table of calcification cases; put "
             "calc_case_description_train_set.csv and calc_case_description_test_set.csv into it"
+            f"{disk.and_absent(absent)}"
         )
     for path in tables:
         for line, cells in _rows(path, COLUMNS):
@@ -111,9 +120,8 @@ def listed_files(root: Path) -> dict[str, Listed]:
       UserError: such a table lacks a column.
     """
     found: dict[str, Listed] = {}
-    for path in _csv_files(root):
-        columns = _header(path)
-        if "dicom_info" in path.name.lower() or set(map(_column, FILE_COLUMNS)) <= set(columns):
+    for path in disk.listing(root).ending(".csv").files:
+        if _lists_files(path, _header(path)):
             for _, cells in _rows(path, FILE_COLUMNS):
                 name = parse(cells.get("patientid", ""))
                 if name:
@@ -124,15 +132,21 @@ def listed_files(root: Path) -> dict[str, Listed]:
     return found
 
 
-def _csv_files(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() == ".csv")
+def _is_named(name: str) -> bool:
+    """Whether a table's name in lower case says that it is one of calcification cases."""
+    return "calc" in name and "case" in name
+
+
+def _lists_files(path: Path, columns: Sequence[str]) -> bool:
+    """Whether a table is one of files, by its name or its columns."""
+    return "dicom_info" in path.name.lower() or {*map(_column, FILE_COLUMNS)} <= {*columns}
 
 
 def _case_table(path: Path) -> Path | None:
     """The path if it is a table of calcification cases, by its name or its columns."""
     columns = _header(path)
     name = path.name.lower()
-    named = "calc" in name and "case" in name
+    named = _is_named(name)
     of_masses = not named and ("mass" in name or "mass shape" in columns)
     return path if named or ("roi mask file path" in columns and not of_masses) else None
 
@@ -184,6 +198,7 @@ def _row(
 ) -> tuple[_Row | None, tuple[str, ...], str]:
     """A row; the cases that it spoils; and why it is not used."""
     patient, side, view, number, kind, *paths = (cells.get(_column(name), "") for name in COLUMNS)
+    number = pairs.whole_number(number)
     image, crop, mask = map(clean, paths)
     name, of_mask = (parse(source.split("/")[0]) for source in (image, mask))
     told = f"_{patient}_{side}_{view}".upper()

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mln_flax.config import DataConfig
+from mln_flax.data import disk
 from mln_flax.data.core import (
     PROCESSING,
     Collection,
@@ -100,8 +101,8 @@ def index(data: DataConfig) -> Index:
     if data.label not in ("", LABEL):
         raise UserError(f"data.label={data.label!r}: the masks of ffdm_dbt show {LABEL}s")
     root = pairs.open_folder(data.dir, _EXPECTED)
-    found = pairs.files(root).by_stem.values()
-    places = [_place(path, path.relative_to(root)) for paths in found for path in paths]
+    found = pairs.images(root)
+    places = [_place(path, root) for paths in found.by_stem.values() for path in paths]
     if not any(place.domain for place in places):
         raise UserError(f"data.dir={data.dir!r} holds no image below FFDM/ or DBT/; {_EXPECTED}")
     images, left_out = _images([place for place in places if not place.is_mask])
@@ -112,7 +113,7 @@ def index(data: DataConfig) -> Index:
     frames = {name: image.header.frames for name, image in images.items()}
     known = pairs.Names(place.name for place in places if not place.is_mask)
     paired, orphans = pairs.pair(masks, known, frames)
-    left_out += orphans
+    left_out += [*orphans, *found.absent]
     several = len({image.place.above for image in images.values()}) > 1
     entries: list[Entry] = []
     for name, image in sorted(images.items(), key=lambda item: _natural(item[0])):
@@ -125,6 +126,7 @@ def index(data: DataConfig) -> Index:
             else:
                 entries.append(_entry(key, image, frame, mask, patient))
         left_out += [LeftOut(str(image.place.path), reason) for reason in reasons]
+    places += [_place(Path(item), root) for item, _ in found.absent]
     secrets = {patient_of(place, several) for place in places}.union(
         {entry.patient for entry in entries},
         *(image.header.secrets | {image.header.patient} for image in images.values()),
@@ -137,11 +139,12 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     """The image or frame of an entry, whole, with its mask.
 
     Raises:
-      Unusable: a file cannot be read, or the mask has other than two values or another size.
+      Unusable: a file cannot be read, or the mask has other than two values or another size,
+        labels every pixel, or is inverted.
     """
     details: Details = entry.details
     mammogram = reader.read(Path(entry.files[0]), details.frame)
-    mask = pairs.read_mask(entry.files[1], mammogram.image.shape)
+    mask = pairs.read_mask(entry.files[1], mammogram.image)
     header = mammogram.header
     example = Example(
         image=mammogram.image,
@@ -157,9 +160,9 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     return Reading(example, mammogram.repaired)
 
 
-def _place(path: Path, inside: Path) -> _Place:
-    """What a path tells; `inside` is the path below the data folder."""
-    folders, is_mask = [], False
+def _place(path: Path, root: Path) -> _Place:
+    """What a path below the data folder tells."""
+    inside, folders, is_mask = path.relative_to(root), [], False
     for part in inside.parts[:-1]:
         # Also of one word: FFDMmask, DBTlabels.
         words = _words(re.sub(r"(mask|label)s?(?![^\W_])", r" \1", part.lower()))
@@ -179,6 +182,7 @@ def _place(path: Path, inside: Path) -> _Place:
 
 def _words(text: str) -> list[str]:
     """The words of a name in lower case; of one without letters and digits the name itself."""
+    text = disk.spelled(text)  # or an accent of its own would part a word
     return re.findall(r"[^\W_]+", text.lower()) or [text]
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mln_flax.config import DataConfig
+from mln_flax.data import disk
 from mln_flax.data.core import (
     PROCESSING,
     Collection,
@@ -72,14 +73,15 @@ def index(data: DataConfig) -> Index:
         table of known columns, or has two kinds of labels and `data.label` chooses none.
     """
     root = _root(data.dir)
-    images, masks = pairs.files(root / "images"), pairs.files(root / "masks")
+    images, masks = pairs.images(root / "images"), pairs.images(root / "masks")
     headers, damaged = _headers([*images.by_stem.values(), *masks.by_stem.values()])
     known, unknown = _single(images.by_stem, headers, damaged)
     names = pairs.Names(images.by_stem)
     rows = _rows(root / "cases.csv", names, data)
     frames = {stem: header.frames for stem, header in known.items()}
     paired, orphans = pairs.pair(masks.by_stem, names, frames)
-    left_out = [*images.others, *masks.others, *unknown, *orphans, *rows.left_out]
+    left_out = [*images.others, *images.absent, *masks.others, *masks.absent]
+    left_out += [*unknown, *orphans, *rows.left_out]
     entries: list[Entry] = []
     for stem, header in known.items():
         path = images.by_stem[stem][0]
@@ -106,15 +108,12 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     """The image of an entry, whole, with its mask; without a labeled pixel it is a normal image.
 
     Raises:
-      Unusable: a file cannot be read, the mask has other than two values or another size.
+      Unusable: a file cannot be read, the mask has other than two values or another size,
+        labels every pixel, or is inverted.
     """
     details: Details = entry.details
     mammogram = reader.read(Path(entry.files[0]), details.frame)
-    mask = pairs.read_mask(entry.files[1], mammogram.image.shape)
-    if mask.all():
-        raise Unusable(
-            "a mask that labels every pixel; its background must be zero", entry.files[1]
-        )
+    mask = pairs.read_mask(entry.files[1], mammogram.image)
     header = mammogram.header
     example = Example(
         image=mammogram.image,
@@ -173,6 +172,8 @@ def _single(
 
 def _rows(path: Path, names: pairs.Names, data: DataConfig) -> _Rows:
     """The rows of the table, if there is one, by the stem of their image."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path}: {disk.ABSENT}")
     if not path.exists():
         return _Rows({}, (), None, data.label or LABEL)
     table = cases.read(path)
@@ -187,7 +188,8 @@ def _rows(path: Path, names: pairs.Names, data: DataConfig) -> _Rows:
     for case in table.cases:
         # Written by hand: perhaps with the folder's name, perhaps by Windows.
         name = case.image.replace("\\", "/").removeprefix("./").removeprefix("images/")
-        stem = names.find(pairs.stem(name)) or names.find(name)
+        spellings = (pairs.stem(name), name, pairs.whole_number(name))
+        stem = next(filter(None, map(names.find, spellings)), None)
         if stem is None:
             reason = case.fault or "no image, or more than one, has the name of its column 'image'"
             left_out.append(LeftOut(str(path), f"line {case.line}: {reason}"))

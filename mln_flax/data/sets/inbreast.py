@@ -30,6 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mln_flax.config import DataConfig
+from mln_flax.data import disk
 from mln_flax.data.core import (
     PROCESSING,
     Collection,
@@ -71,6 +72,7 @@ class _Found(NamedTuple):
     images: dict[str, list[Path]]
     regions: dict[str, list[Path]]
     rows: dict[str, list[Row]]
+    absent: frozenset[str]  # ids whose regions are a link to a file that is not here
     secrets: frozenset[str]  # the patients of names and table
 
 
@@ -103,6 +105,8 @@ def index(data: DataConfig) -> Index:
             secrets |= {header.patient, *header.secrets}
             if xml is None and other_xml:
                 raise Unusable("its regions are there in different versions; keep one XML file")
+            if xml is None and file_id in found.absent:
+                raise Unusable(f"its regions are {disk.ABSENT}")
             row = _row(found.rows.get(file_id, []), xml)
             patient = _patient(image, header, has_hash)
         except Unusable as reason:
@@ -161,47 +165,54 @@ def read(entry: Entry, data: DataConfig) -> Reading:
 def _find(folder: str) -> tuple[_Found, list[LeftOut]]:
     """The archive's files below a folder, and those that belong to nothing."""
     root = pairs.open_folder(folder, _EXPECTED)
-    left_out = []
+    listing = disk.listing(root)
+    pictures = pairs.images(root)
+    left_out = list(pictures.absent)
     images, regions = defaultdict(list), defaultdict(list)
-    for path in (path for paths in pairs.files(root).by_stem.values() for path in paths):
+    for path in (path for paths in pictures.by_stem.values() for path in paths):
         if file_id := _parts(path)[0]:
             images[file_id].append(path)
         else:
             left_out.append(
                 LeftOut(str(path), "its name begins with no file id; name it as in the archive")
             )
-    for path in _files(root, ".xml"):
-        # The outlines of the chest muscle lie beside the others and may have the same names.
-        if "muscle" not in path.relative_to(root).as_posix().lower():
+    texts = listing.ending(".xml")
+    for path in texts.files:
+        if not _is_muscle(path, root):
             regions[_parts(path)[0]].append(path)
+    unread = [gone for gone in texts.absent if not _is_muscle(Path(gone.item), root)]
+    left_out += unread
     if not regions:
-        raise UserError(f"data.dir={folder!r} holds no XML file of regions; {_EXPECTED}")
+        missing = disk.and_absent(unread)
+        raise UserError(f"data.dir={folder!r} holds no XML file of regions; {_EXPECTED}{missing}")
     for file_id in regions.keys() - images.keys():
         reason = "regions without their image; add the image that its name begins with"
         left_out += [LeftOut(str(path), reason) for path in regions[file_id]]
-    table, rows, secrets = _table(root)
+    table, rows, secrets = _table(root, listing.ending(".csv"))
     for file_id in rows.keys() - images.keys():
         reason = "there is no image of this row's file name; add it"
         left_out += [LeftOut(str(table), f"line {row.line}: {reason}") for row in rows[file_id]]
-    secrets |= {_parts(path)[1] for paths in images.values() for path in paths}
-    return _Found(dict(images), dict(regions), rows, frozenset(secrets)), left_out
+    names = [*listing.files, *(Path(gone.item) for gone in listing.absent)]
+    secrets |= {_parts(path)[1] for path in names}
+    unknown = frozenset(_parts(Path(gone.item))[0] for gone in unread)
+    return _Found(dict(images), dict(regions), rows, unknown, frozenset(secrets)), left_out
 
 
-def _files(root: Path, suffix: str) -> list[Path]:
-    every = (path for path in sorted(root.rglob("*")) if path.suffix.lower() == suffix)
-    return [path for path in every if path.is_file() and not path.name.startswith(".")]
+def _is_muscle(path: Path, root: Path) -> bool:
+    # The outlines of the chest muscle lie beside the others and may have the same names.
+    return "muscle" in path.relative_to(root).as_posix().lower()
 
 
-def _table(root: Path) -> tuple[Path, dict[str, list[Row]], set[str]]:
+def _table(root: Path, listing: disk.Listing) -> tuple[Path, dict[str, list[Row]], set[str]]:
     """INbreast.csv, known by its columns or its name; its rows by file id, and its patients."""
-    tables = {path: _cells(path) for path in _files(root, ".csv")}
+    tables = {path: _cells(path) for path in listing.files}
     named = [path for path in tables if path.name.lower() == "inbreast.csv"]
     path, others = _one_of([p for p, rows in tables.items() if COLUMNS[0] in rows[0][1]] or named)
     if path is None:
         problem = "several tables" if others else "no table"
         raise UserError(
             f"data.dir={str(root)!r} holds {problem} with the column 'File Name'; {_EXPECTED} (a "
-            "sheet INbreast.xls can be saved as CSV)"
+            f"sheet INbreast.xls can be saved as CSV){disk.and_absent(listing.absent)}"
         )
     (first, head), *lines = tables[path]
     if missing := [repr(name) for name in COLUMNS if name not in head]:
@@ -213,7 +224,9 @@ def _table(root: Path) -> tuple[Path, dict[str, list[Row]], set[str]]:
         cell = defaultdict(str, zip(head, cells, strict=False))
         name, side, view, birads = (cell[column] for column in COLUMNS)
         laterality = side[0].upper() if side in ("l", "r", "left", "right") else ""
-        rows[name].append(Row(line, laterality, view.upper() if view in VIEWS else "", birads))
+        view_position = view.upper() if view in VIEWS else ""
+        row = Row(line, laterality, view_position, pairs.whole_number(birads))
+        rows[pairs.whole_number(name)].append(row)
         patients.add(cell["patient id"])
     return path, dict(rows), patients
 

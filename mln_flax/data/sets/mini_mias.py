@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mln_flax.config import DataConfig
+from mln_flax.data import disk
 from mln_flax.data.core import (
     Collection,
     Entry,
@@ -114,13 +115,14 @@ def index(data: DataConfig) -> Index:
     Raises:
       UserError: folder or Info.txt is missing, or Info.txt names no film.
     """
-    info, files = _open_folder(data.dir)
+    info, files, absent = _open_folder(data.dir)
     paths: dict[str, Path] = {}
     left_out = []
-    for path in files:
+    for path in (*files, *absent):
         if paths.setdefault(path.stem.lower(), path) != path:
             left_out.append(LeftOut(str(path), "another file has this film's number; keep one"))
     shapes, problems = _shapes(paths)
+    problems |= {film: absent[path] for film, path in paths.items() if path in absent}
     expected = info.shape or _commonest(shapes.values())
     entries = []
     for film in sorted({*info.films, *paths}):
@@ -174,8 +176,8 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     return Reading(example, film.repaired)
 
 
-def _open_folder(folder: str) -> tuple[Info, list[Path]]:
-    """Info.txt and the paths of the PGM files."""
+def _open_folder(folder: str) -> tuple[Info, Sequence[Path], dict[Path, str]]:
+    """Info.txt, the paths of the PGM files, and why some of these are not here."""
     expected = "expected a folder with Info.txt and mdb001.pgm ...: set --config.data.dir=FOLDER"
     root = pairs.open_folder(folder, expected)
     try:
@@ -184,7 +186,8 @@ def _open_folder(folder: str) -> tuple[Info, list[Path]]:
         raise UserError(f"{root / 'Info.txt'}: {error.strerror}; {expected}") from None
     if not info.films:
         raise UserError(f"{root / 'Info.txt'} has no row such as 'mdb003 D NORM'; {expected}")
-    return info, sorted(path for path in root.iterdir() if path.suffix.lower() == ".pgm")
+    films = disk.listing(root, below=False).ending(".pgm")
+    return info, films.files, {Path(item): reason for item, reason in films.absent}
 
 
 def _shapes(paths: Mapping[str, Path]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:

@@ -22,11 +22,13 @@ into a folder of their own.
 import re
 import zipfile
 import zlib
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
 from mln_flax.config import DataConfig
+from mln_flax.data import disk
 from mln_flax.data.core import (
     Collection,
     Entry,
@@ -37,6 +39,7 @@ from mln_flax.data.core import (
     Unusable,
     collections,
 )
+from mln_flax.data.prepare import inverted
 from mln_flax.data.readers.header import depth
 from mln_flax.data.sets import pairs
 from mln_flax.types import UserError
@@ -70,37 +73,51 @@ def index(data: DataConfig) -> Index:
     """The slices below a folder, each by its path without suffix.
 
     Raises:
-      UserError: the folder is missing or holds no .npz file.
+      UserError: the folder is missing or holds no .npz file, or two domains have the same name.
     """
     expected = "expected a folder with DOMAIN/CASE_SLICE.npz files: set --config.data.dir=FOLDER"
     root = pairs.open_folder(data.dir, expected)
     entries: dict[str, Entry] = {}
-    left_out = []
-    for path in sorted(root.rglob("*")):
-        inside = path.relative_to(root)
-        if not path.is_file() or any(name.startswith(".") for name in inside.parts):
-            continue
-        entry = _entry(path, inside)
+    named = defaultdict(set)
+    files, absent = disk.listing(root)
+    left_out = list(absent)
+    for path in files:
+        entry = _entry(path, path.relative_to(root))
         if path.suffix.lower() != ".npz":
             left_out.append(LeftOut(str(path), "no .npz file; take it away"))
         elif entry.key in entries:
             left_out.append(LeftOut(str(path), "another file has this name; the first is used"))
         else:
             entries[entry.key] = entry
+            named[entry.domain].add(_place(path.relative_to(root))[1])
     if not entries:
-        raise UserError(f"data.dir={data.dir!r} holds no .npz file; {expected}")
-    return Index(tuple(entries.values()), tuple(left_out))
+        raise UserError(
+            f"data.dir={data.dir!r} holds no .npz file; {expected}{disk.and_absent(absent)}"
+        )
+    for domain, folders in named.items():
+        if len(folders) > 1:
+            raise UserError(
+                f"data.dir={data.dir!r}: {len(folders)} folders would be one domain {domain!r}; "
+                "name them by the letters A to Z, digits and _"
+            )
+    return Index(tuple(entries.values()), tuple(sorted(left_out)))
 
 
 def _entry(path: Path, inside: Path) -> Entry:
     """The entry of a file; `inside` is its path below the data folder."""
-    folders = inside.parts[:-1]
-    part = PARTS.get(folders[0].lower(), "") if folders else ""
-    named = folders[1:] if part else folders
-    domain = re.sub(r"[^A-Za-z0-9_]+", "_", named[0]) if named else DOMAIN
-    match = _SLICE.fullmatch(path.stem)
-    patient = match[1] if match else path.stem
+    part, name = _place(inside)
+    domain = re.sub(r"[^A-Za-z0-9_]+", "_", name)
+    inside = Path(disk.spelled(str(inside)))
+    match = _SLICE.fullmatch(inside.stem)
+    patient = match[1] if match else inside.stem
     return Entry(inside.with_suffix("").as_posix(), patient, domain, part, (str(path),))
+
+
+def _place(inside: Path) -> tuple[str, str]:
+    """The part that the folders of a file tell, "" for none, and the name of its domain there."""
+    folders = [disk.spelled(name) for name in inside.parts[:-1]]
+    part = PARTS.get(folders[0].lower(), "") if folders else ""
+    return part, next(iter(folders[1:] if part else folders), DOMAIN)
 
 
 def read(entry: Entry, data: DataConfig) -> Reading:
@@ -119,6 +136,8 @@ def read(entry: Entry, data: DataConfig) -> Reading:
         raise Unusable("its label has other values than zero and one more; make it two-valued")
     if mask.all():
         raise Unusable("its label is everywhere; the background must be zero")
+    if inverted.is_inverted(mask, image):
+        raise Unusable(inverted.REASON)
     example = Example(
         image=image,
         mask=(mask != 0).astype(np.uint8),

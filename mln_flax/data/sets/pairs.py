@@ -8,21 +8,25 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mln_flax import files
+from mln_flax.data import disk
 from mln_flax.data.core import LeftOut, Unusable
+from mln_flax.data.prepare import inverted
 from mln_flax.data.readers import reader
 from mln_flax.types import UserError
 
 WHOLE = 0  # stands for the frame of a mask that belongs to no frame but to the file
 
+_DECIMALS = re.compile(r"(\d+)[.,]0+")
 _FRAME = re.compile(r"(.+)_(\d+)")
-_CLUTTER = ("thumbs.db", "desktop.ini")  # what file managers leave behind
 
 
 class Files(NamedTuple):
-    """The image files below a folder by stem, and the other files there."""
+    """The image files below a folder by stem, the other files there, and what is not here."""
 
     by_stem: dict[str, list[Path]]
     others: tuple[LeftOut, ...]
+    absent: tuple[LeftOut, ...]  # of what may be images
 
 
 def open_folder(folder: str, expected: str) -> Path:
@@ -36,32 +40,31 @@ def open_folder(folder: str, expected: str) -> Path:
     return root
 
 
-def files(root: Path) -> Files:
-    """The image files below a folder, in sorted order; hidden files count for nothing.
+def images(root: Path) -> Files:
+    """The image files below a folder, in sorted order.
 
     Raises:
       UserError: there is no image.
     """
-    found = [path for path in sorted(reader.find(root)) if not _is_hidden(path, root)]
+    found, listing = sorted(reader.find(root)), disk.listing(root)
+    absent = tuple(gone for gone in listing.absent if reader.may_be_image(gone.item))
     if not found:
         known = ", ".join(sorted(reader.SUFFIXES))
-        raise UserError(f"{root} holds no image; known are DICOM and files ending in {known}")
+        raise UserError(
+            f"{root} holds no image; known are DICOM and files ending in {known}"
+            f"{disk.and_absent(absent)}"
+        )
     by_stem = defaultdict(list)
     for path in found:
         by_stem[stem(path.relative_to(root).as_posix())].append(path)
-    rest = {path for path in root.rglob("*") if path.is_file()}.difference(found)
     reason = "no image of a known format; convert it or take it away"
-    others = [LeftOut(str(path), reason) for path in sorted(rest) if not _is_hidden(path, root)]
-    return Files(dict(by_stem), tuple(others))
-
-
-def _is_hidden(path: Path, root: Path) -> bool:
-    names = path.relative_to(root).parts
-    return any(name.startswith(".") for name in names) or names[-1].lower() in _CLUTTER
+    rest = sorted(set(listing.files).difference(found))
+    return Files(dict(by_stem), tuple(LeftOut(str(path), reason) for path in rest), absent)
 
 
 def stem(name: str) -> str:
     """A file's name without its suffix; only known ones are cut off, for ids may hold dots too."""
+    name = disk.spelled(name)
     suffix = Path(name).suffix
     return name[: -len(suffix)] if suffix.lower() in reader.SUFFIXES else name
 
@@ -83,6 +86,7 @@ class Names:
         That is the same path. Where one of the two lies at the top, its name alone is enough, if
         no other image has it.
         """
+        name = disk.spelled(name)
         if name in self._stems:
             return name
         last = name.rpartition("/")[2]
@@ -91,21 +95,45 @@ class Names:
         return self._alone.get(name)
 
 
-def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+def read_mask(path: str, image: np.ndarray) -> np.ndarray:
     """The label of a mask file, uint8 {0, 1} [H, W].
 
     Raises:
-      Unusable: naming the mask, where it cannot be read, or has other than two values or another
-        shape than its image.
+      Unusable: naming the mask, where it cannot be read, has other than two values or another
+        shape than its image [H, W], labels every pixel, or is inverted.
     """
     try:
         mask = reader.read_mask(Path(path))
     except Unusable as unusable:
         raise Unusable(str(unusable), path) from None
-    if mask.shape != shape:
-        sizes = "{}x{} pixels for an image of {}x{}".format(*mask.shape, *shape)
+    if mask.shape != image.shape:
+        sizes = "{}x{} pixels for an image of {}x{}".format(*mask.shape, *image.shape)
         raise Unusable(f"a mask of {sizes}; draw it on the image itself", path)
+    if mask.all():
+        raise Unusable("a mask that labels every pixel; its background must be zero", path)
+    if inverted.is_inverted(mask, image):
+        raise Unusable(inverted.REASON, path)
     return mask.astype(np.uint8)
+
+
+def mask_name(image: str, frame: int = 0, frames: int = 1) -> str:
+    """The name of a file for the mask of an image: `a_mask.png`, of frames `a_0001_mask.png` ...
+
+    `pair` finds the image by it, unless a long stem had to be cut for `files.MOST_BYTES`.
+
+    Args:
+      image: the name of its file, with its suffix if it has one.
+      frame: from 0.
+      frames: of the file.
+    """
+    number = f"_{frame + 1:04d}" if frames > 1 else ""
+    return files.fitting(stem(image), f"{number}_mask.png")
+
+
+def whole_number(cell: str) -> str:
+    """The id in a cell that a spreadsheet has made a number (`12345.0`); else the cell itself."""
+    match = _DECIMALS.fullmatch(cell)
+    return match[1] if match else cell
 
 
 def pair(

@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import re
+import unicodedata
 
 import pytest
 
@@ -203,3 +204,15 @@ def test_the_owner_of_the_data_finds_what_is_meant(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o555)
     identity.keep_names(tmp_path / "locked", [("i7", "doe")])
     assert not list((tmp_path / "locked").iterdir())
+
+
+def test_names_are_hidden_however_their_accents_are_spelled():
+    whole, parted = (unicodedata.normalize(form, "Müller^Zoé") for form in ("NFC", "NFD"))
+    assert whole != parted and names().patient(whole) == names().patient(parted)
+    for secret in (whole, parted):
+        known = names(secret)
+        for path in (whole, parted):
+            first, second = path.split("^")
+            shown = known.file(f"/archive/{second}/{first}.png")
+            expected = (unicodedata.normalize("NFC", word) for word in (second, first))
+            assert shown == "{}/{}.png".format(*map(known.patient, expected))

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import unicodedata
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import trees
 
 from mln_flax import files
 from mln_flax.config import SplitConfig, TilesConfig
+from mln_flax.data import disk
 from mln_flax.data.prepare import prepare, prepared, prepared_set, splits, staging, tiles
 from mln_flax.data.prepare.prepare import REPORT, SETTINGS, SHEET, SPLITS
 from mln_flax.locks import LOCK
@@ -271,6 +273,60 @@ def test_file_names_of_other_encodings_are_no_obstacle(tmp_path):
     assert said == files.read_json(tmp_path / "out" / REPORT)
 
 
+def test_a_data_folder_of_another_encoding_is_prepared(tmp_path):
+    root = pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller"))
+    data = trees.npz_settings(trees.write_npz(root, images=4, domains=("film",)), targets=())
+    assert prepare.default_folder(data, tmp_path / "run").name.startswith("npz_64_")
+    assert prepare.prepare(data, tmp_path / "out")["totals"]["images"] == 4
+
+
+def test_links_to_files_that_are_not_here_are_counted_and_noticed_when_they_come(tmp_path):
+    tree = trees.write_npz(tmp_path / "tree", images=4, domains=("film",))
+    (tree / "film/case0_0.npz").rename(tmp_path / "content")
+    (tree / "film/case0_0.npz").symlink_to(tmp_path / "annex")
+    data = trees.npz_settings(tree, targets=())
+    said = prepare.prepare(data, tmp_path / "out")
+    assert said["left_out"] == [{"file": "film/case0_0.npz", "reason": disk.ABSENT}]
+    assert said["totals"]["images"] == 3
+    (tree / ".DS_Store").write_bytes(b"a file manager was here")
+    assert not prepare.has_changed(data, said)
+    (tmp_path / "content").rename(tmp_path / "annex")
+    assert prepare.has_changed(data, said)
+
+
+def test_a_domain_whose_name_no_file_can_take_is_refused(tmp_path):
+    for length in (prepare.LONGEST_DOMAIN, prepare.LONGEST_DOMAIN + 1):
+        root, domain = tmp_path / f"{length}", "x" * length
+        trees.write_npz(root, images=4, domains=("film",))
+        (root / "film").rename(root / domain)
+        data = trees.npz_settings(root, source=domain, targets=())
+        if length == prepare.LONGEST_DOMAIN:
+            assert prepare.prepare(data, tmp_path / "out")["totals"]["images"] == 4
+        else:
+            with pytest.raises(UserError, match="a domain has a name of 201 letters; files are"):
+                prepare.prepare(data, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (2, 2)])
+def test_images_of_a_few_pixels_are_prepared_or_left_out_by_name(tmp_path, grid):
+    """Of every shape up to 8 x 8, with a pixel labeled or none."""
+    (tmp_path / "in/film").mkdir(parents=True)
+    shapes = list(np.ndindex(8, 8))
+    for number, (rows, columns) in enumerate(shapes):
+        image = np.random.default_rng(number).random((rows + 1, columns + 1))
+        label = image == image.max() if number % 2 else np.zeros(image.shape)
+        path = tmp_path / f"in/film/case{number}_1.npz"
+        np.savez(path, image=np.round(image * 255).astype(np.uint8), label=label)
+    tiling = {"tiles": TilesConfig(*grid), "targets": ()}
+    said = prepare.prepare(trees.npz_settings(tmp_path / "in", **tiling), tmp_path / "out")
+    totals = said["totals"]
+    assert totals["images"] + totals["left_out"] == len(shapes) and totals["images"] > 20
+    assert not any("fault of this program" in reason for reason in totals["left_out_by_reason"])
+    if grid == (2, 2):
+        assert any("too small to cut" in reason for reason in totals["left_out_by_reason"])
+
+
 # Parts and ids
 
 
@@ -294,6 +350,14 @@ def test_official_parts_are_kept_and_patients_joint(tmp_path, monkeypatch):
     assert shown == parts
     loaded = prepared_set.load(data, tmp_path / "out")
     assert len(loaded.part("film", "test").patient_ids) == 6
+
+
+def test_one_patient_spelled_in_two_ways_is_in_one_part(tmp_path, monkeypatch):
+    whole, parted = (unicodedata.normalize(form, "Zoé") for form in ("NFC", "NFD"))
+    orders = [trees.Order("a", whole, part="train"), trees.Order("b", parted, "ffdm", "test")]
+    trees.enter(monkeypatch, orders)
+    with pytest.raises(UserError, match="1 patient is in more than one part"):
+        prepare.prepare(trees.made_settings(tmp_path / "data"), tmp_path / "out")
 
 
 def test_a_patient_in_both_official_parts_stops_all(tmp_path, monkeypatch):

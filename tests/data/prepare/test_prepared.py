@@ -1,5 +1,6 @@
 """Tiles stored once: the same bytes wherever, the same values back, and no TensorFlow to read."""
 
+import errno
 import json
 import os
 
@@ -248,15 +249,16 @@ def test_what_is_not_stored_cannot_be_asked_for(stored, tmp_path):
         prepared.read(tmp_path, places)
 
 
-def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENAMETOOLONG])
+def test_what_the_disk_refuses_is_told_as_such(tmp_path, monkeypatch, number):
     import tensorflow_datasets as tfds
 
-    said = "write() failed: No space left on device; writing x; at byte 4096; Failed to close"
+    said = f"write() failed: {os.strerror(number)}; writing x; at byte 4096; Failed to close"
 
     def full(*args, **kwargs):
         raise RuntimeError(said)  # as ArrayRecord says it
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", full)
-    with pytest.raises(OSError, match="No space left") as caught:
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
         store(tmp_path, cuts()[:4])
-    assert caught.value.errno == 28
+    assert caught.value.errno == number

@@ -7,11 +7,12 @@ import re
 import cbis_trees as trees
 import numpy as np
 import pytest
+from PIL import Image
 
 from mln_flax import settings as config_files
 from mln_flax.config import DataConfig
 from mln_flax.data.core import Unusable, collections
-from mln_flax.data.sets import cbis_ddsm, cbis_names
+from mln_flax.data.sets import cbis_ddsm, cbis_files, cbis_names
 from mln_flax.types import UserError
 
 CONFIGS = pathlib.Path(__file__).parents[3] / "configs"
@@ -336,3 +337,80 @@ def test_only_what_describes_the_data_differs_from_the_phantoms():
     phantoms = config_files.load_file(str(CONFIGS / "phantom.py"))
     assert cbis.data != phantoms.data and cbis.data.tiles.rows == cbis.data.tiles.columns == 2
     assert dataclasses.replace(cbis, data=phantoms.data) == phantoms
+
+
+def test_locks_hidden_tables_and_folders_count_for_nothing(tmp_path):
+    trees.write(tmp_path, "png", {})
+    table = "calc_case_description_train_set.csv"
+    for name in (f"~$m_{table}", f"._{table}", "._dicom_info.csv", ".git/dicom_info.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\x05Zed\xff")
+    (tmp_path / f"old_{table}").mkdir()
+    (tmp_path / "notes.csv").mkdir()
+    found = index(tmp_path)
+    assert found.left_out == () and len(found.entries) == len(trees.cases())
+
+
+def test_links_to_files_that_are_not_here_are_named_but_for_masses(tmp_path):
+    written = trees.write(tmp_path, "png", {})
+    for path, piece in written.items():
+        if piece.case == SINGLE and piece.role == "mask" or piece.case.startswith("Mass"):
+            pathlib.Path(path).unlink()
+            pathlib.Path(path).symlink_to("nowhere")
+    for name in ("other.csv", "mass_case_description_test_set.csv", "new/1-1.dcm", "new/1-1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to("nowhere")
+    unknown = tmp_path / "Calc-Test_P_99999_LEFT_CC/000000.dcm"
+    unknown.parent.mkdir()
+    unknown.symlink_to("nowhere")
+    found = index(tmp_path)
+    (mask,) = (p for p, piece in written.items() if piece.case == SINGLE and piece.role == "mask")
+    (entry,) = [entry for entry in found.entries if entry.key == SINGLE]
+    with pytest.raises(Unusable, match="abnormality 1: the mask is missing"):
+        cbis_ddsm.read(entry, settings(tmp_path))
+    assert all(why.startswith("a link whose file is not here") for _, why in found.left_out)
+    others = {str(tmp_path / name) for name in ("other.csv", "new/1-1.dcm")}
+    assert {item for item, _ in found.left_out} == {mask, str(unknown), *others}
+    assert "P_99999" in found.secrets
+    for name in ("dicom_info.csv", "calc_case_description_train_set.csv"):  # the first one met
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to("nowhere")
+        with pytest.raises(UserError, match=f"{name}: a link whose file is not here; fetch its"):
+            index(tmp_path)
+
+
+def test_an_inverted_mask_is_refused(tmp_path):
+    entry, _ = one(tmp_path, "png")
+    mask = entry.files[1]
+    (piece,) = [piece for piece in trees.pieces(SINGLE) if piece.role == "mask"]
+    Image.fromarray(255 - piece.pixels).save(mask)
+    with pytest.raises(Unusable, match="abnormality 1: .*black on white; invert it") as caught:
+        cbis_ddsm.read(entry, settings(tmp_path))
+    assert caught.value.file == mask
+
+
+def test_files_named_by_uids_are_known_by_their_headers_and_keep_their_order(tmp_path):
+    trees.write(tmp_path, "tables", {})
+    moved = tmp_path / "downloads"
+    moved.mkdir()
+    paths = [path for path in sorted(tmp_path.rglob("*.dcm")) if SINGLE in path.as_posix()]
+    for number, path in enumerate(paths):
+        path.rename(moved / f"1.2.840.113.{number}")
+    (entry,) = [entry for entry in index(tmp_path).entries if entry.key == SINGLE]
+    assert {pathlib.Path(file).parent for file in entry.files} == {moved}
+    assert cbis_ddsm.read(entry, settings(tmp_path)).example.mask.any()
+    order = [pathlib.Path(f"1.2.{number}") for number in (9, 10, 100)]
+    assert sorted(order[::-1], key=cbis_files._numbers) == order
+
+
+def test_numbers_of_a_spreadsheet_are_abnormalities_again(tmp_path):
+    trees.write(tmp_path, "png", {})
+    expected = index(tmp_path)
+    for path in tmp_path.glob("*.csv"):
+
+        def change(rows):
+            for row in rows[1:]:
+                row[rows[0].index("abnormality id")] += ".0"
+
+        edit(path, change)
+    assert index(tmp_path) == expected and expected.left_out == ()

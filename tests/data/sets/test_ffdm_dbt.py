@@ -1,4 +1,5 @@
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
@@ -146,6 +147,7 @@ def test_masks_are_found_beside_images_and_in_folders_of_their_own(tmp_path, ima
         ("DBT/view1/slice_7.bmp", "unnamed"),
         ("DBT/012_LCC.bmp", "012"),
         ("DBT/张_LCC/7.bmp", "张"),
+        (unicodedata.normalize("NFD", "FFDM/Müller_LCC.bmp"), "müller"),
     ],
 )
 def test_the_patient_is_the_first_word_that_is_one(tmp_path, image, patient):
@@ -217,6 +219,8 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     [
         (EMPTY[1:], "a mask of 71x60 pixels for an image of 72x60"),
         (EMPTY + np.arange(WIDTH, dtype=np.uint8), "two"),
+        (EMPTY + np.uint8(255), "labels every pixel"),
+        (255 - shown(1)[1], "lesions are black on white; invert it"),
     ],
 )
 def test_a_mask_that_is_none_is_named(tmp_path, mask, expected):
@@ -287,3 +291,13 @@ def test_what_is_no_such_folder_is_named(tmp_path):
     refused("'cluster': the masks of ffdm_dbt show calcifications", label="cluster")
     (tmp_path / "file").write_text("")
     refused("file' is not a folder" + hint, tmp_path / "file")
+
+
+def test_links_to_files_that_are_not_here_are_named_and_their_patients_hidden(tmp_path):
+    add(tmp_path, "FFDM/1_LCC.bmp", "FFDM_mask/1_LCC.bmp")
+    (tmp_path / "FFDM/2_LCC.bmp").symlink_to("../.git/annex/objects/x")
+    (tmp_path / "FFDM/readme.txt").symlink_to("nowhere")  # no image
+    (tmp_path / "FFDM/~$1_LCC.bmp").write_bytes(b"left behind")
+    ((file, reason),) = left_out(tmp_path).items()
+    assert file == "FFDM/2_LCC.bmp" and "fetch its content" in reason
+    assert keys(tmp_path) == ["ffdm/1_lcc"] and index(tmp_path).secrets == {"1", "2"}

@@ -1,4 +1,5 @@
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
@@ -174,6 +175,7 @@ def test_what_has_no_partner_is_named(tmp_path):
         (spot().T.copy(), "a mask of 48x60 pixels for an image of 60x48"),
         (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint8), "value"),
         (EMPTY + np.uint8(255), "a mask that labels every pixel"),
+        (255 - spot(), "lesions are black on white; invert it"),
         (b"\x89PNG\r\n\x1a\n", "read"),
     ],
 )
@@ -385,3 +387,69 @@ def test_folders_that_are_none_are_named(tmp_path):
     save(tmp_path / "masks/a.png", spot())
     with pytest.raises(UserError, match="images holds no image; known are DICOM and .*.png"):
         folder.index(settings(tmp_path))
+
+
+def test_links_to_files_that_are_not_here_are_named(tmp_path):
+    fill(tmp_path, ("a", "b", "c"))
+    for name in ("images/a.png", "masks/b.png", "images/1.2.840.5", "masks/.hidden.png"):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to("../.git/annex/objects/x")
+    reasons = dict(left_out(tmp_path))
+    assert [entry.key for entry in index(tmp_path).entries] == ["c"]
+    for name in ("images/a.png", "masks/b.png", "images/1.2.840.5"):
+        assert reasons[name].startswith("a link whose file is not here; fetch its content")
+    assert sorted(reasons) == [
+        *("images/1.2.840.5", "images/a.png", "images/b.png", "masks/a.png", "masks/b.png")
+    ]
+    (tmp_path / "cases.csv").symlink_to("nowhere")  # it may name the patients
+    with pytest.raises(UserError, match="cases.csv: a link whose file is not here"):
+        folder.index(settings(tmp_path))
+
+
+def test_a_folder_of_links_alone_says_so(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "images/a.png").unlink()
+    (tmp_path / "images/a.png").symlink_to("nowhere")
+    with pytest.raises(UserError, match="holds no image.*not counted .1.: a link whose file is"):
+        folder.index(settings(tmp_path))
+
+
+def test_locks_and_hidden_files_count_for_nothing(tmp_path):
+    fill(tmp_path)
+    for name in ("images/~$a.png", "masks/~$cases.csv", "images/.DS_Store", "masks/._a.png"):
+        (tmp_path / name).write_bytes(b"left behind")
+    (tmp_path / "images/Thumbs.db").write_bytes(b"left behind")
+    (tmp_path / "images/table.csv").mkdir()
+    assert left_out(tmp_path) == [] and len(index(tmp_path).entries) == 1
+
+
+def test_names_are_the_same_however_their_accents_are_spelled(tmp_path):
+    whole, parted = (unicodedata.normalize(form, "é_ü") for form in ("NFC", "NFD"))
+    assert whole != parted
+    for image, mask, cell in ((whole, parted, parted), (parted, whole, whole)):
+        root = tmp_path / str(len(image))
+        save(root / f"images/{image}.png", picture())
+        save(root / f"masks/{mask}_mask.png", spot())
+        (root / "cases.csv").write_text(f"image,patient\n{cell}.png,P1\n", encoding="utf-8")
+        assert left_out(root) == []
+        assert [(entry.key, entry.patient) for entry in index(root).entries] == [(whole, "P1")]
+
+
+def test_files_named_by_uids_keep_their_last_number(tmp_path):
+    uids = ["1.2.840.113.5", "1.2.840.113.6"]
+    for seed, uid in enumerate(uids):
+        save_dicom(tmp_path / "images" / uid, picture(seed), PatientID=f"P{seed}")
+        save(tmp_path / f"masks/{uid}_mask.png", spot(10 + seed))
+    (tmp_path / "cases.csv").write_text("image,view\n1.2.840.113.5,CC\n1.2.840.113.6,MLO\n")
+    assert left_out(tmp_path) == []
+    assert [(entry.key, entry.patient) for entry in index(tmp_path).entries] == [
+        (uids[0], "P0"),
+        (uids[1], "P1"),
+    ]
+    assert [read(tmp_path, uid).view_position for uid in uids] == ["CC", "MLO"]
+
+
+def test_ids_that_a_spreadsheet_made_numbers_are_found(tmp_path):
+    fill(tmp_path, ("12345", "67"), "image,patient\n12345.0,P1\n67.0,P2\n")
+    assert [entry.patient for entry in index(tmp_path).entries] == ["P1", "P2"]
+    assert left_out(tmp_path) == []

@@ -471,3 +471,50 @@ def test_folders_that_are_no_inbreast_are_named(tmp_path):
     refused("holds several tables")
     (tmp_path / "again.csv").write_text(HEAD)
     assert inbreast.index(settings(tmp_path)).entries == ()
+
+
+def test_links_to_files_that_are_not_here_make_no_image_normal(tmp_path):
+    fill(tmp_path)
+    normal, other = (
+        tmp_path / "AllDICOMs" / name_of(file_id) for file_id in ("22580192", "22678670")
+    )
+    (tmp_path / "AllXML/22580192.xml").symlink_to("nowhere")
+    (tmp_path / "AllXML/22678622_muscle.xml").symlink_to("nowhere")
+    hidden = tmp_path / "AllDICOMs/33333333_aaaabbbbccccdddd_MG_R_CC_ANON.dcm"
+    hidden.symlink_to("nowhere")
+    other.unlink()
+    other.symlink_to("nowhere")
+    reasons = left_out(tmp_path)
+    assert keys(tmp_path) == ["22678622"] and "aaaabbbbccccdddd" in index(tmp_path).secrets
+    for path in (tmp_path / "AllXML/22580192.xml", other, hidden):
+        name = path.relative_to(tmp_path).as_posix()
+        assert reasons.pop(name).startswith("a link whose file is not here; fetch its content")
+    assert reasons.pop(f"AllDICOMs/{normal.name}").startswith("its regions are a link whose file")
+    assert sorted(reasons) == ["AllXML/22678670.xml", "INbreast.csv"]  # whose image is not here
+    for file_id in ("22678622", "22678670"):
+        (tmp_path / f"AllXML/{file_id}.xml").unlink()
+    with pytest.raises(UserError, match="no XML file of regions.*not counted .1.: a link whose"):
+        inbreast.index(settings(tmp_path))
+
+
+def test_locks_hidden_files_and_folders_count_for_nothing(tmp_path):
+    fill(tmp_path)
+    for name in ("~$INbreast.csv", "._INbreast.csv", "AllXML/~$22580192.xml", ".x/22580192.xml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(HEAD.encode())
+    (tmp_path / "INbreast.old.csv").mkdir()
+    assert left_out(tmp_path) == {} and keys(tmp_path) == sorted(ROWS)
+
+
+def test_regions_in_a_linked_folder_are_found(tmp_path):
+    fill(tmp_path / "data")
+    (tmp_path / "data/AllXML").rename(tmp_path / "far")
+    (tmp_path / "data/AllXML").symlink_to(tmp_path / "far", target_is_directory=True)
+    assert left_out(tmp_path / "data") == {} and keys(tmp_path / "data") == sorted(ROWS)
+
+
+def test_numbers_of_a_spreadsheet_are_ids_and_grades_again(tmp_path):
+    lines = [line.replace(file_id, f"{file_id}.0") for file_id, line in ROWS.items()]
+    fill(tmp_path, rows=[f"{line}.0" for line in lines])  # the last cell is the grade
+    assert left_out(tmp_path) == {} and keys(tmp_path) == sorted(ROWS)
+    assert read(tmp_path, "22580192").example.view_position == "CC"

@@ -177,6 +177,22 @@ def test_files_that_belong_to_no_film_are_left_out(tmp_path):
     )
 
 
+def test_links_and_hidden_films(tmp_path):
+    write(tmp_path, ROWS)
+    for name in ("._mdb001.pgm", ".mdb999.pgm", "~$mdb002.pgm"):
+        (tmp_path / name).write_bytes(b"left behind")
+    (tmp_path / "mdb300.pgm").mkdir()
+    for name in ("mdb002.pgm", "mdb500.pgm", "MDB003.PGM"):  # the last one a copy
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to("nowhere")
+    found = mini_mias.index(settings(tmp_path)).left_out
+    by_name = {pathlib.Path(item).name: reason for item, reason in found}
+    assert len(by_name) == len(found) == 3
+    assert by_name["mdb002.pgm"].startswith("a link whose file is not here; fetch its content")
+    assert "not named in Info.txt" in by_name["mdb500.pgm"]
+    assert by_name["MDB003.PGM"] == "another file has this film's number; keep one"
+
+
 def test_laterality_and_patients_follow_the_film_numbers():
     assert [mini_mias.patient_of(f"mdb{n:03d}") for n in (1, 2, 209, 210, 322)] == [
         "mias_001",

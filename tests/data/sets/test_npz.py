@@ -1,11 +1,13 @@
 import pickle
 import re
+import unicodedata
 
 import numpy as np
 import pytest
 
 from mln_flax.config import DataConfig
 from mln_flax.data.core import LeftOut, Unusable, collections
+from mln_flax.data.phantoms.phantom import phantom
 from mln_flax.data.sets import npz
 from mln_flax.types import UserError
 
@@ -195,3 +197,44 @@ def test_folders_that_are_none_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file' is not a folder.*" + hint):
         npz.index(settings(tmp_path / "file"))
+
+
+def test_links_locks_and_hidden_folders(tmp_path):
+    write(tmp_path / "A/a_1.npz")
+    write(tmp_path / ".git/annex/a_2.npz")
+    (tmp_path / "A/~$a_1.npz").write_bytes(b"left behind")
+    (tmp_path / "A/b.npz").mkdir()
+    (tmp_path / "A/c_1.npz").symlink_to("nowhere")
+    index = npz.index(settings(tmp_path))
+    assert [entry.key for entry in index.entries] == ["A/a_1"]
+    ((item, reason),) = index.left_out
+    assert item == str(tmp_path / "A/c_1.npz") and "fetch its content" in reason
+    (tmp_path / "A/a_1.npz").unlink()
+    with pytest.raises(UserError, match="holds no .npz file.*not counted .1.: a link whose file"):
+        npz.index(settings(tmp_path))
+
+
+def test_names_are_the_same_however_their_accents_are_spelled(tmp_path):
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        write(tmp_path / part / unicodedata.normalize(form, f"Süd/é{part}_1.npz"))
+    entries = npz.index(settings(tmp_path)).entries
+    assert [(e.patient, e.domain) for e in entries] == [("étest", "S_d"), ("étrain", "S_d")]
+
+
+def test_two_folders_are_never_one_domain(tmp_path):
+    write(tmp_path / "乳/a_1.npz")
+    assert [entry.domain for entry in npz.index(settings(tmp_path)).entries] == ["_"]
+    write(tmp_path / "肺/b_1.npz")
+    with pytest.raises(UserError, match="2 folders would be one domain '_'; name them by"):
+        npz.index(settings(tmp_path))
+
+
+def test_an_inverted_label_is_refused(tmp_path):
+    example = phantom(0, "ffdm", 1, height=96, width=80, spacing_mm=0.8)
+    label = example.mask.copy()
+    label[40:46, 30:36] = 1
+    write(tmp_path / "A/a_1.npz", image=example.image, label=label)
+    assert read(tmp_path).example.mask.any()
+    write(tmp_path / "A/a_1.npz", image=example.image, label=1 - label)
+    with pytest.raises(Unusable, match="lesions are black on white; invert it"):
+        read(tmp_path)
