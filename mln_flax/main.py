@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,11 +20,16 @@ MODES = tuple("train prepare evaluate predict report summary benchmark experimen
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 2 what user or machine got wrong, 143 after SIGTERM (130: SIGINT)."""
+    """The exit code: 0 done, 2 what user or machine got wrong, else 128 and the signal's number."""
     with contextlib.suppress(AttributeError):  # a notebook's has no such method
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        return run(sys.argv[1:] if argv is None else argv)
+        code = run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # what is left in it may meet a closed pipe
+        return code
+    except BrokenPipeError:  # who reads our lines has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as shells count SIGPIPE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -146,3 +146,10 @@ def test_help_and_a_wrong_flag_in_a_fresh_process(capsys):
         "error: unknown flag --wordir (did you mean '--workdir'?)\n",
     )
     assert process.returncode == 2
+
+
+def test_who_reads_the_output_may_leave(tiny_workdir):
+    process = tiny.python("-m", "mln_flax.main", f"--workdir={tiny_workdir}", "--mode=report")
+    process.stdout.close()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + 13 and "Traceback" not in err and "Exception" not in err
