@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mln_flax import data as data_rooms
 from mln_flax.config import Config
-from mln_flax.data.core import DataSet, collections, loaders
+from mln_flax.data.core import PARTS, DataSet, collections, loaders
 from mln_flax.data.prepare import prepared_set, splits
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
@@ -27,10 +27,12 @@ def load_data(config: Config, prepared_dir: Path | None = None) -> DataSet:
     for part in data.parts:
         patients.setdefault(part.name, set()).update(part.patient_ids)
     splits.check_disjoint(patients)
-    for part in ("train", "validation", "test"):
-        if not data.examples(config.data.source, part):
+    needed = [(config.data.source, name) for name in PARTS]
+    needed += [(domain, "train") for domain in config.data.unlabeled]
+    for domain, part in needed:
+        if not data.examples(domain, part):
             raise UserError(
-                f"--config.data: domain {config.data.source!r} has no {part} images; "
+                f"--config.data: domain {domain!r} has no {part} images; "
                 "change data.split or add images"
             )
     return data

@@ -113,6 +113,8 @@ def shown(
 def load(data: DataConfig) -> DataSet:
     """The source's three parts and each target's test part, with no patient in two of them.
 
+    Targets that a method sees without labels have a training part too.
+
     Raises:
       UserError: an unknown domain, a source that is also a target, a target named twice, or a
         count below zero.
@@ -131,6 +133,7 @@ def load(data: DataConfig) -> DataSet:
         if getattr(counts, name) < 0:
             raise UserError(f"data.phantom.{name} is {getattr(counts, name)}; it must be 0 or more")
     wanted = [(data.source, name) for name in PARTS] + [(d, "test") for d in data.targets]
+    wanted += [(domain, "train") for domain in data.unlabeled]
     blocks, first = [], 0
     for domain, name in wanted:
         stop = first + getattr(counts, name)

@@ -27,7 +27,8 @@ class Domain(NamedTuple):
 def load(data: DataConfig, folder: Path) -> DataSet:
     """The source's three parts and the targets' test parts; tiles are read when asked for.
 
-    A target in one of the folders of `data.also` counts whole, whatever part an image has there.
+    A target in one of the folders of `data.also` counts whole, whatever part an image has there,
+    unless a method sees its training part without labels (`data.unlabeled`).
 
     Raises:
       UserError: a domain is missing or in two folders, a folder is not prepared to the end or has
@@ -59,8 +60,10 @@ def load(data: DataConfig, folder: Path) -> DataSet:
     _refuse_copies(domains[data.source], {name: domains[name] for name in data.targets})
     parts = [_part(data, data.source, name, _of(domains[data.source], name)) for name in PARTS]
     for name in data.targets:
-        own = domains[name].folder == folder
-        parts.append(_part(data, name, "test", _of(domains[name], "test" if own else "")))
+        is_whole = domains[name].folder != folder and name not in data.unlabeled
+        parts.append(_part(data, name, "test", _of(domains[name], "" if is_whole else "test")))
+    for name in data.unlabeled:
+        parts.append(_part(data, name, "train", _of(domains[name], "train")))
     left_out = tuple(LeftOut(one["file"], one["reason"]) for one in said["left_out"])
     notes = (
         f"prepared in {folder}: {said['totals']['images']} images, "
