@@ -110,7 +110,8 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     """
     details: Details = entry.details
     mammogram = reader.read(Path(entry.files[0]), details.frame)
-    mask = pairs.read_mask(entry.files[1], mammogram.image.shape)
+    frames = mammogram.header.frames
+    mask = pairs.read_mask(entry.files[1], mammogram.image.shape, frames)
     if mask.all():
         raise Unusable(
             "a mask that labels every pixel; its background must be zero", entry.files[1]

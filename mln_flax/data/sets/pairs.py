@@ -91,15 +91,15 @@ class Names:
         return self._alone.get(name)
 
 
-def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The label of a mask file, uint8 {0, 1} [H, W].
+def read_mask(path: str, shape: tuple[int, ...], frames: int = 1) -> np.ndarray:
+    """The label of a mask file, uint8 {0, 1} [H, W]; `frames` are those of its image's file.
 
     Raises:
       Unusable: naming the mask, where it cannot be read, or has other than two values or another
-        shape than its image.
+        shape than its image, or may be of several frames.
     """
     try:
-        mask = reader.read_mask(Path(path))
+        mask = reader.read_mask(Path(path), frames)
     except Unusable as unusable:
         raise Unusable(str(unusable), path) from None
     if mask.shape != shape:
