@@ -45,8 +45,9 @@ def gray(
     if first >= last:
         raise Unusable(ONE_LEVEL)
     notes: tuple[str, ...] = ("pixels in the upper of their bits: moved down",) if moved else ()
-    if clipped := dicom_range.require_within(pixels, valid, allowed, bits):
-        notes += (clipped,)
+    if own[0] < allowed.low or own[1] > allowed.high:
+        dicom_range.require_mostly_within(pixels, valid, allowed, bits)
+        notes += (f"values outside the {bits} bits stored: clipped",)
     scale = Scale(
         np.arange(first, last + 1),
         allowed.low,

@@ -100,22 +100,18 @@ def _depth(extremes: Extremes, bits: int, signed: bool) -> int:
     return depth(2 * max(high, -1 - low) + 1, bits)
 
 
-def require_within(pixels: np.ndarray, valid: np.ndarray | None, limits: Range, bits: int) -> str:
-    """What to note of values beyond the stored bits, "" if there are none.
-
-    Raises:
-      Unusable: more than half of the pixels are.
-    """
+def require_mostly_within(
+    pixels: np.ndarray, valid: np.ndarray | None, limits: Range, bits: int
+) -> None:
+    """Raises Unusable where more than half of the pixels lie outside what the bits can hold."""
     beyond = (pixels < limits.low) | (pixels > limits.high)
     if valid is not None:
         beyond &= valid
-    count = np.count_nonzero(beyond)
-    if 2 * count > (pixels.size if valid is None else np.count_nonzero(valid)):
+    if 2 * np.count_nonzero(beyond) > (pixels.size if valid is None else valid.sum()):
         raise Unusable(
             f"more than half of its pixels lie outside the {bits} bits that its header says; "
             "correct BitsStored, or export it again"
         )
-    return f"values outside the {bits} bits stored: clipped" if count else ""
 
 
 def padding(pixels: np.ndarray, dataset: Any) -> np.ndarray | None:

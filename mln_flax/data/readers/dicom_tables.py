@@ -100,7 +100,7 @@ def _windowed(scale: Scale, at: Any) -> tuple[np.ndarray | None, tuple[str, ...]
             image = window(scale.values, center, width, function)
             if image.min() < image.max():
                 if not _is_idle(scale, center, width):
-                    return image, notes
+                    return image, tuple(dict.fromkeys(notes))
                 notes += ("a window that spans far more than the values: ignored",)
                 continue
         notes += ("a window that shows nothing: ignored",)

@@ -32,13 +32,8 @@ _JPEG_LS = 0xF7
 _NO_FRAME_HEADERS = (0xC4, 0xC8, 0xCC)
 
 
-def unread(path: str | Path, frame: int = 0) -> str:
-    """What a file is, where its kind is not read; "" where it is damaged or of no known kind.
-
-    Args:
-      path: of a file that could not be read.
-      frame: the page of a TIFF.
-    """
+def unread(path: str | Path) -> str:
+    """What a file is, where its kind is not read; "" where it is damaged or of no known kind."""
     with open(path, "rb") as file:
         head = file.read(64)
         for at, magic, name in _MAGIC:
@@ -47,7 +42,7 @@ def unread(path: str | Path, frame: int = 0) -> str:
         if head.startswith(b"\xff\xd8"):
             return _jpeg(file)
         if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-            return _tiff(file, head, frame)
+            return _tiff(file, head)
         if head.startswith(b"BM"):
             return _bmp(file, head)
     return ""
@@ -73,19 +68,23 @@ def _jpeg(file: BinaryIO) -> str:
     return ""
 
 
-def _tiff(file: BinaryIO, head: bytes, frame: int) -> str:
-    """What the numbers of a page of a TIFF are, where Pillow knows no mode for them."""
+def _tiff(file: BinaryIO, head: bytes) -> str:
+    """What the numbers of the first page of a TIFF are for which Pillow knows no mode."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
+    tags = ImageFileDirectory_v2(head[: 16 if b"+" in head[2:4] else 8])
+    page = 0
     try:
         with TiffImageFile(file.name) as image:
-            image.seek(frame)
-            return ""  # what cannot be read is its pixels
+            while True:
+                image.seek(page)
+                page += 1
+    except EOFError:
+        return ""  # it knows all pages, so that it is their pixels that cannot be read
     except Exception:  # whatever it is, the page's own fields say whether they are whole
-        tags = ImageFileDirectory_v2(head[: 16 if b"+" in head[2:4] else 8])
-    for _ in range(frame + 1):
-        file.seek(tags.next)
-        tags.load(file)
+        for _ in range(page + 1):
+            file.seek(tags.next)
+            tags.load(file)
     offsets = tags.get(273) or tags.get(324)
     if not (tags.get(256) and tags.get(257) and offsets):
         return ""

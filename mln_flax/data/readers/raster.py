@@ -41,7 +41,7 @@ def stored(path: str | Path, frame: int = 0) -> Stored:
       Unusable: damaged, cut short or no image, a kind that is not read, an absurd size, colors,
         transparency, NaN, values below 0 or beyond 16 bits, or no such frame.
     """
-    with _reading(path, frame):
+    with _reading(path):
         gray_map = pgm.open_gray_map(path)
         if gray_map is not None:
             check(gray_map.shape, 1, frame)
@@ -116,7 +116,7 @@ def _top(path: str | Path, stamp: int, count: int) -> int:
 
 
 @contextmanager
-def _reading(path: str | Path, frame: int = 0) -> Iterator[None]:
+def _reading(path: str | Path) -> Iterator[None]:
     """A block that reads a file; what is whole but of another kind is Unusable by its name."""
     with opened(path, _FAULT):
         try:
@@ -124,7 +124,7 @@ def _reading(path: str | Path, frame: int = 0) -> Iterator[None]:
         except (Unusable, MemoryError):
             raise
         except Exception:
-            if name := kinds.unread(path, frame):
+            if name := kinds.unread(path):
                 raise Unusable(raster_modes.NOT_READ.format(name)) from None
             raise
 

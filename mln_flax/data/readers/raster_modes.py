@@ -55,12 +55,15 @@ def stored(image: Any) -> Stored:
       Unusable: a kind that is not read, colors, transparency, numbers below 0 or beyond 16 bits.
     """
     turn = _orientation(image)  # of TIFF, Pillow turns the pixels and forgets it
+    if image.format == "TIFF" and turn > 4:
+        # Pillow 13 maps such a file into memory with its sides exchanged, unless it has no name.
+        image.filename = ""
     found = _pixels(image)
     if image.format == "PNG":
         image.load()
         image._exif = None  # it may stand behind the pixels
         turn = _orientation(image)
-    if turn not in _TURNS:
+    if turn == 1:
         return found
     word, turned = _TURNS[turn]
     if image.format != "TIFF":
@@ -69,10 +72,15 @@ def stored(image: Any) -> Stored:
 
 
 def _orientation(image: Any) -> int:
+    """The EXIF orientation of an open image, 1 (upright) where it has none or none that counts."""
     from PIL import Image
 
-    # Not image.getexif(), which for PNG decodes the pixels.
-    return Image.Image.getexif(image).get(_ORIENTATION, 1)
+    try:
+        # Not image.getexif(), which for PNG decodes the pixels.
+        orientation = Image.Image.getexif(image).get(_ORIENTATION)
+    except Exception:  # what stands beside pixels may be damaged without any harm to them
+        return 1
+    return orientation if orientation in _TURNS else 1
 
 
 def _pixels(image: Any) -> Stored:
@@ -146,7 +154,7 @@ def _decoded(image: Any, tiles: Any, raw: str) -> np.ndarray:
     """An image decoded once more, by another of Pillow's raw modes."""
     from PIL import Image
 
-    with Image.open(image.filename) as again:
+    with Image.open(image.fp.name) as again:
         again.seek(image.tell())
         again.tile = [
             type(tile)(*tile[:3], raw if isinstance(tile[3], str) else (raw, *tile[3][1:]))
