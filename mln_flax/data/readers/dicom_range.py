@@ -12,7 +12,7 @@ from mln_flax.data.core import Unusable
 from mln_flax.data.readers.dicom_fields import frames, numbers, whole
 from mln_flax.data.readers.header import depth
 
-_WIDE = 16  # bits: what files say whose writer looked at the words, not at the values in them
+_WIDE = 16  # bits: what writers say that look at the words and not at the values in them
 
 Extremes = tuple[int, int]  # the smallest and the largest value
 
@@ -39,7 +39,7 @@ def lifted_by(dataset: Any) -> int:
 def lowered(pixels: np.ndarray, dataset: Any, overlaid: bool) -> tuple[np.ndarray, bool]:
     """Pixels with their lowest bit at the bottom, and whether they had to be moved there.
 
-    Many files say that they are lifted and are not: then something stands in the lowest bits.
+    Some files say that they are lifted and are not: then something stands in the lowest bits.
 
     Args:
       pixels: [H, W] as stored.
@@ -47,9 +47,15 @@ def lowered(pixels: np.ndarray, dataset: Any, overlaid: bool) -> tuple[np.ndarra
       overlaid: drawings are stored in the bits beside the pixels.
     """
     by = lifted_by(dataset)
-    if not by or pixels.dtype.kind == "f" or (not overlaid and (pixels & (2**by - 1)).any()):
+    if not by or pixels.dtype.kind == "f":
         return pixels, False
-    return pixels >> by, True
+    if overlaid or not (pixels & (2**by - 1)).any():
+        return pixels >> by, True
+    bits = bits_stored(dataset)
+    if pixels.dtype.kind == "i" and pixels.min() >= 0 and pixels.max() < 2**bits:
+        above = 8 * pixels.itemsize - bits  # the sign is the highest of the stored bits alone
+        return pixels << above >> above, False
+    return pixels, False
 
 
 def allowed(dataset: Any, moved: bool) -> tuple[int, Range]:
@@ -77,10 +83,13 @@ def used(
       dataset: the pydicom Dataset.
       every: gives the extremes of all frames; called only where it matters.
     """
-    fitted = _depth(own, bits, limits.low < 0)
+    if bits == bits_stored(dataset) < _WIDE:
+        return limits
+    least = bits_stored(dataset) if bits > bits_stored(dataset) else 0
+    fitted = max(least, _depth(own, bits, limits.low < 0))
     if fitted < bits and frames(dataset) > 1:
         own = min(own[0], every()[0]), max(own[1], every()[1])
-        fitted = _depth(own, bits, limits.low < 0)
+        fitted = max(least, _depth(own, bits, limits.low < 0))
     if fitted == bits:
         return limits
     note = f"{fitted}-bit values in {bits} bits stored: scaled "
@@ -91,10 +100,8 @@ def used(
 
 
 def _depth(extremes: Extremes, bits: int, signed: bool) -> int:
-    """The bits that the values need, where the header says no more than that they are 16."""
+    """The bits that the values need, the sign among them only where there is a negative one."""
     low, high = extremes
-    if bits < _WIDE:
-        return bits
     if not signed or low >= 0:
         return depth(high, bits - signed)
     return depth(2 * max(high, -1 - low) + 1, bits)

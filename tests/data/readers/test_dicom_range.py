@@ -207,6 +207,15 @@ def test_pixels_that_are_only_said_to_be_in_the_upper_bits_stay(tmp_path):
     image, notes = read(path)
     np.testing.assert_allclose(image, ramp(16) / 65535, atol=1e-6)
     assert not notes
+    for high_bit in (13, 15):
+        dark = ramp(9)
+        path = dicoms.write(tmp_path / "c.dcm", dark, bits=12, HighBit=high_bit)
+        np.testing.assert_allclose(read(path)[0], dark / 4095, atol=1e-6)
+        signed = ramp().astype(np.int16) - 2048
+        bare = signed & 0x0FFF  # the sign in bit 11 alone
+        path = dicoms.write(tmp_path / "d.dcm", bare, bits=12, HighBit=high_bit)
+        np.testing.assert_array_equal(reader.read_gray(path), signed)
+        np.testing.assert_allclose(read(path)[0], ramp() / 4095, atol=1e-6)
 
 
 def commas(path, **texts):
