@@ -129,3 +129,68 @@ def jpeg(frame):
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
+
+
+def segmentation(
+    path,
+    frames,
+    syntax=uid.ExplicitVRLittleEndian,
+    sources="1.2.3.9",
+    segments=None,
+    places=None,
+    instances=("1.2.3.9",),
+    kinds=None,
+    **fields,
+):
+    """The path of a DICOM segmentation, binary unless fields say otherwise.
+
+    Of each frame: the image that it was drawn on, perhaps with one of its frames (one for all, or
+    None); its segment's number (in order); its place; and its segment's kind as a code.
+    """
+    count = len(frames)
+    segments = segments or list(range(1, count + 1))
+    sources = [sources] * count if sources is None or isinstance(sources, str) else sources
+    groups = []
+    for number, (segment, source) in enumerate(zip(segments, sources, strict=True)):
+        group = item(SegmentIdentificationSequence=[item(ReferencedSegmentNumber=segment)])
+        if source:
+            instance, *numbers = (source,) if isinstance(source, str) else source
+            image = item(ReferencedSOPInstanceUID=instance)
+            if numbers:
+                image.ReferencedFrameNumber = numbers
+            group.DerivationImageSequence = [item(SourceImageSequence=[image])]
+        if places:
+            group.PlanePositionSequence = [item(ImagePositionPatient=places[number])]
+        groups.append(group)
+    described = [
+        item(
+            SegmentNumber=segment,
+            SegmentedPropertyTypeCodeSequence=[
+                item(CodeValue=kinds[number] if kinds else "4147007", CodingSchemeDesignator="SCT")
+            ],
+        )
+        for number, segment in enumerate(dict.fromkeys(segments))
+    ]
+    binary = "SegmentationType" not in fields
+    ds = dataset(
+        np.stack(frames),
+        syntax,
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4",
+        SegmentSequence=described,
+        PerFrameFunctionalGroupsSequence=groups,
+        ReferencedSeriesSequence=[
+            item(
+                ReferencedInstanceSequence=[
+                    item(ReferencedSOPInstanceUID=instance) for instance in instances
+                ]
+            )
+        ],
+        **{"SegmentationType": "BINARY"} | fields,
+    )
+    if binary:
+        ds.BitsAllocated = ds.BitsStored = 1
+        ds.HighBit = 0
+        ds.PixelData = np.packbits(np.stack(frames), bitorder="little").tobytes()
+        ds["PixelData"].VR = "OB"
+    ds.save_as(path, enforce_file_format=True)
+    return path

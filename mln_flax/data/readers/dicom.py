@@ -1,7 +1,9 @@
 """Mammograms as DICOM: one frame's stored pixels, and its gray levels in [0, 1]."""
 
 import os
-import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -9,30 +11,21 @@ import numpy as np
 
 from mln_flax.data.core import Unusable
 from mln_flax.data.prepare import borders
+from mln_flax.data.readers import dicom_pixels, dicom_range, dicom_segments
 from mln_flax.data.readers.dicom_fields import frames, header_of, spacing, text, whole
 from mln_flax.data.readers.dicom_gray import gray
+from mln_flax.data.readers.dicom_range import Extremes
 from mln_flax.data.readers.header import Header, check, one_channel, opened
+from mln_flax.data.readers.masks import SEVERAL_IMAGES, Page
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
-_FAULT = "cannot be read as DICOM: damaged, cut short or of another kind; fetch it again"
-_CUT_SHORT = "cut short: pixels are missing at its end; fetch it again"
-_NO_PIXELS = "a DICOM file without pixels, or cut short before them; fetch it again"
-_PIXELS = {(0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010)}  # float, double, integer
-_ITEM = (0xFFFE, 0xE000)  # DICOM PS3.5 A.4
-# Damaged JPEG 2000, baseline JPEG and JPEG-LS can make gdcm end the whole process, so it is last.
-_SAFEST = ("pydicom", "pillow", "pyjpegls", "pylibjpeg", "gdcm")
-_UNTIL_END = 0xFFFFFFFF
-_LOSSY = frozenset(
-    f"1.2.840.10008.1.2.4.{number}" for number in ("50", "51", "81", "91", "93", "203")
-)
-# Of JPEG: the markers of a frame header, JPEG-LS's last.
-_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 
 
 class Stored(NamedTuple):
     """The pixels of one frame as its file has them, with the file's data set."""
 
     pixels: np.ndarray  # [H, W], integers, or floats
+    moved: bool  # they are stored in the upper of their bits, and were moved down
     lossy: bool
     inverted: bool  # the largest value is black
     dataset: Any  # pydicom's, without the pixels
@@ -49,9 +42,9 @@ def has_magic(path: str | Path) -> bool:
 
 def header(path: str | Path) -> Header:
     """What the file says of its image; raises Unusable as `stored` does, but for the decoding."""
-    with opened(path, _FAULT), open(path, "rb") as file:
+    with opened(path, dicom_pixels.FAULT), open(path, "rb") as file:
         dataset = _open(file)
-        _require_pixels(file, dataset)
+        dicom_pixels.require_pixels(file, dataset)
         return _checked_header(dataset, 0)
 
 
@@ -62,35 +55,79 @@ def stored(path: str | Path, frame: int = 0) -> Stored:
       Unusable: damaged, cut short or not DICOM, no pixels, an absurd size, a transfer syntax that
         cannot be decoded, colors, more than 16 bits, or no such frame.
     """
-    with opened(path, _FAULT), open(path, "rb") as file:
+    with opened(path, dicom_pixels.FAULT), open(path, "rb") as file:
         dataset = _open(file)
         _checked_header(dataset, frame)
-        _require_pixels(file, dataset)
-        pixels = _decoded(file, dataset, frame)
+        dicom_pixels.require_pixels(file, dataset)
+        pixels, moved = dicom_range.lowered(
+            dicom_pixels.decoded(file, dataset, frame), dataset, dicom_pixels.has_overlay(dataset)
+        )
         if pixels.ndim == 3:
             pixels = one_channel(pixels)
         if pixels.shape != (whole(dataset, "Rows"), whole(dataset, "Columns")):
-            raise Unusable(_FAULT)
-        lossy = _syntax(dataset) in _LOSSY or text(dataset, "LossyImageCompression") == "01"
+            raise Unusable(dicom_pixels.FAULT)
+        lossy = dicom_pixels.syntax_of(dataset) in dicom_pixels.LOSSY
+        lossy |= text(dataset, "LossyImageCompression") == "01"
         inverted = text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1"
-        return Stored(pixels, lossy, inverted, dataset)
+        return Stored(pixels, moved, lossy, inverted, dataset)
 
 
 def read(path: str | Path, frame: int = 0) -> tuple[np.ndarray, Header, tuple[str, ...]]:
     """Gray levels float32 [H, W] in [0, 1], the header, and what was mended.
 
     Raises:
-      Unusable: as `stored`, or one gray level, or numbers that are none.
+      Unusable: as `stored`, or one gray level, numbers that are none, or half of it saturated.
     """
-    pixels, _, _, dataset = stored(path, frame)
-    with opened(path, _FAULT):
+    pixels, moved, _, _, dataset = stored(path, frame)
+    with opened(path, dicom_pixels.FAULT):
         found = header_of(dataset, frame)
-        image, notes = gray(pixels, dataset, frame)
+        every = partial(_extremes, path, os.stat(path).st_mtime_ns, found.frames)
+        image, notes = gray(pixels, dataset, frame, moved, every)
         notes += spacing(dataset, frame)[1]
         if text(dataset, "BurnedInAnnotation").upper() == "YES":
             image = borders.without_text(image, found.spacing_mm)
             notes += ("burnt-in text: everything outside the breast replaced by air",)
         return image, found, notes
+
+
+def mask_pages(path: str | Path, volume: bool) -> Iterator[Page]:
+    """The frames of a mask file, which all show one image.
+
+    Args:
+      path: of the file.
+      volume: the mask is that of one frame of a volume: several frames must say which one.
+
+    Raises:
+      Unusable: as `stored`; frames that are not sure to show one image; segments of several kinds
+        or of fractions.
+    """
+    number, count = 0, 1
+    while number < count:
+        pixels, _, lossy, inverted, dataset = stored(path, number)
+        if not number:
+            with opened(path, dicom_pixels.FAULT):
+                count = frames(dataset)
+                dicom_segments.require_one_image(dataset)
+                if count > 1 and volume and not dicom_segments.refers_to_one_image(dataset):
+                    raise Unusable(SEVERAL_IMAGES)
+        if dicom_segments.is_segmentation(dataset):
+            with opened(path, dicom_pixels.FAULT):
+                pixels, inverted = dicom_segments.label(pixels, dataset, number), False
+        yield Page(pixels, lossy, inverted)
+        number += 1
+
+
+@lru_cache(maxsize=8)  # else each frame of a volume would have all others decoded again
+def _extremes(path: str | Path, stamp: int, count: int) -> Extremes:
+    """The smallest and largest pixel of all frames that can be read; `stamp` tells files apart."""
+    found = []
+    for number in range(count):
+        with suppress(Unusable):
+            pixels, *_, dataset = stored(path, number)
+            padding = dicom_range.padding(pixels, dataset)
+            found.append(dicom_range.extremes(pixels, padding))
+    found = [(low, high) for low, high in found if low <= high]  # not all padding
+    return min(low for low, _ in found), max(high for _, high in found)
 
 
 def _open(file: BinaryIO) -> Any:
@@ -100,7 +137,7 @@ def _open(file: BinaryIO) -> Any:
 
     # Forced, as old files lack the magic word; those that are no DICOM have no rows.
     dataset = dcmread(file, stop_before_pixels=True, force=True)
-    if _syntax(dataset) == DeflatedExplicitVRLittleEndian:
+    if dicom_pixels.syntax_of(dataset) == DeflatedExplicitVRLittleEndian:
         file.seek(0)
         dataset = dcmread(file, force=True)
     return dataset
@@ -109,163 +146,7 @@ def _open(file: BinaryIO) -> Any:
 def _checked_header(dataset: Any, frame: int) -> Header:
     """The header of a data set with an image of a possible size; raises Unusable for others."""
     if "Rows" not in dataset or "Columns" not in dataset:
-        raise Unusable(_NO_PIXELS if "SOPClassUID" in dataset else _FAULT)
+        raise Unusable(dicom_pixels.NO_PIXELS if "SOPClassUID" in dataset else dicom_pixels.FAULT)
     found = header_of(dataset, frame)
     check(found.shape, found.frames, frame)
     return found
-
-
-def _require_pixels(file: BinaryIO, dataset: Any) -> None:
-    """Raises Unusable where pixels are missing; `file` goes from its data set to their value.
-
-    Decoders fill up what is missing, some of them silently.
-    """
-    from pydicom.pixels.utils import get_expected_length
-
-    if "PixelData" in dataset:  # read whole, as a deflated file must be
-        return
-    little, explicit = _encoding(dataset)
-    order = "<" if little else ">"
-    head = file.read(12 if explicit else 8)
-    if len(head) < (12 if explicit else 8) or struct.unpack(f"{order}HH", head[:4]) not in _PIXELS:
-        raise Unusable(_NO_PIXELS)
-    length = struct.unpack(f"{order}L", head[-4:])[0]
-    start, size = file.tell(), os.fstat(file.fileno()).st_size
-    if length == _UNTIL_END:
-        _require_fragments(file, size, frames(dataset))
-        file.seek(start)
-    elif min(length, size - file.tell()) < get_expected_length(dataset):
-        raise Unusable(_CUT_SHORT)
-
-
-def _require_fragments(file: BinaryIO, size: int, least: int) -> None:
-    """Raises Unusable where compressed pixels end too early (DICOM PS3.5 A.4)."""
-    count = -1  # the first item is the table of offsets
-    while len(head := file.read(8)) == 8:
-        group, element, length = struct.unpack("<HHL", head)
-        if (group, element) != _ITEM:
-            break
-        count += 1
-        if file.tell() + length > size:
-            raise Unusable(_CUT_SHORT)
-        file.seek(length, os.SEEK_CUR)
-    if count < least:
-        raise Unusable(_CUT_SHORT)
-
-
-def _decoded(file: BinaryIO, dataset: Any, frame: int) -> np.ndarray:
-    """The pixels of one frame: [H, W], or [H, W, 3] for colors."""
-    from pydicom.encaps import get_frame
-    from pydicom.pixels import pixel_array
-
-    syntax = _syntax(dataset)
-    decoder = _decoder(syntax)
-    if decoder == "gdcm":
-        _require_jpeg(get_frame(file, frame, number_of_frames=frames(dataset)), dataset)
-    if text(dataset, "PhotometricInterpretation").upper() == "PALETTE COLOR":
-        raise Unusable("has palette colors; a mammogram is gray: export it as MONOCHROME2")
-    # Values beyond the stored bits are clipped later, unless other things are stored there.
-    cut = bool(whole(dataset, "PixelRepresentation")) or _has_overlay(dataset)
-    source = dataset if "PixelData" in dataset else file
-    try:
-        pixels = pixel_array(
-            source,
-            index=frame,
-            decoding_plugin=decoder,
-            transfer_syntax_uid=syntax,
-            correct_unused_bits=cut,
-        )
-    except Exception:  # each decoder has its own; none is for the user
-        raise Unusable(
-            f"pixels in {syntax.name} that cannot be decoded: damaged, or of a kind that the "
-            "decoder lacks; fetch it again or export it uncompressed"
-        ) from None
-    if pixels.dtype.kind != "f" and pixels.itemsize > 2:
-        raise Unusable(f"{8 * pixels.itemsize} bits a pixel; allowed are up to 16")
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-
-
-def _decoder(syntax: Any) -> str:
-    """The name of pydicom's plugin for a transfer syntax, empty where none is needed.
-
-    Raises:
-      Unusable: there is none, for the transfer syntax by its standard name.
-    """
-    from pydicom.pixels import get_decoder
-
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        name = syntax.name if syntax.is_transfer_syntax else "a transfer syntax of its maker's own"
-        raise Unusable(
-            f"pixels in {name}, which cannot be decoded; export it uncompressed or as JPEG 2000"
-        ) from None
-    if not decoder.is_available:
-        raise Unusable(f"pixels in {syntax.name}; to decode it: pip install python-gdcm")
-    if not syntax.is_encapsulated:
-        return ""
-    _silence_gdcm()
-    return min(decoder.available_plugins, key=_SAFEST.index)
-
-
-def _require_jpeg(stream: bytes, dataset: Any) -> None:
-    """Raises Unusable for a JPEG whose header is damaged or of another size than the image.
-
-    At some of them gdcm ends the whole process. Other kinds of streams pass.
-
-    Sources: ITU-T T.81, B.2; T.87, C.1 (JPEG-LS).
-    """
-    if stream[:2] != b"\xff\xd8":
-        return
-    at, sized = 2, False
-    wanted = (whole(dataset, "Rows"), whole(dataset, "Columns"), whole(dataset, "SamplesPerPixel"))
-    while True:
-        mark, kind, length = struct.unpack_from(">BBH", stream, at)
-        if mark != 0xFF or length < 2:
-            raise Unusable(_FAULT)
-        if kind == 0xDA:  # the pixels begin
-            break
-        if kind in _FRAME_HEADERS:
-            bits, *size = struct.unpack_from(">BHHB", stream, at + 4)
-            sized = tuple(size) == wanted and bits <= whole(dataset, "BitsAllocated")
-        at += 2 + length
-    if not sized:
-        raise Unusable(_FAULT)
-
-
-def _silence_gdcm() -> None:
-    """What gdcm prints goes past the streams of Python, so it is told not to."""
-    try:
-        import gdcm
-    except ImportError:
-        return
-    gdcm.Trace.DebugOff()
-    gdcm.Trace.WarningOff()
-    gdcm.Trace.ErrorOff()
-
-
-def _has_overlay(dataset: Any) -> bool:
-    """Whether drawings are stored in the bits above the pixels, as in old files."""
-    return any(
-        0x6000 <= tag.group < 0x6100 and tag.elem == 0x0102 and bool(dataset[tag].value)
-        for tag in dataset.keys()
-    )
-
-
-def _encoding(dataset: Any) -> tuple[bool, bool]:
-    """Whether the data set is little endian, and whether it names the types of its fields."""
-    implicit, little = dataset.original_encoding
-    return bool(little), not implicit
-
-
-def _syntax(dataset: Any) -> Any:
-    """The transfer syntax; of a file that names none, the one that it was read by."""
-    from pydicom import uid
-
-    named = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    if named:
-        return uid.UID(named)
-    little, explicit = _encoding(dataset)
-    if not explicit:
-        return uid.ImplicitVRLittleEndian
-    return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian

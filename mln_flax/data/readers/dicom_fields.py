@@ -87,15 +87,37 @@ def holder(dataset: Any, frame: int, keyword: str) -> Any:
 
 
 def numbers(dataset: Any, keyword: str) -> tuple[float, ...]:
-    """The numbers of a field; empty where there are none or they cannot be understood."""
+    """The numbers of a field, also with decimal commas; empty where they cannot be understood."""
     try:
         value = dataset.get(keyword)
         if value is None or value == "":
             return ()
-        values = (value,) if isinstance(value, (str, int, float)) else tuple(value)
-        return tuple(float(number) for number in values)
+        if isinstance(value, str):  # of a kind that pydicom cannot convert
+            value = value.split("\\")
+        values = (value,) if isinstance(value, (int, float)) else tuple(value)
+        return tuple(
+            float(number.replace(",", ".") if isinstance(number, str) else number)
+            for number in values
+        )
     except Exception:  # pydicom converts on access, and any file may hold anything
         return ()
+
+
+def stated(dataset: Any, keyword: str) -> bool:
+    """Whether a field is there and not empty, be it understood or not."""
+    try:
+        return keyword in dataset and dataset[keyword].value not in (None, "", b"", [])
+    except Exception:  # pydicom cannot convert it
+        return True
+
+
+def commas(dataset: Any, *keywords: str) -> tuple[str, ...]:
+    """What to note of fields whose numbers are written with decimal commas."""
+    return tuple(
+        f"{keyword} with a decimal comma: read as a point"
+        for keyword in keywords
+        if numbers(dataset, keyword) and any("," in word for word in _texts(dataset, keyword))
+    )
 
 
 def whole(dataset: Any, keyword: str, default: int = 0) -> int:
@@ -131,8 +153,8 @@ def spacing(dataset: Any, frame: int = 0) -> tuple[tuple[float, float] | None, t
         at = holder(dataset, frame, keyword)
         values = tuple(value / factor for value in numbers(at, keyword))
         if len(values) == 2 and all(0 < value <= _LARGEST_SPACING_MM for value in values):
-            return (values[0], values[1]), wrong
-        if text(at, keyword):
+            return (values[0], values[1]), wrong + commas(at, keyword)
+        if stated(at, keyword):
             wrong += (f"{keyword} that no mammogram has: ignored",)
     return None, wrong
 

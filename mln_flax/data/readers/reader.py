@@ -13,14 +13,15 @@ import numpy as np
 from mln_flax.data import disk
 from mln_flax.data.core import Unusable
 from mln_flax.data.prepare import borders
-from mln_flax.data.readers import dicom, raster
+from mln_flax.data.readers import dicom, masks, raster
 from mln_flax.data.readers.header import Header
+from mln_flax.data.readers.masks import two_valued as two_valued
 
 SUFFIXES = raster.SUFFIXES | dicom.SUFFIXES
 # What lies beside images in the archives; not opened in the search for files without a suffix.
 _NEVER = frozenset({".csv", ".xml", ".txt", ".json", ".md", ".pdf", ".zip", ".npz", ".py"})
-# A mask in lossy JPEG: most pixels stay near the two values, few at the outline do not. Chosen.
-_NEAR, _ASTRAY = 1 / 8, 0.01
+_FAINT = 0.1  # of the range of gray levels: an image that uses less is noted. Chosen.
+_SAMPLES = 500  # of a side that are looked at for it
 
 
 class Mammogram(NamedTuple):
@@ -54,58 +55,42 @@ def read(path: str | Path, frame: int = 0) -> Mammogram:
     mammogram = dicom.read(path, frame) if _is_dicom(path) else raster.read(path, frame)
     image, found, repaired = mammogram
     image, framed = borders.without_frame(image)
-    return Mammogram(image, found, repaired + framed)
+    return Mammogram(image, found, repaired + framed + _faint(image))
 
 
-def read_gray(path: str | Path, frame: int = 0) -> np.ndarray:
+def read_gray(path: str | Path, frame: int | None = None) -> np.ndarray:
     """The stored pixels of one image [H, W], without lookup tables or inversion.
 
+    Args:
+      path: of the file.
+      frame: from 0; None for the only one.
+
     Raises:
-      Unusable: as `read`, but one gray level is allowed.
+      Unusable: as `read`, but one gray level is allowed; several frames, and `frame` is None.
     """
+    if frame is None and (frames := header(path).frames) > 1:
+        raise Unusable(f"has {frames} frames where one image is expected; store it alone")
     if _is_dicom(path):
-        return dicom.stored(path, frame).pixels
-    return raster.stored(path, frame).pixels
+        return dicom.stored(path, frame or 0).pixels
+    return raster.stored(path, frame or 0).pixels
 
 
-def read_mask(path: str | Path) -> np.ndarray:
+def read_mask(path: str | Path, frames: int = 1) -> np.ndarray:
     """The label of a mask file, bool [H, W]: True where the brighter of its two values is.
 
-    A file of one value is all False where that value is 0, else all True. The values of a lossy
-    JPEG are cut halfway.
-
-    Raises:
-      Unusable: it cannot be read, or has other than two values.
-    """
-    if _is_dicom(path):
-        pixels, lossy, inverted = dicom.stored(path, 0)[:3]
-    else:
-        pixels, lossy, inverted = raster.stored(path, 0)[:3]
-    if not two_valued(pixels, lossy):
-        raise Unusable(
-            f"a mask with {_count(pixels)} gray values; a mask has two, background and label: "
-            "threshold it, or look for the mask in another file"
-        )
-    low, high = pixels.min(), pixels.max()
-    if low == high:
-        return np.full(pixels.shape, bool(high))
-    bright = pixels > (float(low) + float(high)) / 2
-    return ~bright if inverted else bright
-
-
-def two_valued(pixels: np.ndarray, lossy: bool = False) -> bool:
-    """Whether pixels have at most two values, as a mask has.
+    Its pages, frames or segments are united; what one value alone says stands at `masks.union`.
+    The values of a lossy JPEG are cut halfway.
 
     Args:
-      pixels: as `read_gray` gives them.
-      lossy: they come from a lossy JPEG: nearly all must be near one of the two extremes.
+      path: of the file.
+      frames: of the image that the mask belongs to.
+
+    Raises:
+      Unusable: it cannot be read, has other than two values, or it is not sure that its pages,
+        frames or segments belong to one image, or to one frame of a volume.
     """
-    low, high = pixels.min(), pixels.max()
-    if not lossy:
-        return not ((pixels != low) & (pixels != high)).any()
-    near = (float(high) - float(low)) * _NEAR
-    astray = (pixels > low + near) & (pixels < high - near)
-    return bool(astray.mean() <= _ASTRAY)
+    pages = dicom.mask_pages if _is_dicom(path) else raster.mask_pages
+    return masks.union(pages(path, frames > 1))
 
 
 def find(folder: str | Path) -> list[Path]:
@@ -132,5 +117,10 @@ def _is_dicom(path: str | Path) -> bool:
     return dicom.has_magic(path) or Path(path).suffix.lower() in dicom.SUFFIXES
 
 
-def _count(pixels: np.ndarray) -> int:
-    return len(np.unique(pixels))
+def _faint(image: np.ndarray) -> tuple[str, ...]:
+    """What to note of an image that uses little of its range, as one scaled wrongly does."""
+    thin = tuple(slice(None, None, 1 + side // _SAMPLES) for side in image.shape)
+    low, high = np.percentile(image[thin], (0.5, 99.5))
+    if high - low >= _FAINT:
+        return ()
+    return (f"only {100 * (high - low):.1f}% of the range of gray levels used: check its depth",)

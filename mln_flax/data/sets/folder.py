@@ -113,7 +113,8 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     """
     details: Details = entry.details
     mammogram = reader.read(Path(entry.files[0]), details.frame)
-    mask = pairs.read_mask(entry.files[1], mammogram.image)
+    frames = mammogram.header.frames
+    mask = pairs.read_mask(entry.files[1], mammogram.image, frames)
     header = mammogram.header
     example = Example(
         image=mammogram.image,

@@ -95,15 +95,15 @@ class Names:
         return self._alone.get(name)
 
 
-def read_mask(path: str, image: np.ndarray) -> np.ndarray:
-    """The label of a mask file, uint8 {0, 1} [H, W].
+def read_mask(path: str, image: np.ndarray, frames: int = 1) -> np.ndarray:
+    """The label of a mask file, uint8 {0, 1} [H, W]; `frames` are those of its image's file.
 
     Raises:
       Unusable: naming the mask, where it cannot be read, has other than two values or another
-        shape than its image [H, W], labels every pixel, or is inverted.
+        shape than its image [H, W], may be of several frames, labels every pixel, or is inverted.
     """
     try:
-        mask = reader.read_mask(Path(path))
+        mask = reader.read_mask(Path(path), frames)
     except Unusable as unusable:
         raise Unusable(str(unusable), path) from None
     if mask.shape != image.shape:

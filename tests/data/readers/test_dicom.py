@@ -14,7 +14,7 @@ from pydicom.pixels.processing import apply_windowing
 from pydicom.sr.codedict import codes
 
 from mln_flax.data.core import Unusable
-from mln_flax.data.readers import dicom, dicom_fields, reader
+from mln_flax.data.readers import dicom, dicom_fields, dicom_pixels, reader
 from mln_flax.data.readers.header import MAX_SIDE
 
 SHAPE = (60, 50)
@@ -65,7 +65,7 @@ def test_uncompressed_pixels_are_read_as_stored(tmp_path, syntax, bits):
 @pytest.mark.parametrize("gdcm_first", [False, True])
 def test_compressed_pixels_are_read_as_stored(tmp_path, monkeypatch, name, bits, gdcm_first):
     if gdcm_first:
-        monkeypatch.setattr(dicom, "_SAFEST", dicom._SAFEST[::-1])
+        monkeypatch.setattr(dicom_pixels, "_SAFEST", dicom_pixels._SAFEST[::-1])
     stored = pixels(bits)
     path = dicoms.write_gdcm(tmp_path / "a.dcm", stored, name, bits=bits)
     assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
@@ -160,33 +160,34 @@ def test_few_bits_in_sixteen_stored_are_scaled_by_what_they_fill(tmp_path):
 
 
 WINDOWS = list(
-    itertools.product(["LINEAR", "LINEAR_EXACT", "SIGMOID", None], [(2048, 2000), (600.5, 301)])
+    itertools.product(["LINEAR", "LINEAR_EXACT", "SIGMOID", None], [(2048, 2000), (2600.5, 301)])
 )
 
 
 @pytest.mark.parametrize(("function", "window"), WINDOWS)
 @pytest.mark.parametrize("slope", [None, (2.0, -1000.0), (0.5, 10.0)])
 def test_windows_agree_with_pydicom(tmp_path, function, window, slope):
-    fields = {"WindowCenter": [window[0], 9], "WindowWidth": [window[1], 3]}
+    factor, offset = slope or (1.0, 0.0)
+    center, width = window[0] * factor + offset, window[1] * factor
+    fields = {"WindowCenter": [center, 9], "WindowWidth": [width, 3]}
     if function:
         fields["VOILUTFunction"] = function
     if slope:
         fields |= {"RescaleSlope": slope[0], "RescaleIntercept": slope[1]}
     path = dicoms.write(tmp_path / "a.dcm", pixels(12), bits=12, **fields)
     ds = pydicom.dcmread(path)
-    factor, offset = slope or (1.0, 0.0)
     shown = apply_windowing(ds.pixel_array * factor + offset, ds)
     low, high = offset, 4095 * factor + offset  # the range that pydicom spreads its answer over
     np.testing.assert_allclose(gray(path), (shown - low) / (high - low), atol=2e-6)
 
 
 def test_windows_by_their_formulas(tmp_path):
-    # DICOM PS3.3 C.11.2.1.2.1: center 2048, width 4096 is the identity of 12 bits; 2048, 1 a step.
+    # DICOM PS3.3 C.11.2.1.2.1: center 2048, width 4096 is the identity of 12 bits; 2500, 1 a step.
     stored = pixels(12)
     full = dicoms.write(tmp_path / "a.dcm", stored, bits=12, WindowCenter=2048, WindowWidth=4096)
     np.testing.assert_allclose(gray(full), stored / 4095, atol=1e-6)
-    step = dicoms.write(tmp_path / "b.dcm", stored, bits=12, WindowCenter=2048, WindowWidth=1)
-    np.testing.assert_array_equal(gray(step), stored > 2047)
+    step = dicoms.write(tmp_path / "b.dcm", stored, bits=12, WindowCenter=2500, WindowWidth=1)
+    np.testing.assert_array_equal(gray(step), stored > 2499)
 
 
 @pytest.mark.parametrize("width", [0, -5, "nan", 0.5])
@@ -426,7 +427,7 @@ def test_tomosynthesis_keeps_its_fields_in_functional_groups(tmp_path):
     volume = np.stack([pixels(seed=seed) for seed in range(3)])
 
     def frame_groups(number):
-        window = item(WindowCenter=1000 * (number + 1), WindowWidth=500)
+        window = item(WindowCenter=5000 + 1000 * number, WindowWidth=500)
         return item(FrameVOILUTSequence=[window])
 
     shared = item(
@@ -448,7 +449,7 @@ def test_tomosynthesis_keeps_its_fields_in_functional_groups(tmp_path):
     assert (found.laterality, found.view_position) == ("L", "CC")
     for frame in range(3):
         values = volume[frame] * 2.0 - 100
-        expected = np.clip((values - (1000 * (frame + 1) - 0.5)) / 499 + 0.5, 0, 1)
+        expected = np.clip((values - (5000 + 1000 * frame - 0.5)) / 499 + 0.5, 0, 1)
         np.testing.assert_allclose(gray(path, frame), expected, atol=1e-6)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mln_flax.data.core import Unusable
 from mln_flax.data.phantoms.phantom import phantom
+from mln_flax.data.prepare import tiles
 from mln_flax.data.readers import reader
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -149,6 +150,39 @@ def test_find_follows_links_to_other_folders(tmp_path):
     (tmp_path / "far" / "a.png").write_bytes(b"any")
     (tmp_path / "data" / "images").symlink_to(tmp_path / "far", target_is_directory=True)
     assert reader.find(tmp_path / "data") == [tmp_path / "data" / "images" / "a.png"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (3, 3), (7, 8), (8, 1), (1, 300)])
+def test_an_image_of_a_few_pixels_is_read_or_refused_by_name(tmp_path, shape):
+    stored = np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8) * 200
+    stored.flat[0] = 90
+    text = {"BurnedInAnnotation": "YES", "PixelSpacing": [0.07, 0.07], "PixelPaddingValue": 0}
+    paths = [
+        dicoms.write(tmp_path / "a.dcm", stored),
+        dicoms.write(tmp_path / "b.dcm", stored, **text),
+        dicoms.write(tmp_path / "c.dcm", stored, SOPClassUID=dicoms.FOR_PROCESSING, **text),
+    ]
+    for name in ("d.png", "d.tif", "d.bmp", "d.jpg"):
+        Image.fromarray(stored).save(tmp_path / name)
+        paths.append(tmp_path / name)
+    for path in paths:
+        assert reader.header(path).shape == shape
+        try:
+            found = reader.read(path)
+        except Unusable as reason:
+            assert "one gray level" in str(reason) or "no breast to be found" in str(reason)
+            continue
+        assert found.image.shape == shape and 0 <= found.image.min() <= found.image.max() <= 1
+        tiles.breast_mask(found.image)
+
+
+def test_a_few_pixels_beside_padding_are_all_that_is_seen(tmp_path):
+    stored = np.zeros((1200, 1100), np.uint16)
+    stored[601, 501:505] = 1000, 2000, 3000, 4000  # between those that a percentile looks at
+    path = dicoms.write(tmp_path / "a.dcm", stored, bits=12, PixelPaddingValue=0)
+    found = reader.read(path)
+    np.testing.assert_allclose(found.image[601, 501:505], np.arange(1, 5) * 1000 / 4095, atol=1e-6)
+    assert found.image[0, 0] < 0.3
 
 
 @pytest.mark.skipif(not FILMS.is_dir(), reason="real films are not here")

@@ -265,6 +265,15 @@ def test_a_damaged_file_matters_where_it_may_be_the_mask(tmp_path):
     assert caught.value.file == mask
 
 
+def test_a_mask_of_several_pages_is_not_read_in_part(tmp_path):
+    entry, _ = one(tmp_path, "png")
+    mask = entry.files[1]
+    with Image.open(mask) as image:
+        image.save(mask, "TIFF", save_all=True, append_images=[image])
+    with pytest.raises(Unusable, match="abnormality 1: has 2 frames where one image is expected"):
+        cbis_ddsm.read(entry, settings(tmp_path))
+
+
 def edit(path, change):
     with open(path, newline="") as file:
         rows = list(csv.reader(file))

@@ -188,6 +188,24 @@ def test_a_mask_that_does_not_fit_leaves_its_image_out(tmp_path, mask, expected)
     assert caught.value.file == str(path)
 
 
+def save_pages(path, *pages):
+    first, *others = map(Image.fromarray, pages)
+    first.save(path, save_all=True, append_images=others)
+
+
+def test_a_mask_may_have_a_page_for_each_lesion_of_one_image(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "masks/a.png").unlink()
+    save_pages(tmp_path / "masks/a.tif", spot(20), spot(40))
+    np.testing.assert_array_equal(read(tmp_path).mask, (spot(20) | spot(40)) > 0)
+    save_dicom(tmp_path / "images/a.dcm", np.stack([picture(1), picture(2)]))
+    (tmp_path / "images/a.png").unlink()
+    (tmp_path / "masks/a.tif").rename(tmp_path / "masks/a_2.tif")
+    (entry,) = index(tmp_path).entries
+    with pytest.raises(Unusable, match="not sure to show one image"):
+        folder.read(entry, settings(tmp_path))
+
+
 TABLE = """\ufeffImage;Patient;laterality;VIEW;spacing;domain;label;part
 a;Planted4711;left;mlo;0.07;ffdm;cluster;Train
 "b.png";P2;R;CC;0.05 x 0.10;dbt;;test
