@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mln_flax import files
+from mln_flax.data import disk
 from mln_flax.data.core import Example, Unusable
 from mln_flax.data.prepare import tiles
 from mln_flax.data.readers import reader
+from mln_flax.data.readers.reader import Mammogram
+from mln_flax.data.sets import pairs
 from mln_flax.engine import evaluate
 from mln_flax.engine.build import Run, build
 from mln_flax.metrics.decision import OperatingPoint, decide
@@ -56,8 +59,10 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
     common = common_looks(run, fitted, pictures, read)
     lines = []
     for number, picture in enumerate(pictures, start=1):
-        image = read(picture)
-        mask, facts = segment(run, fitted, image, common.get(_group(run, picture)))
+        mammogram = read(picture)
+        for note in mammogram.repaired:
+            print(f"predict: {picture.file.name}: {note}", flush=True)
+        mask, facts = segment(run, fitted, mammogram.image, common.get(_group(run, picture)))
         _save_png(folder / picture.mask, mask)
         lines.append(
             {
@@ -66,6 +71,7 @@ def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Rec
                 "mask": picture.mask,
                 "label_pixels": int(mask.sum()),
                 "tiles": list(facts),
+                "notes": list(mammogram.repaired),
             }
         )
         print(f"predict: {number}/{len(pictures)} {folder / picture.mask}", flush=True)
@@ -81,20 +87,20 @@ def for_one_image(run: Run) -> Run:
     return build(dataclasses.replace(config, evaluate=evaluate_config))
 
 
-def kept_reader() -> Callable[[Picture], np.ndarray]:
-    """`read(picture)` -> float32 [H, W] in [0, 1]; decoded once as long as there is room."""
-    kept: dict[Picture, np.ndarray] = {}
+def kept_reader() -> Callable[[Picture], Mammogram]:
+    """`read(picture)`, the image as preparation reads it; decoded once as long as there is room."""
+    kept: dict[Picture, Mammogram] = {}
     room = KEPT_BYTES
 
-    def read(picture: Picture) -> np.ndarray:
+    def read(picture: Picture) -> Mammogram:
         nonlocal room
         if picture in kept:
             return kept[picture]
-        image = read_image(picture.file, picture.frame)
-        if image.nbytes <= room:
-            kept[picture] = image
-            room -= image.nbytes
-        return image
+        mammogram = read_mammogram(picture.file, picture.frame)
+        if mammogram.image.nbytes <= room:
+            kept[picture] = mammogram
+            room -= mammogram.image.nbytes
+        return mammogram
 
     return read
 
@@ -103,7 +109,7 @@ def common_looks(
     run: Run,
     fitted: Any,
     pictures: Sequence[Picture],
-    read: Callable[[Picture], np.ndarray],
+    read: Callable[[Picture], Mammogram],
 ) -> dict[str, np.ndarray]:
     """The sum of what the method looks at over all tiles that share a choice; empty where none do.
 
@@ -114,7 +120,7 @@ def common_looks(
     if look is None or run.method.level == "image":
         return common
     for picture in pictures:
-        tiled, _ = cut(run, read(picture))
+        tiled, _ = cut(run, read(picture).image)
         group = _group(run, picture)
         common[group] = common.get(group, 0) + look(fitted, tiled).sum(axis=0)
     return common
@@ -170,11 +176,15 @@ def find(paths: list[Path]) -> list[Picture]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = [file for file in reader.find(path) if file.parent == path]
+            listing = disk.listing(path, below=False)
+            inside = [file for file in listing.files if reader.is_image(file)]
+            for absent in listing.absent:
+                print(f"predict: left out {absent.item}: {absent.reason}", flush=True)
             if not inside:
                 known = ", ".join(sorted(reader.SUFFIXES))
                 raise UserError(
                     f"{path}: no images in this folder ({known}, DICOM without a suffix)"
+                    f"{disk.and_absent(listing.absent)}"
                 )
             found += inside
         elif path.exists():
@@ -198,18 +208,25 @@ def _pictures(file: Path) -> Iterator[Picture]:
     except Unusable as reason:
         raise UserError(f"{file}: {reason}") from None
     for frame in range(frames):
-        number = f"_{frame + 1:04d}" if frames > 1 else ""
-        yield Picture(file, frame, f"{file.stem}{number}_mask.png")
+        yield Picture(file, frame, pairs.mask_name(file.name, frame, frames))
 
 
 def read_image(file: Path, frame: int = 0) -> np.ndarray:
     """A mammogram, or one frame of a volume, as float32 [H, W] in [0, 1], as preparation reads it.
 
+    Raises UserError as `read_mammogram` does.
+    """
+    return read_mammogram(file, frame).image
+
+
+def read_mammogram(file: Path, frame: int = 0) -> Mammogram:
+    """A mammogram, or one frame of a volume, with what was mended or is doubtful.
+
     Raises:
       UserError: it cannot be read, has colors, or is of one gray level.
     """
     try:
-        return reader.read(file, frame).image
+        return reader.read(file, frame)
     except Unusable as reason:
         raise UserError(f"{file}: {reason}") from None
 

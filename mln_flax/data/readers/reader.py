@@ -96,7 +96,7 @@ def read_mask(path: str | Path, frames: int = 1) -> np.ndarray:
 def find(folder: str | Path) -> list[Path]:
     """All image files below a folder, by suffix or as DICOM by content, sorted by their path."""
     root = Path(folder)
-    found = [path for path in disk.listing(root).files if _is_image(path)]
+    found = [path for path in disk.listing(root).files if is_image(path)]
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
@@ -106,7 +106,8 @@ def may_be_image(name: str) -> bool:
     return path.name.upper() != "DICOMDIR" and path.suffix.lower() not in _NEVER
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether a file is taken for an image: by its suffix, or as DICOM by its content."""
     if not may_be_image(path.name):
         return False
     return path.suffix.lower() in SUFFIXES or dicom.has_magic(path)
