@@ -6,8 +6,9 @@
     cases.csv              optional: what is known of each image (`data.cases`)
 
 Images and masks are of any format that the reader knows. A mask has its image's size and two
-values; a mask all zero says that the image is normal. An image without a mask is left out, since
-nobody has said so of it.
+values; its pages, frames or segments are united where they are sure to show that one image. A mask
+all zero says that the image is normal. An image without a mask is left out, since nobody has said
+so of it.
 
 Without the column `patient`, the patient of a DICOM file is its header's, and of another file its
 stem: then every image is its own patient. Where patients have several images, give `cases.csv`,

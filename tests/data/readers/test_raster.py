@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+import rasters
 from PIL import Image
 
 from mln_flax.data.core import Unusable
@@ -14,12 +15,7 @@ from mln_flax.data.readers import raster, reader
 SHAPE = (60, 50)
 
 
-def pixels(bits, shape=SHAPE):
-    """A noisy ramp over all values of so many bits."""
-    ramp = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) / (sum(shape) - 2)
-    noise = np.random.default_rng(0).uniform(-0.02, 0.02, shape)
-    levels = np.round((ramp + noise).clip(0, 1) * (2**bits - 1))
-    return levels.astype(np.uint8 if bits <= 8 else np.uint16)
+pixels = rasters.ramp
 
 
 def pgm(path, values, largest, comment=""):
@@ -31,25 +27,6 @@ def pgm(path, values, largest, comment=""):
 
 def save(path, values, **options):
     Image.fromarray(values).save(path, **options)
-    return path
-
-
-def png_of_wide_colors(path, colors):
-    """A PNG of three 16-bit colors [H, W, 3], written by hand as Pillow cannot (PNG, chapter 5)."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    height, width = colors.shape[:2]
-    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in colors)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(lines))
-        + chunk(b"IEND", b"")
-    )
     return path
 
 
@@ -137,11 +114,11 @@ def test_three_equal_colors_are_gray(tmp_path, name):
 def test_three_equal_colors_of_16_bits_keep_all_of_them(tmp_path):
     stored = pixels(16)
     colors = np.repeat(stored[..., None], 3, 2)
-    path = png_of_wide_colors(tmp_path / "a.png", colors)
+    path = rasters.png(tmp_path / "a.png", colors)
     np.testing.assert_array_equal(reader.read_gray(path), stored)
     colors[5, 6, 2] ^= 1  # seen in the byte that Pillow leaves out
     with pytest.raises(Unusable, match="has colors"):
-        reader.read(png_of_wide_colors(tmp_path / "b.png", colors))
+        reader.read(rasters.png(tmp_path / "b.png", colors))
 
 
 def test_colors_and_transparency_are_refused(tmp_path):
