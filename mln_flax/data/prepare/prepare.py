@@ -131,7 +131,7 @@ def refuse_other_settings(data: DataConfig, folder: Path) -> None:
                 f"({'; '.join(different)}); take another folder, or remove it"
             )
         return
-    strange = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    strange = sorted(path.name for path in folder.iterdir() if not disk.is_clutter(path.name))
     if strange:
         raise UserError(
             f"--config.data.prepared_dir={folder} holds other files; give a folder of its own"

@@ -159,6 +159,12 @@ def test_a_foreign_folder_is_refused_and_left_as_it_is(tree, tmp_path):
     assert trees.top(tmp_path) == {"notes.txt"}
 
 
+def test_what_a_file_manager_left_in_the_folder_is_no_obstacle(tree, tmp_path):
+    for name in (".DS_Store", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"left behind")
+    prepare.refuse_other_settings(trees.npz_settings(tree), tmp_path)
+
+
 def test_a_folder_inside_the_data_is_refused_and_not_made(tmp_path):
     tree = trees.write_npz(tmp_path / "tree", images=2)
     before = tiny.snapshot(tree)
