@@ -1,6 +1,7 @@
 """Masks for a user's own images, decided on the whole image."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from mln_flax.metrics.decision import OperatingPoint, decide
 from mln_flax.results import records
 from mln_flax.types import Record, UserError
 
+LEAST_SIDE = 8  # pixels of an image: no calcification can be told from its surround in fewer
 KEPT_BYTES = 2 * 10**9  # of images that are decoded already; what is beyond is decoded again
 
 
@@ -162,9 +164,9 @@ def cut(run: Run, image: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     if not config.tiles.rows:
         return image[None], []
     whole = Example(image, np.zeros(image.shape, np.uint8), "image", "", "", "", "", None, "none")
-    made = tiles.cut(whole, config.tiles.rows, config.tiles.columns, config.size)
-    affines = [tile.to_image for tile in made if tile.to_image is not None]
-    return np.stack([tile.image for tile in made]), affines
+    tiled = tiles.cut(whole, config.tiles.rows, config.tiles.columns, config.size)
+    affines = [tile.to_image for tile in tiled if tile.to_image is not None]
+    return np.stack([tile.image for tile in tiled]), affines
 
 
 def find(paths: list[Path]) -> list[Picture]:
@@ -178,7 +180,7 @@ def find(paths: list[Path]) -> list[Picture]:
         if path.is_dir():
             listing = disk.listing(path, below=False)
             inside = [file for file in listing.files if reader.is_image(file)]
-            for absent in listing.absent:
+            for absent in (item for item in listing.absent if reader.may_be_image(item.item)):
                 print(f"predict: left out {absent.item}: {absent.reason}", flush=True)
             if not inside:
                 known = ", ".join(sorted(reader.SUFFIXES))
@@ -192,12 +194,12 @@ def find(paths: list[Path]) -> list[Picture]:
         else:
             raise UserError(f"{path}: no such file or folder")
     pictures = [picture for file in found for picture in _pictures(file)]
-    masks = [picture.mask for picture in pictures]
+    masks = Counter(picture.mask for picture in pictures)
     for picture in pictures:
-        if masks.count(picture.mask) > 1:
+        if masks[picture.mask] > 1:
             raise UserError(
-                f"two images are named {picture.file.stem!r}: their masks would overwrite each "
-                "other"
+                f"{picture.file}: the mask of another image is also called {picture.mask}: they "
+                "would overwrite each other"
             )
     return pictures
 
@@ -223,12 +225,19 @@ def read_mammogram(file: Path, frame: int = 0) -> Mammogram:
     """A mammogram, or one frame of a volume, with what was mended or is doubtful.
 
     Raises:
-      UserError: it cannot be read, has colors, or is of one gray level.
+      UserError: it cannot be read, has colors, is of one gray level, or of a few pixels.
     """
     try:
-        return reader.read(file, frame)
+        mammogram = reader.read(file, frame)
     except Unusable as reason:
         raise UserError(f"{file}: {reason}") from None
+    height, width = mammogram.image.shape
+    if min(height, width) < LEAST_SIDE:
+        raise UserError(
+            f"{file}: an image of {height}x{width} pixels: nothing can be found in it; allowed are "
+            f"sides of {LEAST_SIDE} pixels or more"
+        )
+    return mammogram
 
 
 def _save_png(path: Path, mask: np.ndarray) -> None:

@@ -153,7 +153,7 @@ def test_one_wrong_image_among_good_ones_writes_nothing(image, tiny_workdir, tmp
     for path, message in (
         (broken, "broken.png: cannot be read as an image"),
         (flat, "flat.png: an image of one gray level"),
-        (twin, "two images are named 'good': their masks would overwrite each other"),
+        (twin, "also called good_mask.png: they would overwrite each other"),
         (empty, "empty: no images in this folder (.bmp, "),
         (tmp_path / "gone.png", "gone.png: no such file or folder"),
     ):
