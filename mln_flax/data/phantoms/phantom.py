@@ -63,11 +63,7 @@ def shown(
     """
     for domain in domains:
         check_domain(domain)
-    if min(height, width) < 1 or not spacing_mm > 0 or min(seed, index) < 0:
-        raise UserError(
-            f"phantom of {height} x {width} pixels, spacing {spacing_mm} mm, seed {seed}, index "
-            f"{index}: sizes and spacing must be positive, seed and index not negative"
-        )
+    _check_numbers(seed, index, height, width, spacing_mm)
     body = anatomy.breast(seed, index)
     at = lesions.focus(body)
     calcifications = lesions.cluster(body, at)
@@ -132,6 +128,7 @@ def load(data: DataConfig) -> DataSet:
     for name in PARTS:
         if getattr(counts, name) < 0:
             raise UserError(f"data.phantom.{name} is {getattr(counts, name)}; it must be 0 or more")
+    _check_numbers(counts.seed, 0, data.size, data.size, counts.spacing_mm)
     wanted = [(data.source, name) for name in PARTS] + [(d, "test") for d in data.targets]
     wanted += [(domain, "train") for domain in data.unlabeled]
     blocks, first = [], 0
@@ -174,6 +171,14 @@ def check_domain(domain: str) -> None:
         raise UserError(
             f"unknown phantom domain {domain!r}{nearest(domain, DOMAINS)}; "
             f"known: {', '.join(DOMAINS)}"
+        )
+
+
+def _check_numbers(seed: int, index: int, height: int, width: int, spacing_mm: float) -> None:
+    if min(height, width) < 1 or not spacing_mm > 0 or min(seed, index) < 0:
+        raise UserError(
+            f"phantom of {height} x {width} pixels, spacing {spacing_mm} mm, seed {seed}, index "
+            f"{index}: sizes and spacing must be positive, seed and index not negative"
         )
 
 

@@ -252,6 +252,12 @@ def test_few_phantoms_start_no_process(monkeypatch):
     loaders["phantom"](DataConfig(size=32, phantom=counts, workers=2))
 
 
+def test_settings_are_refused_before_any_process_starts(monkeypatch):
+    monkeypatch.setattr(drawing.processes, "pool", refuses_to_draw)
+    with pytest.raises(UserError, match="spacing 0.0 mm"):
+        loaders["phantom"](DataConfig(phantom=PhantomConfig(train=5000, spacing_mm=0.0)))
+
+
 @pytest.mark.usefixtures("in_processes")
 def test_a_process_that_may_have_no_children_draws_alone(monkeypatch):
     daemon = multiprocessing.Process(daemon=True)
