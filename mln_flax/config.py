@@ -129,7 +129,7 @@ class DataConfig:
     point_radius_mm: Annotated[float, positive] = 0.25  # a calcification marked by a point: a disc
     on_error: Annotated[str, one_of("report", "stop")] = "report"  # of what cannot be used
     hide_names: bool = False  # hash every file name in reports, not only patients' ids in them
-    workers: Annotated[int, not_negative] = 0  # processes that prepare; 0: one a core, up to 4
+    workers: Annotated[int, not_negative] = 0  # processes that prepare or draw; 0: one a core
     cache_gb: Annotated[float, not_negative] = 4.0  # prepared tiles that fit are kept in memory
 
     def check(self) -> None:
