@@ -33,6 +33,12 @@ def load_data(config: Config, prepared_dir: Path | None = None) -> DataSet:
                 f"--config.data: domain {config.data.source!r} has no {part} images; "
                 "change data.split or add images"
             )
+    for domain in config.data.unlabeled:
+        if not data.examples(domain, "train"):
+            raise UserError(
+                f"--config.data.unlabeled={','.join(config.data.unlabeled)}: domain {domain!r} has "
+                "no train images; change data.split, or leave it out"
+            )
     return data
 
 

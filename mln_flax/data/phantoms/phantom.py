@@ -87,6 +87,8 @@ def phantom(
 def load(data: DataConfig) -> DataSet:
     """The source's three parts and each target's test part, with no patient in two of them.
 
+    A target that is seen without labels has a part to train on, too.
+
     Raises:
       UserError: an unknown domain, a source that is also a target, a target named twice, or a
         count below zero.
@@ -105,6 +107,7 @@ def load(data: DataConfig) -> DataSet:
         if getattr(counts, name) < 0:
             raise UserError(f"data.phantom.{name} is {getattr(counts, name)}; it must be 0 or more")
     wanted = [(data.source, name) for name in PARTS] + [(d, "test") for d in data.targets]
+    wanted += [(domain, "train") for domain in data.unlabeled]  # last: no other patient changes
     parts, first = [], 0
     for domain, name in wanted:
         last = first + getattr(counts, name)

@@ -26,6 +26,7 @@ def load(data: DataConfig, folder: Path) -> DataSet:
     """The source's three parts and the targets' test parts; tiles are read when asked for.
 
     A target in one of the folders of `data.also` counts whole, whatever part an image has there.
+    One that is seen without labels has two parts, to train on and to test, wherever it lies.
 
     Raises:
       UserError: a domain is missing or in two folders, a folder is not prepared to the end or has
@@ -57,8 +58,10 @@ def load(data: DataConfig, folder: Path) -> DataSet:
     _refuse_copies(domains[data.source], {name: domains[name] for name in data.targets})
     parts = [_part(data, data.source, name, _of(domains[data.source], name)) for name in PARTS]
     for name in data.targets:
-        own = domains[name].folder == folder
-        parts.append(_part(data, name, "test", _of(domains[name], "test" if own else "")))
+        is_split = domains[name].folder == folder or name in data.unlabeled
+        parts.append(_part(data, name, "test", _of(domains[name], "test" if is_split else "")))
+    for name in data.unlabeled:
+        parts.append(_part(data, name, "train", _of(domains[name], "train")))
     left_out = tuple(LeftOut(one["file"], one["reason"]) for one in said["left_out"])
     notes = (
         f"prepared in {folder}: {said['totals']['images']} images, "
