@@ -57,7 +57,7 @@ WRONG = {
             *tiny.flags(workdir, **tiny.PLAIN),
             "--config.data.unlabeled=film,dbt",
         ],
-        "--config.data.unlabeled=film,dbt: method.name=supervised trains on the source alone; leave",
+        "--config.data.unlabeled=film,dbt: method.name=supervised trains on the source alone",
     ),
     "unlabeled that is no target": (
         config("data.unlabeled=flim"),

@@ -7,9 +7,7 @@ from mln_flax.types import UserError
 PARTS_OF_SHARE = 1000  # a share is counted in thousandths, exactly, however far a run goes
 
 
-def host_rows(
-    batch_size: int, host: tuple[int, int], setting: str = "train.batch_size"
-) -> range:
+def host_rows(batch_size: int, host: tuple[int, int], setting: str = "train.batch_size") -> range:
     """The places of a batch that belong to one host; `setting` is the path of the batch's size.
 
     Raises:

@@ -57,7 +57,8 @@ def lines(tiny_workdir):
 
 
 def line_of(lines, example):
-    (line,) = (one for one in lines if one["kind"] == "image" if one["image_id"] == example.image_id)
+    images = (line for line in lines if line["kind"] == "image")
+    (line,) = (line for line in images if line["image_id"] == example.image_id)
     return line
 
 
@@ -199,9 +200,7 @@ def test_the_pictures_show_the_answer_of_the_settings(fitted, answer, data, way,
     point = OperatingPoint(0.5, 1)  # at which the masks differ
     at_point = fitted._replace(point=point, weighted=fitted.weighted._replace(point=point))
     examples = data.examples("film", "test")
-    measured = evaluate.settle(
-        asked, evaluate.image_records(asked, at_point, examples, "target")
-    )
+    measured = evaluate.settle(asked, evaluate.image_records(asked, at_point, examples, "target"))
     answers = answer(np.stack([example.image for example in examples]))
     answers = answers._replace(points=dict.fromkeys(answers.maps, point))
     total = np.sum([facts["distances"]["cosine"] for facts in answers.facts], axis=0)

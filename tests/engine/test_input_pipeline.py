@@ -278,8 +278,7 @@ def test_targets_go_on_exactly_at_any_step_and_hosts_share_them(source, targets,
         for number in range(3):
             for x, *own in zip(batch, *parts, strict=True):
                 shares = [
-                    of_host[part.domain == number]
-                    for of_host, part in zip(own, parts, strict=True)
+                    of_host[part.domain == number] for of_host, part in zip(own, parts, strict=True)
                 ]
                 assert len(shares[0]) == len(shares[1]) == len(NAMES)
                 np.testing.assert_array_equal(x[batch.domain == number], np.concatenate(shares))

@@ -85,7 +85,7 @@ def test_masks_and_lines_for_8_and_16_bits(image, tiny_workdir, tmp_path):
 
 
 def test_masks_of_a_network_without_branches(image, plain_workdir, tmp_path):
-    paths = [save(tmp_path / "a.png", levels(image, 16)), save(tmp_path / "b.png", levels(image, 8))]
+    paths = [save(tmp_path / f"{bits}.png", levels(image, bits)) for bits in (8, 16)]
     out = tmp_path / "out"
     words = [f"--workdir={plain_workdir}", "--mode=predict", f"--output={out}"]
     assert main([*words, *map(str, paths)]) == 0
@@ -111,7 +111,8 @@ def test_all_norms_choose_where_they_are_asked_to(seen, tiny_workdir, tmp_path, 
     for i, line in enumerate(records.read_whole(tmp_path / "out" / "predictions.jsonl")):
         by_norms = answers.kept[i]["cosine"]
         branch = tiny.VIEWS[by_norms[of_cosine.at if is_early else -1].argmin()]
-        assert [(facts["branch"], facts["early"]) for facts in line["tiles"]] == [(branch, is_early)]
+        (facts,) = line["tiles"]
+        assert facts["branch"] == branch and facts["early"] is is_early
         expected = answers.mask(i, "union" if answer == "union" else branch)
         np.testing.assert_array_equal(shown(tmp_path / "out" / f"{i}_mask.png"), 255 * expected)
 

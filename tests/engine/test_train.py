@@ -157,11 +157,12 @@ def test_a_run_with_augmentation_is_another_and_stops_and_goes_on_alike(tmp_path
                 train.train(of, data, tmp_path / name, StopAfter(1))
         train.train(of, data, tmp_path / name)
     assert_same_run(run, tmp_path / "pieces", tmp_path / "whole")
-    losses = {
-        name: [line["loss"] for line in log_of(tmp_path / name) if "loss" in line]
+    losses = (
+        [line["loss"] for line in log_of(tmp_path / name) if "loss" in line]
         for name in ("plain", "whole")
-    }
-    assert all(a != b for a, b in zip(losses["plain"], losses["whole"], strict=True))
+    )
+    changed = [a != b for a, b in zip(*losses, strict=True)]
+    assert changed[0] and sum(changed) >= 3  # the masks of a step may all be empty
 
 
 def test_a_scalar_that_is_not_finite_is_said_in_one_line():
@@ -173,14 +174,14 @@ def test_a_scalar_that_is_not_finite_is_said_in_one_line():
 
 
 def test_a_step_that_is_not_finite_is_neither_saved_nor_called_stopped(tmp_path):
-    """Before any line is written, and when a signal asks for a state to go on from."""
-    run = build(tiny.config(**tiny.PLAIN, train__log_every_steps="4"))
+    """Where no line is written at that step, and a signal asks for a state to go on from."""
+    sound = build(tiny.config(**tiny.PLAIN, train__log_every_steps="4"))
 
     def broken(state, batch):
-        state, scalars = run.method.update(state, batch)
+        state, scalars = sound.method.update(state, batch)
         return state, scalars | {"loss": scalars["loss"] * np.float32(np.nan)}
 
-    run = run._replace(method=run.method._replace(update=broken))
+    run = sound._replace(method=sound.method._replace(update=broken))
     with pytest.raises(UserError, match="the loss is nan at step 1"):
         train.train(run, load_data(run.config), tmp_path, StopAfter(1))
     with checkpoint.manager(tmp_path) as checkpoints:
