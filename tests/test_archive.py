@@ -13,7 +13,13 @@ from mln_flax.results import records
 
 CBIS = str(tiny.ROOT / "configs" / "cbis.py")
 PATIENT = re.compile(rb"P_\d{5}")
-SETTINGS = {"data__name": "cbis_ddsm", "train__foreground": "0.5", "data__workers": "1"}
+SETTINGS = {
+    "data__name": "cbis_ddsm",
+    "train__foreground": "0.5",
+    "data__workers": "1",
+    "model__name": "unet",  # compiles sooner
+    "model__widths": "4",
+}
 
 
 def words(root, workdir):
@@ -132,6 +138,6 @@ def test_a_dicom_file_is_segmented(ran, tmp_path):
     flags = [f"--workdir={home / 'run'}", "--mode=predict", f"--output={out}"]
     assert main([*flags, str(image)]) == 0
     (line,) = records.read_whole(out / "predictions.jsonl")
-    assert line["mask"] == "1-1_mask.png" and len(line["branches"]) == 4
+    assert line["mask"] == "1-1_mask.png" and len(line["tiles"]) == 4
     for _, content in ((p, p.read_bytes()) for p in out.iterdir()):
         assert not PATIENT.search(content) and cbis_trees.PLANTED.encode() not in content

@@ -38,9 +38,34 @@ WRONG = {
     "heads": (config("model.num_heads=3,2"), "3 heads do not divide the 8 channels of stage 0"),
     "view": (config("views.names=identity,bezir(0.3)"), "unknown view 'bezir' (did you mean 'bez"),
     "view's number": (config("views.names=bezier(3)"), "bezier(3): a must lie in [0, 1]"),
-    "preset": (config("model.preset=demmo"), "unknown preset 'demmo' (did you mean 'demo'?)"),
+    "preset": (config("model.preset=demmo"), "preset=demmo: unknown (did you mean 'demo'?); known"),
+    "network": (config("model.name=unett"), "unknown network 'unett' (did you mean 'unet'?); know"),
     "method": (config("method.name=mlm"), "unknown method 'mlm' (did you mean 'mln'?)"),
-    "selection": (config("method.selection=cosin"), "'cosin' (did you mean 'cosine'?)"),
+    "selection": (config("method.selection=cosin"), "=cosin: unknown (did you mean 'cosine'?)"),
+    "another's setting": (
+        lambda workdir: [*tiny.flags(workdir, **tiny.PLAIN), "--config.method.selection=cosine"],
+        "--config.method.selection: unknown setting 'selection'",
+    ),
+    "augmentation": (
+        config("views.augment=jiter(0.5)"),
+        "unknown augmentation 'jiter' (did you mean 'jitter'?); known: jitter",
+    ),
+    "augmentation's number": (config("views.augment=jitter(2)"), "jitter(2): the strength must"),
+    "unlabeled": (
+        config("data.unlabeled=film"),
+        "--config.data.unlabeled=film: method.name=mln trains on the source alone; leave it empty",
+    ),
+    "unlabeled of a plain network": (
+        lambda workdir: [
+            *tiny.flags(workdir, **tiny.PLAIN),
+            "--config.data.unlabeled=film,dbt",
+        ],
+        "--config.data.unlabeled=film,dbt: method.name=supervised trains on the source alone",
+    ),
+    "unlabeled that is no target": (
+        config("data.unlabeled=flim"),
+        "--config.data.unlabeled=flim: 'flim' is no target (did you mean 'film'?); known: dbt, fil",
+    ),
     "data set": (config("data.name=phantoms"), "'phantoms' (did you mean 'phantom'?)"),
     "domain": (config("data.targets=flim"), "unknown phantom domain 'flim' (did you mean 'film'?)"),
     "checkpoint": (config("model.pretrained=/nowhere/swin.npz"), "/nowhere/swin.npz"),
@@ -93,13 +118,20 @@ def test_a_workdir_that_is_a_file(what, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("what", ["train", "evaluate", "prepare", "predict"])
-def test_a_workdir_of_other_settings(what, tiny_workdir, tmp_path, capsys):
-    before = tiny.snapshot(tiny_workdir)
+def test_a_workdir_of_other_settings(what, plain_workdir, tmp_path, capsys):
+    before = tiny.snapshot(plain_workdir)
     more = [f"--output={tmp_path / 'out'}", tiny.PHANTOM] if what == "predict" else []
-    words = tiny.flags(tiny_workdir, train__steps="5", optim__b1="0.8")
+    words = tiny.flags(plain_workdir, **tiny.PLAIN, train__steps="5", optim__b1="0.8")
     err = refused(capsys, [*words, f"--mode={what}", *more])
     assert "belongs to other settings (optim.b1: 0.9 -> 0.8; train.steps: 4 -> 5); take" in err
-    assert tiny.snapshot(tiny_workdir) == before and not list(tmp_path.iterdir())
+    assert tiny.snapshot(plain_workdir) == before and not list(tmp_path.iterdir())
+
+
+def test_another_method_is_another_setting(plain_workdir, tmp_path, capsys):
+    before = tiny.snapshot(plain_workdir)
+    err = refused(capsys, [*tiny.flags(plain_workdir), "--mode=evaluate"])
+    assert "belongs to other settings (" in err and "method.name: supervised -> mln" in err
+    assert tiny.snapshot(plain_workdir) == before
 
 
 def test_a_config_json_edited_by_hand(tmp_path, capsys):
@@ -114,15 +146,15 @@ def test_after_a_mistyped_data_folder_the_right_one_is_no_other_setting(tmp_path
     assert "/right" in refused(capsys, [*words, "--config.data.dir=/right"])
 
 
-def test_predict_without_output_or_paths(tiny_workdir, tmp_path, capsys):
-    before = tiny.snapshot(tiny_workdir)
-    words = [f"--workdir={tiny_workdir}", "--mode=predict"]
+def test_predict_without_output_or_paths(plain_workdir, tmp_path, capsys):
+    before = tiny.snapshot(plain_workdir)
+    words = [f"--workdir={plain_workdir}", "--mode=predict"]
     assert "--output is missing" in refused(capsys, [*words, tiny.PHANTOM])
     out = tmp_path / "out"
     assert "give image files or folders" in refused(capsys, [*words, f"--output={out}"])
     err = refused(capsys, [*words, f"--output={out}", "nowhere.png"])
     assert "nowhere.png: no such file or folder" in err
-    assert not out.exists() and tiny.snapshot(tiny_workdir) == before
+    assert not out.exists() and tiny.snapshot(plain_workdir) == before
 
 
 def test_names_of_other_encodings_can_be_printed(monkeypatch):

@@ -22,9 +22,9 @@ def lines(tiny_workdir):
 
 
 @pytest.fixture
-def copy(tiny_workdir, tmp_path):
+def copy(plain_workdir, tmp_path):
     """A workdir that a test may write to."""
-    return shutil.copytree(tiny_workdir, tmp_path / "run")
+    return shutil.copytree(plain_workdir, tmp_path / "run")
 
 
 def test_every_image_of_source_and_targets_has_one_record(lines):
@@ -41,8 +41,10 @@ def test_every_image_of_source_and_targets_has_one_record(lines):
         for rule, distances in line["distances"].items():
             assert len(distances) == 3 and line["chosen"][rule] == int(np.argmin(distances))
         assert line["branches"] == list(tiny.VIEWS) and line["selection"] == "polarity"
-        assert line["answer"] == "polarity" and len(line["scores"]["branch"]) == 3
-        assert all(0 <= line["scores"][name]["dsc"] <= 1 for name in ("union", "weighted"))
+        assert line["answer"] == "polarity"
+        assert line["answered_by"] == tiny.VIEWS[line["chosen"]["polarity"]]
+        assert list(line["scores"]) == [*tiny.VIEWS, "union", "weighted"]
+        assert all(0 <= score["dsc"] <= 1 for score in line["scores"].values())
 
 
 def test_every_view_of_every_source_image_has_one_record(lines):
@@ -59,21 +61,26 @@ def test_every_rule_by_moments_has_a_record_of_its_norms_in_every_domain(lines):
     norms = [line for line in lines if line["kind"] == "norms"]
     pairs = [(line["domain"], line["rule"]) for line in norms]
     assert sorted(pairs) == sorted((d, rule) for d in DOMAINS for rule in branches.BY_MOMENTS)
-    assert {line["kind"] for line in lines} == {"image", "view", "norms"}
+    rules = [line["rule"] for line in lines if line["kind"] == "rule"]
+    assert rules == [*branches.SELECTIONS, "weighted"]
+    assert {line["kind"] for line in lines} == {"image", "view", "norms", "rule"}
 
 
-def test_the_workdir_holds_what_the_design_says(tiny_workdir):
+@pytest.mark.parametrize("kind", ["tiny", "plain"])
+def test_the_workdir_holds_what_the_design_says(kind, request):
+    workdir = request.getfixturevalue(f"{kind}_workdir")
     for name in (*FINAL, "environment.json", "train.jsonl", "checkpoints", "model"):
-        assert (tiny_workdir / name).exists(), name
-    page = (tiny_workdir / "report" / "index.html").read_text(encoding="utf-8")
+        assert (workdir / name).exists(), name
+    page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert all(domain in page for domain in DOMAINS)
-    assert [p.name for p in tiny_workdir.glob(".*")] == [LOCK]  # no half-written files
+    assert ("View accuracy" in page) == (kind == "tiny")  # branches are one method's own
+    assert [p.name for p in workdir.glob(".*")] == [LOCK]  # no half-written files
 
 
 def test_the_same_command_again_says_done_and_changes_nothing(copy, capsys):
     before = tiny.snapshot(copy)
     capsys.readouterr()
-    assert main(tiny.flags(copy)) == 0
+    assert main(tiny.flags(copy, **tiny.PLAIN)) == 0
     out = capsys.readouterr().out
     assert "training: done already (4 steps" in out and "evaluation: done already" in out
     after = tiny.snapshot(copy)
@@ -82,36 +89,36 @@ def test_the_same_command_again_says_done_and_changes_nothing(copy, capsys):
     assert set(after) == set(before)
 
 
-def test_evaluate_again_gives_identical_records(copy, tiny_workdir):
+def test_evaluate_again_gives_identical_records(copy, plain_workdir):
     (copy / "records.jsonl").unlink()
     # Settings under evaluate may change; without pictures the report is still a page.
     more = ["--mode=evaluate", "--config.evaluate.examples=0"]
     assert main([f"--workdir={copy}", *more]) == 0
-    found, wanted = ((folder / "records.jsonl").read_bytes() for folder in (copy, tiny_workdir))
+    found, wanted = ((folder / "records.jsonl").read_bytes() for folder in (copy, plain_workdir))
     assert found == wanted
     assert not list((copy / "report").glob("example*"))
 
 
-def test_the_report_is_a_function_of_the_other_files(copy, tiny_workdir):
+def test_the_report_is_a_function_of_the_other_files(copy, plain_workdir):
     shutil.rmtree(copy / "report")
     assert main([f"--workdir={copy}", "--mode=report"]) == 0
-    names = {path.name for path in (tiny_workdir / "report").iterdir()}
+    names = {path.name for path in (plain_workdir / "report").iterdir()}
     assert {path.name for path in (copy / "report").iterdir()} == names
     for name in names:
-        found, wanted = ((folder / "report" / name).read_bytes() for folder in (copy, tiny_workdir))
-        assert found == wanted, name
+        wanted = (plain_workdir / "report" / name).read_bytes()
+        assert (copy / "report" / name).read_bytes() == wanted, name
 
 
-def test_prepare_describes_the_data_and_trains_nothing(tmp_path, tiny_workdir, capsys):
+def test_prepare_describes_the_data_and_trains_nothing(tmp_path, plain_workdir, capsys):
     workdir = tmp_path / "run"
-    assert main([*tiny.flags(workdir), "--mode=prepare"]) == 0
+    assert main([*tiny.flags(workdir, **tiny.PLAIN), "--mode=prepare"]) == 0
     assert sorted(path.name for path in workdir.iterdir()) == [
         LOCK,
         "config.json",
         "data.json",
         "sheet.npz",
     ]
-    assert (workdir / "data.json").read_bytes() == (tiny_workdir / "data.json").read_bytes()
+    assert (workdir / "data.json").read_bytes() == (plain_workdir / "data.json").read_bytes()
     assert "data: ffdm train: 6 phantoms" in capsys.readouterr().out
 
 

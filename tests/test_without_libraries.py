@@ -23,7 +23,6 @@ for module in pkgutil.walk_packages(mln_flax.__path__, "mln_flax."):
     importlib.import_module(module.name)
 import tiny
 from mln_flax.engine import evaluate, input_pipeline, train
-from mln_flax.methods.mln import answer as selection
 from mln_flax.engine.build import build
 from mln_flax.data.core import DataSet, Example, Part
 
@@ -36,14 +35,17 @@ def example(index):
 
 parts = [Part.of("mine", "train", tuple(map(example, range(6)))),
          Part.of("mine", "validation", tuple(map(example, range(6, 9))))]
-run = build(tiny.config(data__source="mine", data__targets=""))
+network = dict(model__name="unet", model__widths="4")
+run = build(tiny.config(**network, data__source="mine", data__targets=""))
 workdir = pathlib.Path(sys.argv[1])
 train.train(run, DataSet(tuple(parts)), workdir)
-trained = evaluate.load_model(run, workdir)
+fitted = evaluate.load_model(run, workdir)
 image = parts[0].examples[0].image[None]
-for make, shape in ((selection.predictor, (1, 3, 32, 32)), (selection.selected, (1, 32, 32))):
-    said = make(run, trained)(image)
-    assert said.probability.shape == shape and np.isfinite(said.probability).all()
+for answer, maps in ((run.method.answer_all, 3 + 2), (run.method.answer, 1)):
+    answers = answer(fitted, image)
+    assert len(answers.maps) == maps
+    for probability in answers.maps.values():
+        assert probability.shape == (1, 32, 32) and np.isfinite(probability).all()
 assert not input_pipeline.have_tensorflow() and not MISSING & set(sys.modules)
 """
 MISSING = (

@@ -87,6 +87,7 @@ def train_batches(
     labeled_rows = make(images, plan, start_step, steps, host)
     if not unlabeled:
         return labeled_rows
+    host_rows(plan.unlabeled_batch_size, host, "train.unlabeled_batch_size")
     streams = [
         make(without_labels(of_target), _of_target(plan, number), start_step, steps, host)
         for number, of_target in enumerate(unlabeled, start=1)

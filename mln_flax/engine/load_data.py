@@ -35,6 +35,12 @@ def load_data(config: Config, prepared_dir: Path | None = None) -> DataSet:
                 f"--config.data: domain {domain!r} has no {part} images; "
                 "change data.split or add images"
             )
+    for domain in config.data.unlabeled:
+        if not data.examples(domain, "train"):
+            raise UserError(
+                f"--config.data.unlabeled={','.join(config.data.unlabeled)}: domain {domain!r} has "
+                "no train images; change data.split, or leave it out"
+            )
     return data
 
 

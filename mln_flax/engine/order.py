@@ -7,8 +7,8 @@ from mln_flax.types import UserError
 PARTS_OF_SHARE = 1000  # a share is counted in thousandths, exactly, however far a run goes
 
 
-def host_rows(batch_size: int, host: tuple[int, int]) -> range:
-    """The places of a batch that belong to one host.
+def host_rows(batch_size: int, host: tuple[int, int], setting: str = "train.batch_size") -> range:
+    """The places of a batch that belong to one host; `setting` is the path of the batch's size.
 
     Raises:
       UserError: the hosts cannot have equally many, as the devices' common step needs.
@@ -16,7 +16,7 @@ def host_rows(batch_size: int, host: tuple[int, int]) -> range:
     index, count = host
     if batch_size % count:
         raise UserError(
-            f"--config.train.batch_size={batch_size}: must be a multiple of the {count} processes"
+            f"--config.{setting}={batch_size}: must be a multiple of the {count} processes"
         )
     return range(batch_size * index // count, batch_size * (index + 1) // count)
 

@@ -1,14 +1,21 @@
 """Which network a config describes, and what is refused before anything is made of it."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny
 
-from mln_flax.engine.build import build, networks
+from mln_flax.config import METHODS, NETWORKS
+from mln_flax.engine.augment import augmented
+from mln_flax.engine.build import build
+from mln_flax.engine.train import empty_batch
 from mln_flax.models.swin_unet import SwinUnet
 from mln_flax.models.unet import UNet
-from mln_flax.types import AXIS, UserError
+from mln_flax.registry import kinds
+from mln_flax.types import AXIS, Batch, UserError
 
 UNET = {"model__name": "unet", "model__preset": "unet_demo"}
 
@@ -27,7 +34,7 @@ def test_a_unet_takes_its_preset_and_the_settings_of_every_network():
         "model__norm": "batch",
         "model__dtype": "bfloat16",
         "model__remat": "true",
-        "method__momentum": "0.5",
+        "model__momentum": "0.5",
         "method__branch_map": "shared",
     }
     model = build(tiny.config(**UNET, **changes)).model
@@ -46,41 +53,52 @@ def test_a_unet_takes_its_preset_and_the_settings_of_every_network():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"model__heads": "3"}, ".model.heads: unknown setting 'heads'"),
+        ({"model__norm": "batch"}, ".model.norm: unknown setting 'norm'; known here: num_cl"),
+        (UNET | {"model__pretrained": "a.npz"}, ".model.pretrained: unknown setting 'pretr"),
         (
-            {"model__name": "unett"},
-            "name=unett: unknown .did you mean 'unet'..; known: swin_unet, ",
+            UNET | {"model__preset": "demo"},
+            ".model.preset=demo: unknown .did you mean 'unet_demo'..; known: unet, unet_narrow, ",
         ),
-        ({"model__name": "unet"}, "unknown preset 'demo'.*=unet: unet, unet_narrow, unet_demo$"),
-        (
-            {"model__preset": "unet_demo"},
-            "unknown preset 'unet_demo'.*net: tiny, small, demo$",
-        ),
-        ({"model__norm": "batch"}, "norm=batch: swin_unet has .* only; allowed is channel"),
-        (UNET | {"model__pretrained": "a.npz"}, "pretrained=a.npz: is for model.name=swin_unet"),
+        ({"model__preset": "unet"}, ".model.preset=unet: unknown; known: tiny, small, demo$"),
         (
             UNET | {"model__norm": "batch", "model__statistics": "layer"},
-            "norm=batch: .* allowed is model.statistics=channel",
+            ".model.norm=batch: .* allowed is model.statistics=channel",
         ),
         (
             UNET | {"model__widths": "2,2,2,2,2,2,2"},
-            "data.size=32: this network needs 64 pixels or more .7 stages",
+            ".data.size=32: this network needs 64 pixels or more .7 stages",
         ),
         (
             UNET | {"model__widths": "2,2,2,2,2,2"},
-            "views.crop=0.75 gives 24 pixels: this network needs 32 pixels or more",
+            ".views.crop=0.75 gives 24 pixels: this network needs 32 pixels or more",
         ),
+        (
+            {"method__name": "supervised", "train__accumulate": "2"},
+            ".train.accumulate=2: method.name=supervised takes a batch in one part; allowed is 1",
+        ),
+        ({"train__accumulate": "4"}, ".train.accumulate=4: must divide the 6 rows of a batch, 2 i"),
+        (
+            {"data__unlabeled": "film,dbt"},
+            ".data.unlabeled=film,dbt: method.name=mln trains on the source alone; leave it empty$",
+        ),
+        ({"views__augment": "jitter(2)"}, "jitter.2.: the strength must lie between 0 and 1"),
+        ({"views__augment": "jitter(0.5, 1)"}, "augmentation 'jitter.0.5, 1.': wrong number"),
     ],
 )
 def test_what_cannot_work_is_refused(changes, message):
-    with pytest.raises(UserError, match=f"^--config.*{message}"):
+    with pytest.raises(UserError, match=message) as refused:
         build(tiny.config(**changes))
+    assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", list(networks))
+PRESETS = {"swin_unet": "demo", "unet": "unet_demo"}
+
+
+@pytest.mark.parametrize("name", sorted(kinds(NETWORKS)))
 def test_every_network_keeps_the_contract(name):
     """Any height and width, a branch for each row, moments of every norm, float32 logits."""
-    preset = {"swin_unet": "demo", "unet": "unet_demo"}[name]
-    run = build(tiny.config(model__name=name, model__preset=preset))
+    run = build(tiny.config(model__name=name, model__preset=PRESETS[name]))
     image = jax.ShapeDtypeStruct((5, 33, 50, 1), jnp.float32)
     branch = jax.ShapeDtypeStruct((5,), jnp.int32)
     variables = jax.eval_shape(run.model.init, jax.random.key(0), image, branch)
@@ -89,3 +107,52 @@ def test_every_network_keeps_the_contract(name):
     flat = jax.tree_util.tree_leaves_with_path(variables["domain_stats"])
     assert len(flat) == 2 * len(out["moments"])
     assert all(leaf.shape[0] == 3 for _, leaf in flat)
+
+
+@pytest.mark.parametrize("network", sorted(kinds(NETWORKS)))
+@pytest.mark.parametrize("method", sorted(kinds(METHODS)))
+def test_every_method_steps_with_every_network(method, network):
+    """A step keeps the state's form and gives numbers, on as many devices as there are."""
+    names = {"method__name": method, "model__name": network, "model__preset": PRESETS[network]}
+    run = build(tiny.config(**names, views__augment="jitter(0.5),jitter(1)"))
+    state = jax.eval_shape(run.method.init, jax.random.key(0), empty_batch(run))
+    rows = Batch(*(np.repeat(field, 3, axis=0)[None] for field in empty_batch(run)))
+    update = jax.pmap(run.method.update, AXIS, in_axes=(None, 0), out_axes=None)
+    after, scalars = jax.eval_shape(update, state, rows)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert {"loss", "dice"} <= set(scalars) and all(s.shape == () for s in scalars.values())
+
+
+def test_augmentation_changes_images_alone_and_by_step_and_seed():
+    """The same at the same step, whenever a run began; of another step or seed another."""
+    batch = Batch(
+        image=np.full((2, 16, 16, 1), 0.5, np.float32),
+        mask=np.ones((2, 16, 16), np.int32),
+        view=np.zeros(2, np.int32),
+        domain=np.array([0, 1], np.int32),
+        labeled=np.array([True, False]),
+        valid=np.array([True, True]),
+    )
+
+    class State(NamedTuple):
+        step: Any
+
+    def seen(step, seed, *names):
+        update = augmented(lambda state, rows: (state, {"batch": rows}), names, seed)
+        mapped = jax.pmap(update, AXIS, in_axes=(None, 0), out_axes=(None, 0))
+        rows = Batch(*(field[None] for field in batch))
+        return jax.tree.map(lambda x: x[0], mapped(State(np.int32(step)), rows)[1]["batch"])
+
+    one, again = seen(3, 0, "jitter(0.5)"), seen(3, 0, "jitter(0.5)")
+    assert one.image.shape == batch.image.shape and one.image.dtype == np.float32
+    for name in ("mask", "view", "domain", "labeled", "valid"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(batch, name))
+    np.testing.assert_array_equal(one.image, again.image)
+    others = [one, batch, seen(4, 0, "jitter(0.5)"), seen(3, 1, "jitter(0.5)")]
+    images = [np.asarray(other.image) for other in others]
+    assert len({image.tobytes() for image in images}) == len(images)
+    assert not np.array_equal(one.image[0], one.image[1])  # a draw for each row
+    function = object()
+    assert augmented(function, (), 0) is function

@@ -68,7 +68,7 @@ def test_what_a_kill_during_a_save_left_is_ignored(tmp_path):
 def test_a_tree_is_written_over_an_older_one(tmp_path):
     for step in (1, 2):
         checkpoint.save_tree(tmp_path / "model", {"x": a_state(step).params})
-    found = checkpoint.load_tree(tmp_path / "model", {"x": a_state(0).params})
+    found = checkpoint.load_tree(tmp_path / "model")
     assert_equal(jax.tree.map(jax.numpy.asarray, found), {"x": a_state(2).params})
 
 

@@ -9,14 +9,8 @@ import pytest
 
 from mln_flax.config import ViewsConfig
 from mln_flax.data.core import Example, Part
-from mln_flax.engine.input_pipeline import (
-    Plan,
-    _ahead,
-    chunks,
-    from_arrays,
-    images_of,
-    train_batches,
-)
+from mln_flax.data.images import chunks, from_arrays, images_of, without_labels
+from mln_flax.engine.input_pipeline import Plan, _ahead, rate, train_batches
 from mln_flax.engine.order import stream_of
 from mln_flax.types import UserError
 from mln_flax.views.intensity import make_view
@@ -36,8 +30,7 @@ def source():
 
 
 def a_plan(config=STILL, batch_size=2, seed=3, names=NAMES):
-    made = tuple(make_view(name) for name in names)
-    return Plan(made, tuple(range(len(names))), config, batch_size, seed)
+    return Plan(tuple(make_view(name) for name in names), config, batch_size, seed)
 
 
 def first_view(batch):
@@ -100,7 +93,7 @@ def test_rows_are_the_views_of_the_augmented_image_with_one_mask(source, backend
                 batch.image[number::3, ..., 0], view.numpy(first), rtol=0, atol=2e-7
             )
             np.testing.assert_array_equal(batch.mask[number::3], batch.mask[::3])
-        np.testing.assert_array_equal(batch.branch, [0, 1, 2, 0, 1, 2])
+        np.testing.assert_array_equal(batch.view, [0, 1, 2, 0, 1, 2])
         assert set(np.unique(batch.mask)) <= {0, 1}
 
 
@@ -112,9 +105,11 @@ def test_shapes_and_types(source, backend, crop):
     (batch,) = train_batches(source, plan, 0, 1, backend=backend)
     assert (batch.image.shape, batch.image.dtype) == ((6, side, side, 1), np.float32)
     assert (batch.mask.shape, batch.mask.dtype) == ((6, side, side), np.int32)
-    assert (batch.branch.shape, batch.branch.dtype) == ((6,), np.int32)
-    assert (batch.valid.shape, batch.valid.dtype) == ((6,), bool)
-    assert batch.valid.all()
+    for numbers in (batch.view, batch.domain):
+        assert (numbers.shape, numbers.dtype) == ((6,), np.int32)
+    for marks in (batch.labeled, batch.valid):
+        assert (marks.shape, marks.dtype) == ((6,), bool) and marks.all()
+    assert not batch.domain.any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -220,3 +215,106 @@ def test_labeled_images_get_their_share_and_all_get_their_epochs(backend):
         )
     with pytest.raises(UserError, match="train.foreground=0.25: no training image has a label"):
         train_batches(from_arrays(image, mask * 0), plan, 0, 1, backend=backend)
+
+
+FILMS, SLICES = 3, 5  # images of two targets
+
+
+@pytest.fixture(scope="module")
+def targets():
+    """Images of two targets, all with a label; none is of the source, nor of the other."""
+    rng = np.random.default_rng(1)
+    shown = [rng.random((count, SIDE, SIDE)).astype(np.float32) for count in (FILMS, SLICES)]
+    return [from_arrays(image, np.ones(image.shape, np.uint8)) for image in shown]
+
+
+def two_streams(backend, source, targets, start=0, stop=15, host=(0, 1), **changes):
+    plan = a_plan(**{"batch_size": 2} | changes)._replace(unlabeled_batch_size=2)
+    return list(train_batches(source, plan, start, stop, host, backend, unlabeled=targets))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_of_targets_stand_behind_the_sources_and_show_no_label(source, targets, backend):
+    plain = list(train_batches(source, a_plan(), 0, 15, backend=backend))
+    both = two_streams(backend, source, targets)
+    rows = 2 * len(NAMES)  # of each stream
+    for batch, alone in zip(both, plain, strict=True):
+        for field, of_source in zip(batch, alone, strict=True):
+            np.testing.assert_array_equal(field[:rows], of_source)
+            assert field.dtype == of_source.dtype and len(field) == 3 * rows
+        np.testing.assert_array_equal(batch.domain, np.repeat([0, 1, 2], rows))
+        np.testing.assert_array_equal(batch.labeled, np.repeat([True, False, False], rows))
+        np.testing.assert_array_equal(batch.view, np.tile([0, 1, 2], 6))
+        assert batch.valid.all() and not batch.mask[rows:].any()
+    for number, (of_target, count) in enumerate(zip(targets, (FILMS, SLICES), strict=True), 1):
+        own = [batch._replace(image=batch.image[batch.domain == number]) for batch in both]
+        epochs = places(own, of_target).reshape(-1, count)
+        assert (np.sort(epochs) == np.arange(count)).all()
+        assert len(np.unique(epochs, axis=0)) > 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_targets_of_the_same_images_come_in_orders_and_crops_of_their_own(source, backend):
+    config = ViewsConfig(crop=0.75)
+    batches = two_streams(backend, source, [source, source], 0, 6, config=config)
+    streams = [
+        np.concatenate([b.image[b.domain == number] for b in batches]) for number in (0, 1, 2)
+    ]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert not np.array_equal(streams[a], streams[b])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_targets_go_on_exactly_at_any_step_and_hosts_share_them(source, targets, backend):
+    config = ViewsConfig(crop=0.75)
+    whole = two_streams(backend, source, targets, 0, 6, config=config)
+    for start in (1, 4, 6):
+        tail = two_streams(backend, source, targets, start, 6, config=config)
+        for a, b in zip(whole[start:], tail, strict=True):
+            for x, y in zip(a, b, strict=True):
+                np.testing.assert_array_equal(x, y)
+    hosts = [two_streams(backend, source, targets, 0, 6, (h, 2), config=config) for h in (0, 1)]
+    for batch, *parts in zip(whole, *hosts, strict=True):
+        for number in range(3):
+            for x, *own in zip(batch, *parts, strict=True):
+                shares = [
+                    of_host[part.domain == number] for of_host, part in zip(own, parts, strict=True)
+                ]
+                assert len(shares[0]) == len(shares[1]) == len(NAMES)
+                np.testing.assert_array_equal(x[batch.domain == number], np.concatenate(shares))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_share_of_labeled_images_is_the_sources_alone(source, targets, backend):
+    """Targets have no label to choose by: their masks are taken away before any choice."""
+    plan = a_plan()._replace(unlabeled_batch_size=2)
+    image, _ = source.stack(slice(None))
+    mask = np.zeros(image.shape, np.uint8)
+    mask[[2, 5]] = 1
+    some = from_arrays(image, mask)
+    found = [
+        list(train_batches(some, of_plan, 0, 3, backend=backend, unlabeled=targets))
+        for of_plan in (plan, plan._replace(foreground=0.5))
+    ]
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a.image[6:], b.image[6:])
+    assert any(not np.array_equal(a.image[:6], b.image[:6]) for a, b in zip(*found, strict=True))
+
+
+def test_targets_that_hosts_cannot_share_equally_are_refused(source, targets):
+    plan = a_plan()._replace(unlabeled_batch_size=3)
+    with pytest.raises(UserError, match="unlabeled_batch_size=3: must be a multiple of the 2 pr"):
+        list(train_batches(source, plan, 0, 1, (0, 2), "numpy", unlabeled=targets))
+
+
+def test_without_labels_reads_the_same_images_and_nothing_of_their_masks(source):
+    hidden = without_labels(source)
+    assert (hidden.shape, hidden.total) == (source.shape, source.total)
+    assert source.labeled.any() and not hidden.labeled.any()
+    image, mask = hidden.stack(slice(None))
+    np.testing.assert_array_equal(image, source.stack(slice(None))[0])
+    assert mask.dtype == np.uint8 and mask.shape == image.shape and not mask.any()
+
+
+def test_the_rate_of_the_input_alone(source):
+    assert rate(source, a_plan(), seconds=0.01, batches=2) > 0

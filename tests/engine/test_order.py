@@ -11,6 +11,8 @@ def test_rows_of_hosts():
     assert [list(host_rows(6, (host, 3))) for host in range(3)] == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(UserError, match="train.batch_size=5: must be a multiple of the 2"):
         host_rows(5, (0, 2))
+    with pytest.raises(UserError, match="--config.train.unlabeled_batch_size=5: must be a multi"):
+        host_rows(5, (0, 2), "train.unlabeled_batch_size")
 
 
 def test_shares_are_exact_however_long_a_run():

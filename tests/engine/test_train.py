@@ -11,11 +11,12 @@ import pytest
 import tiny
 from tiny import wait_for
 
-from mln_flax.engine import checkpoint, clock, evaluate, input_pipeline, stop, train
-from mln_flax.engine.build import build, load_data
+from mln_flax.data.images import images_of
+from mln_flax.engine import checkpoint, clock, evaluate, stop, train
+from mln_flax.engine.build import build
+from mln_flax.engine.load_data import load_data
 from mln_flax.engine.workdir import MODEL, read_log
 from mln_flax.main import main
-from mln_flax.methods.mln import bank
 from mln_flax.results import records
 from mln_flax.types import UserError
 
@@ -32,13 +33,24 @@ class StopAfter(stop.StopSignal):
         return "" if self.left > 0 else "SIGTERM"
 
 
+@pytest.fixture(scope="module", params=["tiny", "plain"])
+def kind(request):
+    """MLN-net, and a network without branches: what of its settings is not the tiny run's."""
+    return {"tiny": {}, "plain": tiny.PLAIN}[request.param]
+
+
 @pytest.fixture(scope="module")
-def run():
-    return build(tiny.config())
+def run(kind):
+    return build(tiny.config(**kind))
+
+
+@pytest.fixture(scope="module")
+def workdir(kind, request):
+    return request.getfixturevalue("plain_workdir" if kind else "tiny_workdir")
 
 
 def last_state(run, workdir):
-    shapes = jax.eval_shape(lambda: train.initial_state(run))
+    shapes = jax.eval_shape(lambda: train.random_state(run))
     with checkpoint.manager(workdir) as checkpoints:
         return checkpoint.restore(checkpoints, shapes)
 
@@ -66,7 +78,7 @@ def assert_same_run(run, a, b):
     assert log_of(a) == log_of(b)
 
 
-def test_two_and_two_steps_are_four(run, tiny_workdir, tmp_path, capsys):
+def test_two_and_two_steps_are_four(run, workdir, tmp_path, capsys):
     data = load_data(run.config)
     with pytest.raises(stop.Stopped, match="by SIGTERM after step 2; the state is saved"):
         train.train(run, data, tmp_path, StopAfter(2))
@@ -76,12 +88,12 @@ def test_two_and_two_steps_are_four(run, tiny_workdir, tmp_path, capsys):
         log.write('{"step": 3, "loss": 9.0}\n{"step": 4, "lo')
     assert train.train(run, data, tmp_path) == tmp_path / MODEL
     assert "going on from step 2" in capsys.readouterr().out
-    assert_same_run(run, tmp_path, tiny_workdir)
+    assert_same_run(run, tmp_path, workdir)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(run, tiny_workdir, tmp_path, capsys):
+def test_sigterm_saves_and_the_same_command_goes_on(plain_workdir, tmp_path, capsys):
     workdir = tmp_path / "run"
-    command = tiny.flags(workdir)
+    command = tiny.flags(workdir, **tiny.PLAIN)
     process = tiny.python("-m", "mln_flax.main", *command)
     # The board's folder is made when signals are caught already, but nothing is compiled yet.
     wait_for(lambda: any(workdir.glob("tensorboard/*")), process)
@@ -94,9 +106,9 @@ def test_sigterm_saves_and_the_same_command_goes_on(run, tiny_workdir, tmp_path,
     capsys.readouterr()
     assert main(command) == 0
     assert "going on from step 1" in capsys.readouterr().out
-    assert_same_run(run, workdir, tiny_workdir)
+    assert_same_run(build(tiny.config(**tiny.PLAIN)), workdir, plain_workdir)
     for name in ("records.jsonl", "data.json", "config.json"):
-        assert (workdir / name).read_bytes() == (tiny_workdir / name).read_bytes()
+        assert (workdir / name).read_bytes() == (plain_workdir / name).read_bytes()
 
 
 def test_signals_are_caught_once_and_handlers_put_back():
@@ -110,8 +122,8 @@ def test_signals_are_caught_once_and_handlers_put_back():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_the_log_holds_steps_and_validations(tiny_workdir):
-    lines = log_of(tiny_workdir)
+def test_the_log_holds_steps_and_validations(workdir):
+    lines = log_of(workdir)
     steps = [line["step"] for line in lines if "loss" in line]
     assert steps == [1, 2, 3, 4]
     scores = {line["step"]: line for line in lines if "validation_dsc" in line}
@@ -122,24 +134,59 @@ def test_the_log_holds_steps_and_validations(tiny_workdir):
         assert line["validation_dsc"] == pytest.approx(np.mean(list(per_view.values())))
 
 
-def test_the_model_has_the_operating_point_of_its_validation(run, tiny_workdir, tmp_path):
-    with checkpoint.manager(tiny_workdir) as checkpoints:
+def test_the_model_is_the_best_state_and_has_the_operating_point_of_its_validation(run, workdir):
+    shapes = jax.eval_shape(lambda: train.random_state(run))
+    with checkpoint.manager(workdir) as checkpoints:
         best = checkpoints.best_step()
-    (row,) = (r for r in log_of(tiny_workdir) if r["step"] == best and "validation_dsc" in r)
-    point = train.logged_point(tiny_workdir / "train.jsonl", best)
-    assert point == (row["threshold"], row["min_pixels"])
-    model = evaluate.load_model(run, tiny_workdir)
-    assert model.point == point
-    images = input_pipeline.images_of(load_data(run.config).part("ffdm", "validation"))
-    assert train.validate(run, bank.forward(run), model.variables, images)[1] == point
-    assert train.logged_point(tiny_workdir / "train.jsonl", 3) is None  # a step, no validation
-    assert train.logged_point(tmp_path / "train.jsonl", best) is None
+        state = checkpoint.restore(checkpoints, shapes, best)
+    (row,) = (r for r in log_of(workdir) if r["step"] == best and "validation_dsc" in r)
+    model = evaluate.load_model(run, workdir)
+    assert model.point == (row["threshold"], row["min_pixels"])
+    assert_equal(model.variables["params"], state.params)
+    images = images_of(load_data(run.config).part("ffdm", "validation"))
+    assert row == {"step": best, **run.method.validate(state, images)}
 
 
-def test_a_loss_that_is_not_finite_is_said_in_one_line():
-    train._check_finite({"step": 3, "loss": 0.5})
+def test_a_run_with_augmentation_is_another_and_stops_and_goes_on_alike(tmp_path):
+    plain = build(tiny.config(**tiny.PLAIN))
+    run = build(tiny.config(**tiny.PLAIN, views__augment="jitter(0.5)"))
+    data = load_data(run.config)
+    for name, of in (("plain", plain), ("whole", run), ("pieces", run)):
+        if name == "pieces":
+            with pytest.raises(stop.Stopped):
+                train.train(of, data, tmp_path / name, StopAfter(1))
+        train.train(of, data, tmp_path / name)
+    assert_same_run(run, tmp_path / "pieces", tmp_path / "whole")
+    losses = (
+        [line["loss"] for line in log_of(tmp_path / name) if "loss" in line]
+        for name in ("plain", "whole")
+    )
+    changed = [a != b for a, b in zip(*losses, strict=True)]
+    assert changed[0] and sum(changed) >= 3  # the masks of a step may all be empty
+
+
+def test_a_scalar_that_is_not_finite_is_said_in_one_line():
+    train.check_finite({"loss": 0.5, "dice": np.float32(0)}, 3)
     with pytest.raises(UserError, match="the loss is nan at step 3; a smaller --config.optim"):
-        train._check_finite({"step": 3, "loss": float("nan")})
+        train.check_finite({"dice": 0.5, "loss": float("nan")}, 3)
+    with pytest.raises(UserError, match="the consistency is inf at step 7"):
+        train.check_finite({"loss": 0.5, "consistency": np.float32(np.inf)}, 7)
+
+
+def test_a_step_that_is_not_finite_is_neither_saved_nor_called_stopped(tmp_path):
+    """Where no line is written at that step, and a signal asks for a state to go on from."""
+    sound = build(tiny.config(**tiny.PLAIN, train__log_every_steps="4"))
+
+    def broken(state, batch):
+        state, scalars = sound.method.update(state, batch)
+        return state, scalars | {"loss": scalars["loss"] * np.float32(np.nan)}
+
+    run = sound._replace(method=sound.method._replace(update=broken))
+    with pytest.raises(UserError, match="the loss is nan at step 1"):
+        train.train(run, load_data(run.config), tmp_path, StopAfter(1))
+    with checkpoint.manager(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() is None
+    assert not (tmp_path / MODEL).exists()
 
 
 def test_progress():

@@ -5,8 +5,10 @@ import numpy as np
 import tiny
 
 from mln_flax import parallel
+from mln_flax.data.images import images_of
 from mln_flax.engine import input_pipeline
-from mln_flax.engine.build import build, load_data, plan
+from mln_flax.engine.build import build, plan
+from mln_flax.engine.load_data import load_data
 from mln_flax.engine.train import initial_state
 
 # Every third loss, from commit 36b0bec, before attention, norms and the final expansion were
@@ -19,7 +21,7 @@ def losses(steps=30):
     """The loss of each step on one device."""
     config = tiny.config(model__depths="2,2", data__size="48", data__phantom__train="24")
     run, devices = build(config), jax.devices()[:1]
-    images = input_pipeline.images_of(load_data(config).part("ffdm", "train"))
+    images = images_of(load_data(config).part("ffdm", "train"))
     update = parallel.parallel_update(run.method.update, devices)
     state, found = parallel.replicate(initial_state(run), devices), []
     for batch in input_pipeline.train_batches(images, plan(run), 0, steps, (0, 1)):

@@ -130,7 +130,7 @@ def load(data: DataConfig) -> DataSet:
             raise UserError(f"data.phantom.{name} is {getattr(counts, name)}; it must be 0 or more")
     _check_numbers(counts.seed, 0, data.size, data.size, counts.spacing_mm)
     wanted = [(data.source, name) for name in PARTS] + [(d, "test") for d in data.targets]
-    wanted += [(domain, "train") for domain in data.unlabeled]
+    wanted += [(domain, "train") for domain in data.unlabeled]  # last: no other patient changes
     blocks, first = [], 0
     for domain, name in wanted:
         stop = first + getattr(counts, name)
