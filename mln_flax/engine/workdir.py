@@ -62,7 +62,8 @@ def claimed(workdir: Path, config: Config, content: str) -> Iterator[None]:
       content: the hash of its data (`DataSet.content`).
 
     Raises:
-      UserError: another run is at work in it, it belongs to other data, or cannot be written.
+      UserError: another run is at work in it, or it belongs to other data.
+      OSError: it cannot be written.
     """
 
     def busy() -> None:
@@ -72,17 +73,14 @@ def claimed(workdir: Path, config: Config, content: str) -> Iterator[None]:
         )
 
     def take() -> None:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            lock.enter_context(locks.alone(workdir, busy))
-            if content_of(workdir) not in (None, content):
-                raise UserError(
-                    f"--workdir={workdir} belongs to data of another content than that in "
-                    f"--config.data.dir={config.data.dir}; take another workdir"
-                )
-            files.write_json(workdir / "config.json", to_dict(config))
-        except OSError as error:
-            raise UserError(f"--workdir={workdir}: {error.strerror}") from None
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock.enter_context(locks.alone(workdir, busy))
+        if content_of(workdir) not in (None, content):
+            raise UserError(
+                f"--workdir={workdir} belongs to data of another content than that in "
+                f"--config.data.dir={config.data.dir}; take another workdir"
+            )
+        files.write_json(workdir / "config.json", to_dict(config))
 
     with contextlib.ExitStack() as lock:
         parallel.on_main(take)
