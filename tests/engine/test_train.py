@@ -142,6 +142,26 @@ def test_a_loss_that_is_not_finite_is_said_in_one_line():
         train._check_finite({"step": 3, "loss": float("nan")})
 
 
+def test_a_state_that_is_not_finite_is_never_saved_and_the_workdir_lives(tmp_path, monkeypatch):
+    """Between two lines of the log, where nobody looks at the loss, a batch goes wrong."""
+    few = {"train__steps": "6", "train__log_every_steps": "6", "train__evaluate_every_steps": "2"}
+    run = build(tiny.config(**few))
+    data, real = load_data(run.config), input_pipeline.train_batches
+
+    def spoiled(*words):
+        for number, batch in enumerate(real(*words), start=1):
+            yield batch._replace(image=batch.image * np.nan) if number == 3 else batch
+
+    monkeypatch.setattr(input_pipeline, "train_batches", spoiled)
+    with pytest.raises(UserError, match="after step 4 .* step 2 stays the newest"):
+        train.train(run, data, tmp_path)
+    monkeypatch.setattr(input_pipeline, "train_batches", real)
+    monkeypatch.setattr(train, "finish", lambda run, checkpoints, state, *_: int(state.step))
+    assert train.train(run, data, tmp_path) == 6
+    assert checkpoint.is_finite(last_state(run, tmp_path))
+    assert [row["step"] for row in log_of(tmp_path)] == [2, 4, 6, 6]
+
+
 def test_progress():
     progress = clock.Progress(time.monotonic() - 10, 20)
     assert progress.line(40, 440).startswith("step 40/440  2.00 steps/s  3:")
