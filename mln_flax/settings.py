@@ -19,6 +19,8 @@ AFTERWARDS = (
     "benchmark.",
     *(f"method.{name}:" for name in ("selection", "early", "answer", "level")),
 )
+# Where the data lies, which may change as long as its content stays: as AFTERWARDS.
+PLACES = ("data.dir:", "data.prepared_dir:", "data.also:")
 # What a Python file of settings defines, and the modes that it is for.
 FUNCTIONS = {
     "get_config": "--mode=train and the others of one run",

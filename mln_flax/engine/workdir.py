@@ -14,12 +14,10 @@ from mln_flax import files, locks, parallel
 from mln_flax.config import Config
 from mln_flax.engine import input_pipeline
 from mln_flax.results import records
-from mln_flax.settings import AFTERWARDS, differences, read_json, to_dict
+from mln_flax.settings import AFTERWARDS, PLACES, differences, read_json, to_dict
 from mln_flax.types import UserError
 
 DATA = "data.json"  # what was read, with a hash of its content
-# Where the data lies, which may change as long as the content stays: lines of `differences`.
-PLACES = ("data.dir:", "data.prepared_dir:", "data.also:")
 MODEL = "model"  # the folder of a workdir that holds the trained model: there when training is done
 
 

@@ -136,6 +136,9 @@ def shard_of(text: str) -> Shard:
     return Shard(int(index) - 1, int(parts))
 
 
+_PLACES = tuple(f"base.{place}" for place in settings.PLACES)  # its runs compare the content
+
+
 def merged(old: Experiment, new: Experiment, where: str) -> Experiment:
     """The experiment of a workdir to which another command adds rows, sources and seeds.
 
@@ -148,7 +151,7 @@ def merged(old: Experiment, new: Experiment, where: str) -> Experiment:
     changed = [
         line
         for line in settings.differences(before, after)
-        if not line.startswith(("base.evaluate.", "base.benchmark."))
+        if not line.startswith(("base.evaluate.", "base.benchmark.", *_PLACES))
     ]
     known = {row.name: row for row in old.rows}
     for row in new.rows:
