@@ -14,6 +14,8 @@ from mln_flax.config import AFTER_TRAINING, NETWORKS, Config
 from mln_flax.registry import Room, kind_of, nearest
 from mln_flax.types import UserError
 
+# Where the data lies, which may change as long as its content stays.
+PLACES = frozenset({"data.dir", "data.prepared_dir", "data.also"})
 # What a Python file of settings defines, and the modes that it is for.
 FUNCTIONS = {
     "get_config": "--mode=train and the others of one run",

@@ -1,12 +1,16 @@
 """The door: what the user got wrong is said in a line or two with code 2; nothing is written."""
 
+import errno
 import io
 import json
 import os
+import shutil
 import sys
 
+import numpy as np
 import pytest
 import tiny
+from PIL import Image
 from tiny import refused
 
 from mln_flax.main import main
@@ -163,6 +167,36 @@ def test_names_of_other_encodings_can_be_printed(monkeypatch):
     odd = os.fsdecode(b"M\xfc_mask.png")
     monkeypatch.setattr("mln_flax.main.run", lambda argv: print(odd, flush=True) or 0)
     assert main([]) == 0 and printed.getvalue() == b"M\\udcfc_mask.png\n"
+
+
+FULL, LOCKED = errno.ENOSPC, errno.EROFS
+
+
+@pytest.mark.parametrize(("number", "advice"), [(FULL, "free space"), (LOCKED, "permissions")])
+def test_what_the_machine_refuses_is_one_line(
+    number, advice, tiny_workdir, tmp_path, capsys, monkeypatch
+):
+    """Whatever file is written, in every mode that writes."""
+    workdir, image = shutil.copytree(tiny_workdir, tmp_path / "run"), tmp_path / "a.png"
+    Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32)).save(image)
+
+    def refuse(_number):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)  # before any file gets its name
+    for words, file in (
+        ([*tiny.flags(tmp_path / "new")], tmp_path / "new"),
+        ([f"--workdir={workdir}", "--mode=evaluate"], workdir),
+        ([f"--workdir={workdir}", "--mode=report"], workdir / "report"),
+        (
+            [f"--workdir={workdir}", "--mode=predict", f"--output={tmp_path / 'out'}", image],
+            tmp_path / "out" / "a_mask.png",
+        ),
+    ):
+        err = refused(capsys, words)
+        assert str(file) in err and os.strerror(number) in err and advice in err
+        assert len(err.splitlines()) == 1 and ".tmp" not in err
+    assert not [path for path in tmp_path.rglob("*.tmp")]
 
 
 def test_help_and_a_wrong_flag_in_a_fresh_process(capsys):

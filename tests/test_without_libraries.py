@@ -60,6 +60,34 @@ def test_training_from_arrays_and_predicting_need_none_of_them(tmp_path):
     assert "step 4/4" in out
 
 
+ELSEWHERE = """
+import importlib, os, pkgutil, signal, sys
+import mln_flax
+
+def all_modules():
+    for module in pkgutil.walk_packages(mln_flax.__path__, "mln_flax."):
+        importlib.import_module(module.name)
+
+all_modules()  # others' libraries have what they need of Unix by now
+for name in [name for name in sys.modules if name.split(".")[0] == "mln_flax"]:
+    del sys.modules[name]
+for name in "fcntl resource pwd grp termios tty pty syslog".split():
+    sys.modules[name] = None
+for name in "SIGKILL SIGALRM SIGHUP SIGUSR1 SIGUSR2 SIGCHLD pause pthread_sigmask".split():
+    delattr(signal, name)
+for name in "fork getuid geteuid getpgid killpg setsid sched_getaffinity uname statvfs".split():
+    delattr(os, name)
+import mln_flax
+all_modules()
+"""
+
+
+def test_no_file_needs_unix_to_be_imported():
+    process = tiny.python("-c", ELSEWHERE)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+
+
 def test_tensorflow_without_its_board(tmp_path, monkeypatch):
     from mln_flax.engine import workdir
     from mln_flax.results import records

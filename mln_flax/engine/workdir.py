@@ -14,12 +14,10 @@ from mln_flax import files, locks, parallel
 from mln_flax.config import Config
 from mln_flax.engine import input_pipeline
 from mln_flax.results import records
-from mln_flax.settings import after_training, differences, read_json, to_dict
+from mln_flax.settings import PLACES, after_training, differences, read_json, to_dict
 from mln_flax.types import UserError
 
 DATA = "data.json"  # what was read, with a hash of its content
-# Where the data lies, which may change as long as the content stays.
-PLACES = {"data.dir", "data.prepared_dir", "data.also"}
 MODEL = "model"  # the folder of a workdir that holds the trained model: there when training is done
 
 
@@ -67,7 +65,8 @@ def claimed(workdir: Path, config: Config, content: str) -> Iterator[None]:
       content: the hash of its data (`DataSet.content`).
 
     Raises:
-      UserError: another run is at work in it, it belongs to other data, or cannot be written.
+      UserError: another run is at work in it, or it belongs to other data.
+      OSError: it cannot be written.
     """
 
     def busy() -> None:
@@ -77,17 +76,14 @@ def claimed(workdir: Path, config: Config, content: str) -> Iterator[None]:
         )
 
     def take() -> None:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            lock.enter_context(locks.alone(workdir, busy))
-            if content_of(workdir) not in (None, content):
-                raise UserError(
-                    f"--workdir={workdir} belongs to data of another content than that in "
-                    f"--config.data.dir={config.data.dir}; take another workdir"
-                )
-            files.write_json(workdir / "config.json", to_dict(config))
-        except OSError as error:
-            raise UserError(f"--workdir={workdir}: {error.strerror}") from None
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock.enter_context(locks.alone(workdir, busy))
+        if content_of(workdir) not in (None, content):
+            raise UserError(
+                f"--workdir={workdir} belongs to data of another content than that in "
+                f"--config.data.dir={config.data.dir}; take another workdir"
+            )
+        files.write_json(workdir / "config.json", to_dict(config))
 
     with contextlib.ExitStack() as lock:
         parallel.on_main(take)

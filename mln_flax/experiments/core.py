@@ -134,6 +134,9 @@ def shard_of(text: str) -> Shard:
     return Shard(int(index) - 1, int(parts))
 
 
+_PLACES = {f"base.{path}" for path in settings.PLACES}  # its runs compare the content
+
+
 def merged(old: Experiment, new: Experiment, where: str) -> Experiment:
     """The experiment of a workdir to which another command adds rows, sources and seeds.
 
@@ -147,6 +150,7 @@ def merged(old: Experiment, new: Experiment, where: str) -> Experiment:
         line
         for line in settings.differences(before, after)
         if not line.startswith(("base.evaluate.", "base.benchmark."))
+        and line.partition(":")[0] not in _PLACES
     ]
     known = {row.name: row for row in old.rows}
     for row in new.rows:

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from mln_flax import files, parallel
-from mln_flax.config import DataConfig
+from mln_flax import files, parallel, settings
+from mln_flax.config import Config, DataConfig
 from mln_flax.data.core import DataSet
 from mln_flax.data.phantoms import phantom
 from mln_flax.engine import run as one_run
@@ -137,7 +137,9 @@ def run_jobs(
             made, folder = build(job.config), folder_of(workdir, job)
             if data is None or data[0] != job.config.data:
                 data = None  # before the next is drawn: there may be no room for both
-                data = job.config.data, one_run.load(made, folder)
+                read = one_run.load(made, folder)
+                check_content(job.config, read.content, workdir)
+                data = job.config.data, read
             one_run.train_all(made, folder, stop, command, data[1])
         except UserError as error:
             print(f"error: {job.name}: {error}; going on", file=sys.stderr, flush=True)
@@ -146,6 +148,26 @@ def run_jobs(
             raise stopping.Stopped(_stopped(stop))
         jax.clear_caches()  # programs of one network are of no use to the next
     return failed
+
+
+def check_content(config: Config, content: str, workdir: Path) -> None:
+    """Raises UserError where a run with these data settings has read data of another content.
+
+    Rows would be compared with each other on different images.
+    """
+    own = {"data": settings.to_dict(config)["data"]}
+    # Sources and targets are the same domains in an experiment.
+    may_differ = {*settings.PLACES, "data.source", "data.targets"}
+    for folder in sorted((workdir / RUNS).glob("*")):
+        if workdirs.content_of(folder) in (None, content):
+            continue
+        theirs = {"data": files.read_json(folder / "config.json")["data"]}
+        lines = settings.differences(theirs, own)
+        if all(line.partition(":")[0] in may_differ for line in lines):
+            raise UserError(
+                f"{folder} has read data of another content than there is now in "
+                "--config.base.data.dir; take another workdir"
+            )
 
 
 def progress(done: int, total: int, seconds: float) -> str:

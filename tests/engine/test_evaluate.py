@@ -1,5 +1,7 @@
 """The answers of a trained model: an image's own, whatever stands beside it."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -300,6 +302,14 @@ def test_a_plain_model_of_another_form(plain_workdir, tmp_path, missing):
     checkpoint.save_tree(tmp_path / MODEL, tree)
     with pytest.raises(UserError, match="its model was written by another version"):
         evaluate.load_model(run, tmp_path)
+
+
+def test_a_damaged_model_is_told_as_such(run, tiny_workdir, tmp_path):
+    shutil.copytree(tiny_workdir / MODEL, tmp_path / MODEL)
+    shutil.rmtree(tmp_path / MODEL / "d")
+    with pytest.raises(UserError, match=f"{tmp_path / MODEL}: is damaged") as told:
+        evaluate.load_model(run, tmp_path)
+    assert "another version" not in str(told.value)
 
 
 def test_a_workdir_without_a_model(run, tmp_path):

@@ -12,7 +12,7 @@ import tiny
 from tiny import wait_for
 
 from mln_flax.data.images import images_of
-from mln_flax.engine import checkpoint, clock, evaluate, stop, train
+from mln_flax.engine import checkpoint, clock, evaluate, input_pipeline, stop, train
 from mln_flax.engine.build import build
 from mln_flax.engine.load_data import load_data
 from mln_flax.engine.workdir import MODEL, read_log
@@ -187,6 +187,26 @@ def test_a_step_that_is_not_finite_is_neither_saved_nor_called_stopped(tmp_path)
     with checkpoint.manager(tmp_path) as checkpoints:
         assert checkpoints.latest_step() is None
     assert not (tmp_path / MODEL).exists()
+
+
+def test_a_state_that_is_not_finite_is_never_saved_and_the_workdir_lives(tmp_path, monkeypatch):
+    """Between two lines of the log, where nobody looks at the loss, a batch goes wrong."""
+    few = {"train__steps": "6", "train__log_every_steps": "6", "train__evaluate_every_steps": "2"}
+    run = build(tiny.config(**few))
+    data, real = load_data(run.config), input_pipeline.train_batches
+
+    def spoiled(*words):
+        for number, batch in enumerate(real(*words), start=1):
+            yield batch._replace(image=batch.image * np.nan) if number == 3 else batch
+
+    monkeypatch.setattr(input_pipeline, "train_batches", spoiled)
+    with pytest.raises(UserError, match="after step 4 .* step 2 stays the newest"):
+        train.train(run, data, tmp_path)
+    monkeypatch.setattr(input_pipeline, "train_batches", real)
+    monkeypatch.setattr(train, "finish", lambda run, checkpoints, state, *_: int(state.step))
+    assert train.train(run, data, tmp_path) == 6
+    assert checkpoint.is_finite(last_state(run, tmp_path))
+    assert [row["step"] for row in log_of(tmp_path)] == [2, 4, 6, 6]
 
 
 def test_progress():

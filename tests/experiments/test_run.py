@@ -12,6 +12,7 @@ import tiny_experiment
 from tiny import refused, wait_for
 
 from mln_flax import files
+from mln_flax.data.core import DataSet
 from mln_flax.engine import train
 from mln_flax.experiments import core, run
 from mln_flax.experiments import jobs as experiment_jobs
@@ -162,7 +163,7 @@ def test_more_seeds_and_rows_may_be_added_but_no_other_experiment(copy, file, ca
         "train_all",
         lambda made, folder, *_: asked.append((folder.name, made.config.train.seed)),
     )
-    monkeypatch.setattr(run.one_run, "load", lambda made, folder: None)
+    monkeypatch.setattr(run.one_run, "load", lambda made, folder: DataSet(()))
     assert main(tiny_experiment.flags(file, copy, seeds="2", rows="euclidean")) == 0
     assert asked == [("ffdm-cosine-seed2", 2)]
     out = capsys.readouterr().out
@@ -174,6 +175,23 @@ def test_more_seeds_and_rows_may_be_added_but_no_other_experiment(copy, file, ca
     assert tiny.snapshot(copy) == before
 
 
+def test_data_may_move_as_long_as_its_content_stays(copy, file, capsys, monkeypatch):
+    monkeypatch.setattr(run.one_run, "train_all", lambda *_: None)
+    monkeypatch.setattr(run.one_run, "load", lambda made, folder: DataSet((), content="other"))
+    words = tiny_experiment.flags(file, copy, seeds="0,1,2", base__data__dir="/moved")
+    assert main(words) == 2  # other films: the runs of seed 2 would be compared with others'
+    err = capsys.readouterr().err
+    assert "seed0 has read data of another content than there is now in --config.base.data" in err
+    monkeypatch.setattr(run.one_run, "load", lambda made, folder: DataSet(()))
+    assert main(words) == 0
+    assert core.read(copy).base.data.dir == "/moved"
+    described = files.read_json(copy / "runs" / NAMES[0] / "data.json")
+    del described["content"]  # as older versions wrote it
+    files.write_json(copy / "runs" / NAMES[0] / "data.json", described)
+    err = refused(capsys, tiny_experiment.flags(file, copy, base__data__dir="/elsewhere"))
+    assert f"{NAMES[0]} belongs to other settings (data.dir: " in err
+
+
 def test_a_run_that_fails_is_said_and_the_others_go_on(file, tmp_path, capsys, monkeypatch):
     def train_all(made, folder, *_):
         if "plain" in folder.name:
@@ -182,7 +200,12 @@ def test_a_run_that_fails_is_said_and_the_others_go_on(file, tmp_path, capsys, m
 
     done, drawn = [], []
     monkeypatch.setattr(run.one_run, "train_all", train_all)
-    monkeypatch.setattr(run.one_run, "load", lambda made, folder: drawn.append(folder.name))
+
+    def load(_made, folder):
+        drawn.append(folder.name)
+        return DataSet(())
+
+    monkeypatch.setattr(run.one_run, "load", load)
     assert main(tiny_experiment.flags(file, tmp_path / "run")) == 2
     err = capsys.readouterr().err
     assert f"error: {NAMES[0]}: the loss is nan at step 3; going on" in err

@@ -71,7 +71,8 @@ def load(data: DataConfig, folder: Path) -> DataSet:
         *map(describe, parts),
         *_on_kinds({name: domains[name] for name in (data.source, *data.targets)}, data.source),
     )
-    elsewhere = [domains[name] for name in data.targets if domains[name].folder != folder]
+    used = [domains[name] for name in sorted(names)]  # whichever of them is the source
+    elsewhere = [domain for domain in used if domain.folder != folder]
     images = [*said["images"], *(image for domain in elsewhere for image in domain.images)]
     return DataSet(tuple(parts), left_out, notes, content(images))
 
