@@ -139,10 +139,6 @@ def test_an_error_of_the_main_process_is_told_to_all(said):
         ({parallel.ADDRESS: "localhost"}, "JAX_COORDINATOR_ADDRESS=localhost: must be HOST:PORT"),
         ({parallel.PROCESSES: "two"}, "JAX_NUM_PROCESSES=two: must be a whole number"),
         ({parallel.PROCESS: "-1"}, "JAX_PROCESS_ID=-1: must be a whole number"),
-        (
-            {parallel.ADDRESS: "h:1", parallel.PROCESSES: "2", parallel.PROCESS: "2"},
-            "process_id < num_processes",
-        ),
     ],
 )
 def test_what_the_environment_says_wrong_is_refused(names, message, monkeypatch):
@@ -152,6 +148,22 @@ def test_what_the_environment_says_wrong_is_refused(names, message, monkeypatch)
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
         parallel.initialize(True)
+
+
+def test_jax_is_told_what_the_environment_says(monkeypatch):
+    told = []
+    monkeypatch.setattr(parallel.jax.distributed, "initialize", lambda **k: told.append(k))
+    monkeypatch.setenv(parallel.PROCESSES, "2")
+    monkeypatch.setenv(parallel.PROCESS, "1")
+    parallel.initialize(True)
+    monkeypatch.delenv(parallel.PROCESSES)
+    monkeypatch.delenv(parallel.PROCESS)
+    parallel.initialize(True)  # jax asks the cluster
+    parallel.initialize(False)
+    assert told == [
+        {"num_processes": 2, "process_id": 1},
+        {"num_processes": None, "process_id": None},
+    ]
 
 
 def test_one_process_agrees_with_itself():
