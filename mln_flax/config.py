@@ -17,7 +17,7 @@ from mln_flax.types import UserError
 PROGRAMS = ("forward", "train", "train_views", "predict", "predict_all", "input")
 GROWTH = ("size", "k", "devices")
 
-AFTER_TRAINING = "after training"  # marks a field that touches nothing trained
+AFTER_TRAINING = "after training"  # marks a field that changes nothing of what is trained
 
 # Where names in the settings are files.
 NETWORKS = Room("mln_flax.models", "network")
@@ -129,8 +129,10 @@ class DataConfig:
     point_radius_mm: Annotated[float, positive] = 0.25  # a calcification marked by a point: a disc
     on_error: Annotated[str, one_of("report", "stop")] = "report"  # of what cannot be used
     hide_names: bool = False  # hash every file name in reports, not only patients' ids in them
-    workers: Annotated[int, not_negative] = 0  # processes that prepare or draw; 0: one a core
-    cache_gb: Annotated[float, not_negative] = 4.0  # prepared tiles that fit are kept in memory
+    # Processes that prepare or draw; 0: one for each core.
+    workers: Annotated[int, not_negative, AFTER_TRAINING] = 0
+    # Prepared tiles that fit are kept in memory.
+    cache_gb: Annotated[float, not_negative, AFTER_TRAINING] = 4.0
 
     def check(self) -> None:
         """Raises UserError for an unlabelled domain that is no target."""
@@ -214,8 +216,8 @@ class TrainConfig:
     foreground: Annotated[float, share] = 0.0
     log_every_steps: Annotated[int, positive] = 20
     evaluate_every_steps: Annotated[int, positive] = 200  # source validation and checkpoint
-    cache_compiled: bool = True
-    distributed: bool = False  # several processes: jax.distributed.initialize
+    cache_compiled: Annotated[bool, AFTER_TRAINING] = True
+    distributed: Annotated[bool, AFTER_TRAINING] = False  # several processes of one run
 
 
 @dataclass(frozen=True)
