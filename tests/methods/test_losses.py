@@ -112,7 +112,7 @@ def test_two_unequal_devices_equal_the_whole_batch(hard_negatives):
         return dice, entropy
 
     dice, entropy = loss(logits, mask, branch, None)
-    of_shards = jax.vmap(lambda *x: loss(*x, "batch"), axis_name="batch")(*shards)
+    of_shards = jax.jit(jax.vmap(lambda *x: loss(*x, "batch"), axis_name="batch"))(*shards)
     np.testing.assert_allclose(of_shards[0], np.stack([dice, dice]), rtol=1e-6)
     np.testing.assert_allclose(of_shards[1], [entropy, entropy], rtol=1e-6)
     alone = [loss(*(x[i] for x in shards), None)[1] for i in range(2)]
@@ -142,7 +142,7 @@ def test_gradients_are_finite_and_padding_has_none():
         dice = losses.group_dice(jax.nn.softmax(logits), mask, branch, 3)
         return losses.dice_loss(dice) + losses.cross_entropy(logits, mask, branch >= 0, (), 0.3)
 
-    gradient = np.asarray(jax.grad(loss)(jnp.asarray(logits)))
+    gradient = np.asarray(jax.jit(jax.grad(loss))(jnp.asarray(logits)))
     assert np.isfinite(gradient).all()
     assert np.abs(gradient[branch >= 0]).max() > 0
     np.testing.assert_array_equal(gradient[branch < 0], 0)

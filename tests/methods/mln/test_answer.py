@@ -10,10 +10,9 @@ import tiny
 
 from mln_flax import parallel
 from mln_flax.data.images import images_of
-from mln_flax.engine.build import build
+from mln_flax.engine.build import network
 from mln_flax.engine.load_data import load_data
-from mln_flax.engine.train import random_state
-from mln_flax.methods.mln import answer, branches
+from mln_flax.methods.mln import answer, bank, branches
 from mln_flax.methods.mln.bank import Early, ViewMap, Weighted
 from mln_flax.methods.mln.image_features import foreground_mean
 from mln_flax.metrics import decision, pixel
@@ -26,33 +25,46 @@ CHUNK = 4
 
 
 @pytest.fixture(scope="module")
-def run():
-    return build(tiny.config())
+def config():
+    return tiny.config()
 
 
 @pytest.fixture(scope="module")
-def data(run):
-    return load_data(run.config)
+def data(config):
+    return load_data(config)
 
 
 @pytest.fixture(scope="module")
-def fitted(run, data):
-    """What is kept of a network whose branches differ, and whose answers are not all alike."""
-    drawn, rng = jax.device_get(random_state(run)), np.random.default_rng(0)
-
-    def moved(p):
-        return (p + rng.normal(scale=0.15, size=p.shape)).astype(p.dtype)
-
-    state = drawn._replace(params=jax.tree.map(moved, drawn.params))
-    parts = (images_of(data.part("ffdm", name)) for name in ("train", "validation"))
-    return run.method.fit(state, *parts)
+def model(config):
+    return network(config, K)
 
 
 @pytest.fixture(scope="module")
-def programs(run):
-    """Those that the run's method is made of, compiled once for all tests."""
-    views, config = ViewMap(run.view_names, tuple(range(K))), run.config
-    return answer.programs(run.model, config.method, views, tiny.VIEWS, config.data.size, CHUNK)
+def programs(config, model):
+    """Compiled once for all tests."""
+    views = ViewMap(tiny.VIEWS, tuple(range(K)))
+    return answer.programs(model, config.method, views, tiny.VIEWS, config.data.size, CHUNK)
+
+
+@pytest.fixture(scope="module")
+def fitted(model, programs, data):
+    """What is kept of a network with random parameters, so that its branches differ."""
+    image, branch = np.zeros((1, 32, 32, 1), np.float32), np.zeros(1, np.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image, branch)["params"]
+    rng = np.random.default_rng(0)
+
+    def drawn(path, leaf):
+        is_scale = path[-1].key == "scale"
+        return (is_scale + rng.normal(scale=0.3, size=leaf.shape)).astype(np.float32)
+
+    params = jax.tree_util.tree_map_with_path(drawn, shapes)
+    variables = {"params": params, "domain_stats": {}}  # no norm of this network reads them
+    training, validation = (images_of(data.part("ffdm", name)) for name in ("train", "validation"))
+    point = OperatingPoint(0.5, 2)
+    collected = bank.collect(
+        programs.views, variables, training, programs.with_moments, point, CHUNK
+    )
+    return answer.measure(programs, collected, validation)
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +126,14 @@ def doubled(params, path):
     return params | {path[0]: doubled(params[path[0]], path[1:])}
 
 
-def test_each_norm_moves_the_moments_of_the_next_and_of_none_before(run, fitted, order, images):
+def test_each_norm_moves_the_moments_of_the_next_and_of_none_before(model, fitted, order, images):
     assert sorted(order) == sorted(fitted.bank.mean)
     batch = images[:1, ..., None]
 
     @jax.jit
     def moments(params):
         branch = np.zeros(1, np.int32)
-        return run.model.apply({"params": params}, batch, branch, train=False)[1]["moments"]
+        return model.apply({"params": params}, batch, branch, train=False)[1]["moments"]
 
     before = moments(fitted.params)
     for place, layer in enumerate(order):
@@ -136,11 +148,11 @@ def test_each_norm_moves_the_moments_of_the_next_and_of_none_before(run, fitted,
         assert moved[:1] == list(order[place + 1 : place + 2]), layer
 
 
-def test_what_the_first_norms_do_not_need_is_not_compiled(run, fitted, order, images):
+def test_what_the_first_norms_do_not_need_is_not_compiled(model, fitted, order, images):
     variables, batch = fitted.variables, images[:4, ..., None]
 
     def compiled(layers):
-        function = jax.jit(partial(answer.first_moments, run.model, layers))
+        function = jax.jit(partial(answer.first_moments, model, layers))
         return function.lower(variables, batch).compile()
 
     shortest, few, every = (compiled(order[:m]) for m in (1, 3, len(order)))
@@ -194,10 +206,10 @@ def test_what_is_chosen_before_the_end(programs, fitted, order):
     assert not answer.is_early(with_rule(programs, "cosine"), unmeasured)
 
 
-def test_an_answer_depends_on_no_company(run, fitted, images):
-    together = run.method.answer(fitted, images)
+def test_an_answer_depends_on_no_company(programs, fitted, images):
+    together = answer.answer(programs, fitted, images)
     for i in (0, 5):
-        alone = run.method.answer(fitted, images[[i]])
+        alone = answer.answer(programs, fitted, images[[i]])
         assert alone.facts[0] == together.facts[i]
         np.testing.assert_allclose(probability_of(alone)[0], probability_of(together)[i], atol=1e-6)
 
@@ -266,12 +278,13 @@ def test_every_map_stands_beside_what_chose_between_them(programs, fitted, image
         np.testing.assert_array_equal(full.kept[i]["cosine"], whole.by_norms["cosine"][i])
 
 
-def test_distances_and_answer_can_be_asked_apart(run, fitted, images, whole):
+def test_distances_and_answer_can_be_asked_apart(programs, fitted, images, whole):
     """One choice for several images: by the sum of their distances."""
-    distances = run.method.look(fitted, images)
-    own = run.method.answer(fitted, images, distances)
+    distances = answer.look(programs, fitted, images)
+    own = answer.answer(programs, fitted, images, distances)
     assert branches_of(own) == distances.argmin(axis=1).tolist()
-    common = run.method.answer(fitted, images, np.tile(distances.sum(axis=0), (len(images), 1)))
+    summed = np.tile(distances.sum(axis=0), (len(images), 1))
+    common = answer.answer(programs, fitted, images, summed)
     (branch,) = set(branches_of(common))
     assert branch == distances.sum(axis=0).argmin() and len(set(branches_of(own))) > 1
     np.testing.assert_allclose(probability_of(common), whole.probability[:, branch], atol=1e-5)
@@ -336,33 +349,29 @@ def test_the_weighted_answer_has_an_operating_point_of_its_own(programs, fitted,
 def test_the_worth_of_every_prefix_is_counted_over_views_and_images(programs, fitted, order, data):
     """Against the distances of the first m layers alone."""
     total, examples = len(order), data.examples("ffdm", "validation")
-    rows = {rule: [] for rule in MOMENT_RULES}
-    for branch, view in enumerate(tiny.VIEWS):
+    seen, moments, dsc = [], [], []
+    for view in tiny.VIEWS:
         image = np.stack([intensity.make_view(view).numpy(example.image) for example in examples])
-        probability, moments = in_all_branches(programs, fitted, image)
-        dsc = np.array(
-            [
-                [pixel.pixel_scores(decision.decide(p, fitted.point), e.mask)[2] for p in of_image]
-                for of_image, e in zip(probability, examples, strict=True)
-            ]
+        probability, of_view = in_all_branches(programs, fitted, image)
+        seen.append(image)
+        moments.append(of_view)
+        dsc += [
+            [pixel.pixel_scores(decision.decide(p, fitted.point), e.mask)[2] for p in of_image]
+            for of_image, e in zip(probability, examples, strict=True)
+        ]
+    seen, moments = np.concatenate(seen), jax.tree.map(lambda *of: np.concatenate(of), *moments)
+    own = np.repeat(np.arange(K), len(examples))[:, None]
+    for rule in MOMENT_RULES:
+        chosen = np.stack(
+            [by_first_norms(fitted, rule, order[:m], moments, seen) for m in range(1, total + 1)],
+            axis=1,
         )
-        for rule in MOMENT_RULES:
-            chosen = np.stack(
-                [
-                    by_first_norms(fitted, rule, order[:m], moments, image)
-                    for m in range(1, total + 1)
-                ],
-                axis=1,
-            )
-            of_chosen = np.take_along_axis(dsc, chosen, axis=1)
-            agrees = chosen == chosen[:, -1:]
-            rows[rule].append(np.stack([agrees, chosen == branch, of_chosen], axis=-1))
-    for rule, found in rows.items():
-        agreement, accuracy, dsc = np.concatenate(found).mean(axis=0).T
+        agreement = (chosen == chosen[:, -1:]).mean(axis=0)
         early = fitted.early[rule]
         np.testing.assert_allclose(early.agreement, agreement)
-        np.testing.assert_allclose(early.view_accuracy, accuracy)
-        np.testing.assert_allclose(early.dsc, dsc, atol=1e-6)
+        np.testing.assert_allclose(early.view_accuracy, (chosen == own).mean(axis=0))
+        of_chosen = np.take_along_axis(np.array(dsc), chosen, axis=1)
+        np.testing.assert_allclose(early.dsc, of_chosen.mean(axis=0), atol=1e-6)
         assert early.agreement.shape == (total,) and early.agreement[-1] == 1
         first = min(m for m in range(1, total + 1) if agreement[m - 1] >= 0.99)
         assert int(early.norms) == first and early.at == first - 1
