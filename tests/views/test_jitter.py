@@ -204,8 +204,8 @@ class Steps(NamedTuple):
     step: int
 
 
-def seen_by(names, step=0, seed=0):
-    """Image and mask that an update is given on each of two devices, which hold the same rows."""
+def on_two_devices(seed):
+    """step -> image and mask that an update is given on each of two devices of the same rows."""
 
     def update(state, batch):
         return state, {"image": batch.image, "mask": batch.mask}
@@ -214,17 +214,19 @@ def seen_by(names, step=0, seed=0):
     is_it = np.ones(ROWS, bool)
     batch = Batch(image[..., None], mask, VIEW, VIEW, is_it, is_it)
     both = Batch(*(np.stack([x, x]) for x in batch))
-    call = jax.vmap(augmented(update, names, seed), in_axes=(None, 0), axis_name=AXIS)
-    return jax.jit(call)(Steps(step), both)[1]
+    first = augmented(update, ["jitter(0.5)"], seed)
+    call = jax.jit(jax.vmap(first, in_axes=(None, 0), axis_name=AXIS))
+    return lambda step: call(Steps(step), both)[1]
 
 
 def test_devices_and_steps_see_other_draws_and_a_step_that_is_done_again_the_same():
-    seen = seen_by(["jitter(0.5)"])
+    at_step = on_two_devices(seed=0)
+    seen = at_step(0)
     assert seen["image"].shape == (2, ROWS, 40, 56, 1)
     for mask in seen["mask"]:
         np.testing.assert_array_equal(mask, rows()[1])
-    np.testing.assert_array_equal(seen_by(["jitter(0.5)"])["image"], seen["image"])
-    others = [seen_by(["jitter(0.5)"], step=1), seen_by(["jitter(0.5)"], seed=1)]
+    np.testing.assert_array_equal(at_step(0)["image"], seen["image"])
+    others = [at_step(1), on_two_devices(seed=1)(0)]
     shown = np.concatenate([seen["image"], *(other["image"] for other in others)])
     means = {float(row.mean()) for device in shown for row in device}
     assert len(means) == 6 * ROWS

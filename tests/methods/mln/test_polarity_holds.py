@@ -15,7 +15,7 @@ from mln_flax.views.jitter import jittered
 
 NAMES = ("identity", "bezier(0.3)", "bezier(0.7)", "invert")
 INVERTED = [intensity.is_inverted(name) for name in NAMES]
-SIDE, TRAIN, TEST = 128, 150, 40
+SIDE, TRAIN, TEST = 128, 150, 24
 MACHINES = {  # numbers of scanners.py, changed
     "as they are": {},
     "more noise": {"PHOTON_NOISE": 1.6 * scanners.PHOTON_NOISE},
