@@ -11,17 +11,15 @@ from noisy import Noisy
 
 from mln_flax import config
 from mln_flax.data.images import from_arrays
-from mln_flax.methods import supervised
-from mln_flax.methods.core import SCORE, Ingredients
+from mln_flax.methods import supervised, validation
+from mln_flax.methods.core import Ingredients
 from mln_flax.methods.losses import LossSettings
 from mln_flax.methods.mln import method as mln
 from mln_flax.methods.mln.settings import MlnSettings
-from mln_flax.metrics import decision, pixel
-from mln_flax.metrics.decision import OperatingPoint
+from mln_flax.metrics import decision
 from mln_flax.models import unet
 from mln_flax.results.study import PLAIN
 from mln_flax.types import AXIS, Batch
-from mln_flax.views import intensity
 
 SIDE, CHUNK = 8, 2
 VIEWS = ("identity", "invert")
@@ -134,30 +132,19 @@ def test_several_devices_train_as_one_does(step, state):
     assert abs(step(state, devices(first_alone))[1]["loss"][0] - measured["loss"]) > 1e-3
 
 
-def test_it_is_validated_on_all_views_at_the_best_operating_point(method, state, images):
-    scores = method.validate(state, images)
-    image, mask = images.stack(slice(0, 3))
+def test_it_is_validated_and_fitted_on_all_views(method, state, images, fitted):
     apply = jax.jit(partial(method.model.apply, train=False))
-    by_view = {}
-    for name in VIEWS:
-        shown = intensity.make_view(name).numpy(image)[..., None]
-        logits = apply(state.variables, shown, np.zeros(3, np.int32))[0]
-        probability = np.asarray(jax.nn.softmax(logits))[..., 1]
-        pairs = list(zip(probability, mask, strict=True))
-        by_view[name] = np.array(
-            [
-                [pixel.pixel_scores(decision.decide(p, point), m)[2] for p, m in pairs]
-                for point in decision.GRID
-            ]
-        ).mean(axis=1)
-    dsc = np.mean(list(by_view.values()), axis=0)
-    best = int(dsc.argmax())
-    assert scores[SCORE] == pytest.approx(dsc[best])
-    of_view = {name: pytest.approx(values[best]) for name, values in by_view.items()}
-    assert scores["validation_dsc_per_view"] == of_view
-    point = OperatingPoint(scores["threshold"], scores["min_pixels"])
-    assert point == decision.GRID[best]
-    assert method.fit(state, images, images).point == point
+
+    def probability(image, number):
+        logits, _ = apply(state.variables, image[..., None], np.zeros(len(image), np.int32))
+        return np.asarray(jax.nn.softmax(logits))[..., 1]
+
+    wanted, point = validation.of_views(probability, VIEWS, images, CHUNK)
+    found = method.validate(state, images)
+    of_views = "validation_dsc_per_view"
+    assert found.pop(of_views) == pytest.approx(wanted.pop(of_views))
+    assert found == pytest.approx(wanted) and fitted.point == point
+    jax.tree.map(np.testing.assert_array_equal, fitted.variables, state.variables)
 
 
 def test_its_answer_is_its_one_map(method, state, fitted, images):

@@ -260,8 +260,10 @@ def test_the_union_is_that_of_all_branches(programs, fitted, images, whole, rule
 @pytest.mark.parametrize("rule", ["cosine", "polarity"])
 def test_every_map_stands_beside_what_chose_between_them(programs, fitted, images, whole, rule):
     """What is measured of an image: all maps, and what each rule says by all norms and early."""
-    norms = int(fitted.early[rule].norms)
-    full = answer.answer_all(with_rule(programs, rule), fitted, images)
+    model = from_norms(fitted, "cosine", 1)
+    norms = int(model.early[rule].norms)
+    full = answer.answer_all(with_rule(programs, rule), model, images)
+    assert nearest(whole, "cosine", 1) != nearest(whole, "cosine")
     assert list(full.maps) == [*tiny.VIEWS, "union", "weighted"] == list(full.points)
     for branch, name in enumerate(tiny.VIEWS):
         np.testing.assert_array_equal(full.maps[name], whole.probability[:, branch])

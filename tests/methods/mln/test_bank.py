@@ -1,25 +1,19 @@
 """The exact pass over the source's training images, against numpy on the same numbers."""
 
-import functools
-
 import flax
 import jax
 import numpy as np
-import optax
 import pytest
-import scipy.signal
 import scipy.special
 
 from mln_flax import config
 from mln_flax.data.images import from_arrays
-from mln_flax.methods.core import Ingredients
-from mln_flax.methods.mln import answer, bank, branches, image_rules, method
+from mln_flax.methods.mln import answer, bank, branches, image_rules
 from mln_flax.methods.mln.image_features import POLARITY_NUMBERS, VIEW_NUMBERS, image_features
 from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.metrics.decision import OperatingPoint
-from mln_flax.models import swin_unet, unet
+from mln_flax.models import swin_unet
 from mln_flax.models.swin import space_to_depth
-from mln_flax.types import Batch
 from mln_flax.views import intensity, jitter
 
 SIDE, CHUNK = 16, 4
@@ -123,32 +117,6 @@ def test_statistics_have_the_form_of_the_models_collection(model, params, fitted
         lambda a: a.shape, expected
     )
     assert fitted.params is params
-
-
-@pytest.mark.parametrize("norm", ["sample", "batch"])
-def test_statistics_that_make_the_network_stay_as_they_were(images, norm, capsys):
-    """Of a U-Net: the exact ones of other norms, whose first input is known without the network."""
-    network = functools.partial(unet.build, config.network("unet", widths=(3,), norm=norm))
-    of_run = Ingredients(network, optax.sgd(0.1), NAMES, SIDE, CHUNK, seed=0)
-    built = method.build(GROUPED, of_run)
-    image, mask = np.zeros((1, SIDE, SIDE, 1), np.float32), np.zeros((1, SIDE, SIDE), np.int32)
-    number, is_it = np.zeros(1, np.int32), np.ones(1, bool)
-    batch = Batch(image, mask, number, number, is_it, is_it)
-    state = jax.jit(built.init)(jax.random.key(0), batch)
-    source = from_arrays(images, (images > 0.9).astype(np.uint8))
-    fitted = built.fit(state, source, source)
-    assert set(fitted.early) == set(branches.SELECTIONS)  # it was measured
-    assert len(capsys.readouterr().out.splitlines()) == len(branches.SELECTIONS)
-    if norm == "batch":
-        jax.tree.map(np.testing.assert_array_equal, fitted.variables, state.variables)
-        return
-    kernel = np.asarray(state.params["down_0"]["conv1"]["kernel"], np.float64)
-    for b, seen in enumerate(by_branch(images)):
-        for c in range(3):
-            values = [scipy.signal.correlate2d(x, kernel[:, :, 0, c], mode="same") for x in seen]
-            stats = fitted.domain_stats["down_0"]["norm1"]
-            np.testing.assert_allclose(stats["mean"][b, c], np.mean(values), rtol=1e-4, atol=1e-6)
-            np.testing.assert_allclose(stats["std"][b, c], np.std(values), rtol=1e-4)
 
 
 def test_the_gaussians_are_those_of_the_views(images, fitted):
