@@ -149,17 +149,17 @@ def test_it_is_validated_and_fitted_on_all_views(method, state, images, fitted):
 
 def test_its_answer_is_its_one_map(method, state, fitted, images):
     image, _ = images.stack(slice(0, 3))
-    said = method.answer(fitted, image)
+    answers = method.answer(fitted, image)
     apply = jax.jit(partial(method.model.apply, train=False))
     logits, _ = apply(state.variables, image[..., None], np.zeros(3, np.int32))
-    assert list(said.maps) == ["network"] and said.chosen == ["network"] * 3
-    np.testing.assert_allclose(said.maps["network"], jax.nn.softmax(logits)[..., 1], atol=1e-6)
-    assert said.points == {"network": fitted.point} and list(said.facts) == [{}, {}, {}]
+    assert list(answers.maps) == ["network"] and answers.chosen == ["network"] * 3
+    np.testing.assert_allclose(answers.maps["network"], jax.nn.softmax(logits)[..., 1], atol=1e-6)
+    assert answers.points == {"network": fitted.point} and list(answers.facts) == [{}, {}, {}]
     for i in range(3):
-        wanted = decision.decide(said.maps["network"][i], fitted.point)
-        np.testing.assert_array_equal(said.mask(i), wanted)
+        wanted = decision.decide(answers.maps["network"][i], fitted.point)
+        np.testing.assert_array_equal(answers.mask(i), wanted)
         alone = method.answer_all(fitted, image[[i]])
-        np.testing.assert_allclose(alone.maps["network"][0], said.maps["network"][i], atol=1e-6)
+        np.testing.assert_allclose(alone.maps["network"][0], answers.maps["network"][i], atol=1e-6)
     assert method.look is None and method.further is None
 
 

@@ -106,16 +106,16 @@ def nearest(seen, rule, norms=0):
     return branches.select(seen.by_norms[rule][:, norms - 1]).tolist()
 
 
-def branches_of(said):
+def branches_of(answers):
     """The branch that each image's facts name."""
-    return [tiny.VIEWS.index(fact["branch"]) for fact in said.facts]
+    return [tiny.VIEWS.index(fact["branch"]) for fact in answers.facts]
 
 
-def probability_of(said):
+def probability_of(answers):
     """The one map of an answer, float32 [N, H, W]."""
-    (probability,) = said.maps.values()
+    (probability,) = answers.maps.values()
     assert probability.dtype == np.float32
-    assert list(said.maps) == list(said.points) == list(dict.fromkeys(said.chosen))
+    assert list(answers.maps) == list(answers.points) == list(dict.fromkeys(answers.chosen))
     return probability
 
 
@@ -170,13 +170,15 @@ def test_what_the_first_norms_do_not_need_is_not_compiled(model, fitted, order, 
 def test_the_chosen_branch_alone_answers_as_among_all(programs, fitted, images, whole, rule):
     norms = 0 if rule in branches.BY_IMAGE else 3
     model = fitted if rule in branches.BY_IMAGE else from_norms(fitted, rule, norms)
-    said = answer.answer(with_rule(programs, rule), model, images)
-    probability, chosen = probability_of(said), branches_of(said)
+    answers = answer.answer(with_rule(programs, rule), model, images)
+    probability, chosen = probability_of(answers), branches_of(answers)
     assert chosen == nearest(whole, rule, norms) and probability.shape == images.shape
     for i, branch in enumerate(chosen):
         np.testing.assert_allclose(probability[i], whole.probability[i, branch], atol=1e-5)
-        np.testing.assert_array_equal(said.mask(i), decision.decide(probability[i], fitted.point))
-        assert said.facts[i]["early"] and said.facts[i]["answer"] == rule
+        np.testing.assert_array_equal(
+            answers.mask(i), decision.decide(probability[i], fitted.point)
+        )
+        assert answers.facts[i]["early"] and answers.facts[i]["answer"] == rule
     if rule in branches.BY_IMAGE:
         assert len(set(chosen[:CHUNK])) > 1  # branches are mixed in one batch
 
@@ -187,14 +189,14 @@ def test_one_pass_in_all_branches_where_all_norms_choose(programs, fitted, image
     for early, norms in ((False, 1), (True, most), (True, len(order))):
         model, asked = from_norms(fitted, "cosine", norms), with_rule(programs, "cosine", early)
         assert not answer.is_early(asked, model)
-        said = answer.answer(asked, model, images)
+        answers = answer.answer(asked, model, images)
         apart = answer.answer(asked, model, images, answer.look(asked, model, images))
-        chosen = branches_of(said)
+        chosen = branches_of(answers)
         assert chosen == branches_of(apart) == nearest(whole, "cosine")
         for i, branch in enumerate(chosen):
-            assert not said.facts[i]["early"]
-            np.testing.assert_array_equal(probability_of(said)[i], whole.probability[i, branch])
-        np.testing.assert_allclose(probability_of(said), probability_of(apart), atol=1e-5)
+            assert not answers.facts[i]["early"]
+            np.testing.assert_array_equal(probability_of(answers)[i], whole.probability[i, branch])
+        np.testing.assert_allclose(probability_of(answers), probability_of(apart), atol=1e-5)
 
 
 def test_what_is_chosen_before_the_end(programs, fitted, order):
@@ -214,16 +216,16 @@ def test_an_answer_depends_on_no_company(programs, fitted, images):
         np.testing.assert_allclose(probability_of(alone)[0], probability_of(together)[i], atol=1e-6)
 
 
-def assert_same_answer(said, full, probability, point):
+def assert_same_answer(answers, full, probability, point):
     """The probabilities; and the masks where no pixel stands on the threshold."""
     (name,) = set(full.chosen)
-    np.testing.assert_allclose(probability_of(said), probability, atol=1e-5)
+    np.testing.assert_allclose(probability_of(answers), probability, atol=1e-5)
     np.testing.assert_allclose(full.maps[name], probability, atol=1e-6)
-    assert full.points[name] == said.points[said.chosen[0]] == point
+    assert full.points[name] == answers.points[answers.chosen[0]] == point
     clear = [i for i, p in enumerate(probability) if np.abs(p - point.threshold).min() > 2e-5]
-    assert len(clear) > 2 and len({int(said.mask(i).sum()) for i in clear}) > 2
+    assert len(clear) > 2 and len({int(answers.mask(i).sum()) for i in clear}) > 2
     for i in clear:
-        np.testing.assert_array_equal(said.mask(i), full.mask(i))
+        np.testing.assert_array_equal(answers.mask(i), full.mask(i))
         np.testing.assert_array_equal(full.mask(i), decision.decide(probability[i], point))
 
 
@@ -232,14 +234,14 @@ def test_the_weighted_answer_is_that_of_all_branches(programs, fitted, images, w
     point = OperatingPoint(0.55, 3)
     model = fitted._replace(weighted=Weighted(point))
     asked = with_rule(programs, "polarity", early, "weighted", temperature=60.0)
-    said, full = answer.answer(asked, model, images), answer.answer_all(asked, model, images)
+    answers, full = answer.answer(asked, model, images), answer.answer_all(asked, model, images)
     shares = branches.weights(whole.by_norms["polarity"][:, -1], 60.0)
     counts = np.count_nonzero(shares, axis=1)
     assert counts.max() > 1 and counts.min() < 3  # some are mixed, and some branches left out
     mean = np.einsum("nk,nkhw->nhw", shares, whole.probability)
     assert set(full.chosen) == {"weighted"}
-    assert_same_answer(said, full, mean, point)
-    assert branches_of(said) == [fact["chosen"]["polarity"] for fact in full.facts]
+    assert_same_answer(answers, full, mean, point)
+    assert branches_of(answers) == [fact["chosen"]["polarity"] for fact in full.facts]
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -250,11 +252,11 @@ def test_the_union_is_that_of_all_branches(programs, fitted, images, whole, rule
     if rule == "cosine":
         model = from_norms(model, rule, 3)
     asked = with_rule(programs, rule, early, "union")
-    said, full = answer.answer(asked, model, images), answer.answer_all(asked, model, images)
+    answers, full = answer.answer(asked, model, images), answer.answer_all(asked, model, images)
     assert set(full.chosen) == {"union"}
-    assert_same_answer(said, full, whole.probability.max(axis=1), point)
+    assert_same_answer(answers, full, whole.probability.max(axis=1), point)
     norms = 3 if early and rule == "cosine" else 0
-    assert branches_of(said) == nearest(whole, rule, norms)
+    assert branches_of(answers) == nearest(whole, rule, norms)
 
 
 @pytest.mark.parametrize("rule", ["cosine", "polarity"])
@@ -323,8 +325,8 @@ def test_the_plus_chooses_as_numpy_would(programs, fitted, images, whole, rule):
     gap = np.diff(np.sort(expected, axis=1)[:, :2])[:, 0]
     clear = gap > 1e-3 * expected.min(axis=1) + 2e-5
     assert clear.any()
-    said = answer.answer(with_rule(programs, rule, early=False), fitted, images)
-    chosen = np.array(branches_of(said))
+    answers = answer.answer(with_rule(programs, rule, early=False), fitted, images)
+    chosen = np.array(branches_of(answers))
     np.testing.assert_array_equal(chosen[clear], expected.argmin(axis=1)[clear])
     without = whole.by_norms[branches.WITH_FOREGROUND[rule]][:, -1]
     assert np.abs(without - found).max() > 1e-4
@@ -334,12 +336,12 @@ def test_the_weighted_answer_has_an_operating_point_of_its_own(programs, fitted,
     scores = []
     for name in tiny.VIEWS:
         for example in data.examples("ffdm", "validation"):
-            said = answer.see(
+            seen = answer.see(
                 programs, fitted, intensity.make_view(name).numpy(example.image)[None]
             )
-            share = np.exp(-said.by_norms["polarity"][0, -1] / programs.settings.temperature)
+            share = np.exp(-seen.by_norms["polarity"][0, -1] / programs.settings.temperature)
             share = np.where(share / share.sum() < 0.05, 0, share)
-            mean = np.tensordot(share / share.sum(), said.probability[0], 1)
+            mean = np.tensordot(share / share.sum(), seen.probability[0], 1)
             masks = [decision.decide(mean, point) for point in decision.GRID]
             scores.append([pixel.pixel_scores(mask, example.mask)[2] for mask in masks])
     dsc = np.mean(scores, axis=0)

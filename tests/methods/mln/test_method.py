@@ -127,10 +127,10 @@ def test_statistics_that_make_the_network_stay_as_they_were(source, capsys):
 def test_what_is_kept_answers_by_the_branch_that_a_look_chooses(mln, fitted):
     distances = mln.look(fitted, IMAGE)
     chosen = distances.argmin(axis=1)
-    said, full = mln.answer(fitted, IMAGE), mln.answer_all(fitted, IMAGE)
+    answers, full = mln.answer(fitted, IMAGE), mln.answer_all(fitted, IMAGE)
     assert full.chosen == [("similar", "dissimilar")[branch] for branch in chosen]
     kept = method.KIND.from_tree(method.KIND.to_tree(fitted))
     again = mln.answer(kept, IMAGE, distances)
     for i, name in enumerate(full.chosen):
-        np.testing.assert_allclose(said.maps["answer"][i], full.maps[name][i], atol=1e-5)
-        np.testing.assert_array_equal(again.maps["answer"][i], said.maps["answer"][i])
+        np.testing.assert_allclose(answers.maps["answer"][i], full.maps[name][i], atol=1e-5)
+        np.testing.assert_array_equal(again.maps["answer"][i], answers.maps["answer"][i])
