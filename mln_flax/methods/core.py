@@ -1,6 +1,7 @@
 """What a method is: pure functions of a state that training carries and of what is kept of it.
 
-A file in this room (for a folder its `method.py`) calls its `KIND`; `method.name` is its name.
+A file of this room, or `method.py` in a folder of it, offers its method as `KIND`; `method.name`
+is the name of the file or the folder.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,9 +20,9 @@ SCORE = "validation_dsc"  # what every validation holds: the higher, the better 
 
 
 class TrainState(NamedTuple):
-    """All that training needs to go on, where one optimizer and one network do.
+    """All that training needs to go on, for methods of one network and one optimizer.
 
-    A method may have any other pytree with a `step`.
+    Others may have any pytree with a `step`.
     """
 
     step: Any  # int32 scalar: optimizer steps done
@@ -42,7 +43,7 @@ class Answers(NamedTuple):
     points: dict[str, OperatingPoint]  # name -> what of that map is marked
     chosen: Sequence[str]  # [N]: the name of the map that answers
     facts: Sequence[Record]  # [N]: what the record of each image holds beside its scores
-    kept: Sequence[Any] = ()  # [N] or none: what `further` wants back, and no record holds
+    kept: Sequence[Any] = ()  # [N] or nothing: what `further` is given, beside the records
 
     def mask(self, i: int, name: str = "") -> np.ndarray:
         """The mask bool [H, W] of image i by a map; without a name by the one that answers."""
@@ -76,16 +77,16 @@ class Method(NamedTuple):
 
 
 class Ingredients(NamedTuple):
-    """What a method is made of, beside its own settings."""
+    """What a method is built from, beside its own settings."""
 
     network: Callable[[int], nn.Module]  # number of branches -> the network
     optimizer: optax.GradientTransformation
     view_names: tuple[str, ...]
     side: int  # height and width of the images it answers for, pixels
-    chunk: int  # images that answer in one pass
+    chunk: int  # images that go through the network in one pass
     seed: int
-    accumulate: int = 1  # parts of a step's rows
-    devices: Any = None  # that answer; None: all local ones
+    accumulate: int = 1  # parts in which a step's rows go through the network
+    devices: Any = None  # on which images are answered for; None: all local ones
 
 
 class Kind(NamedTuple):

@@ -18,7 +18,8 @@ class LossSettings:
 
     foreground_only: bool = False  # Dice of the calcifications alone
     cross_entropy: Annotated[float, not_negative] = 0.0  # weight of an added cross-entropy
-    cross_entropy_from_step: Annotated[int, not_negative] = 0  # grows from nothing over as many
+    # It is nothing up to this step, and whole from twice this step on.
+    cross_entropy_from_step: Annotated[int, not_negative] = 0
     class_weights: tuple[float, ...] = ()  # of the cross-entropy: background, calcification
     # Share of the background pixels, hardest first, that the cross-entropy counts.
     hard_negatives: Annotated[float, share] = 1.0
@@ -49,7 +50,7 @@ def segmentation_loss(
       step: of the optimizer.
       logits: [B, H, W, classes].
       mask: int [B, H, W].
-      group: int [B], whose Dice a row belongs to; negative: it counts nowhere.
+      group: int [B], such as the branch, in whose Dice a row counts; negative: in none.
       num_groups: how many there are; the Dice loss is their sum, in [-groups, 0].
       shares: weight of each group's Dice, [groups]; None weighs all with 1.
     """
@@ -64,9 +65,10 @@ def segmentation_loss(
 
 
 def ramp(step: Any, start: int) -> Any:
-    """The share of a loss that counts at a step: 0 up to `start`, then linearly up to 1.
+    """The share of a loss that counts at a step: 0 up to `start`, 1 from 2 `start` on.
 
-    Hard negatives before the first lesions are found teach the network to find nothing.
+    Between them it grows linearly. Hard negatives that count before the first lesions are found
+    teach the network to find nothing.
     """
     return jnp.clip((step - start) / start, 0, 1) if start else 1.0
 

@@ -1,4 +1,4 @@
-"""A plain network trained by its masks on the views, or on the images alone: no branches."""
+"""A plain network without branches, trained by masks on the views or on the images alone."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +16,14 @@ from mln_flax.methods.core import Answers, Ingredients, Kind, Method, TrainState
 from mln_flax.methods.losses import LossSettings, segmentation_loss
 from mln_flax.methods.optimize import descend, device_key, first_state
 from mln_flax.metrics.decision import OperatingPoint
-from mln_flax.types import Batch
+from mln_flax.types import Batch, Record
 
 MAP = "network"  # the one map
 
 
 @dataclass(frozen=True)
 class SupervisedSettings(LossSettings):
-    """The loss alone; which views it sees is `views.names`."""
+    """Those of the loss; which views the network sees stands in `views.names`."""
 
     name: Annotated[str, one_of("supervised")] = "supervised"
 
@@ -55,10 +55,10 @@ def build(settings: SupervisedSettings, ingredients: Ingredients) -> Method:
         def loss(params):
             variables = {"params": params, "domain_stats": state.domain_stats}
             rngs = {"dropout": device_key(ingredients.seed, state.step)}
-            (scores, _), updated = model.apply(
+            (logits, _), updated = model.apply(
                 variables, batch.image, group, train=True, mutable=["domain_stats"], rngs=rngs
             )
-            value, dice = segmentation_loss(settings, state.step, scores, batch.mask, group, 1)
+            value, dice = segmentation_loss(settings, state.step, logits, batch.mask, group, 1)
             return value, (dice[0, 1:].mean(), updated["domain_stats"])
 
         (value, (dice, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -74,6 +74,9 @@ def build(settings: SupervisedSettings, ingredients: Ingredients) -> Method:
     def validated(state: TrainState, images: Images):
         return validation.of_views(lambda x, _: of_images(state.variables, x), views, images, chunk)
 
+    def validate(state: TrainState, images: Images) -> Record:
+        return validated(state, images)[0]
+
     def fit(state: TrainState, _: Images, images: Images) -> Fitted:
         return Fitted(state.variables, validated(state, images)[1])
 
@@ -81,8 +84,7 @@ def build(settings: SupervisedSettings, ingredients: Ingredients) -> Method:
         maps = {MAP: of_images(fitted.variables, image)}
         return Answers(maps, {MAP: fitted.point}, [MAP] * len(image), [{}] * len(image))
 
-    validate = lambda state, images: validated(state, images)[0]  # noqa: E731
-    return Method(model, init, update, validate, fit, answer, answer)
+    return Method(model, init, update, validate, fit, answer, answer_all=answer)
 
 
 def to_tree(fitted: Fitted) -> dict[str, Any]:

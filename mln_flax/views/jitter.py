@@ -143,6 +143,8 @@ def jitter(strength: float) -> Augmentation:
         del view  # another machine shows every view as it shows the image
         import jax
 
+        if not strength:
+            return image, mask
         keys = jax.random.split(key, len(image))
         return jax.vmap(partial(_on_device, strength))(keys, image), mask
 

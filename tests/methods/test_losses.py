@@ -29,28 +29,28 @@ def dice_by_hand(probabilities, mask, branch, num_branches):
     return out
 
 
-def test_branch_dice_is_eq_14_in_every_branch_and_padding_counts_nowhere():
+def test_group_dice_is_eq_14_in_every_group_and_padding_counts_nowhere():
     logits, mask, branch = a_batch()
     p = softmax(logits, axis=-1)
-    dice = losses.branch_dice(p, mask, branch, 3)
+    dice = losses.group_dice(p, mask, branch, 3)
     assert dice.shape == (3, 2)
     np.testing.assert_allclose(dice, dice_by_hand(p, mask, branch, 3), rtol=1e-5)
     other = p.copy()
     other[branch < 0] = 0.5
-    np.testing.assert_array_equal(losses.branch_dice(other, mask, branch, 3), dice)
+    np.testing.assert_array_equal(losses.group_dice(other, mask, branch, 3), dice)
 
 
 def test_a_perfect_prediction_has_dice_1_and_a_wrong_one_0():
     _, mask, branch = a_batch()
     perfect = np.eye(2, dtype=np.float32)[mask]
-    np.testing.assert_allclose(losses.branch_dice(perfect, mask, branch, 3), 1, atol=1e-6)
-    np.testing.assert_allclose(losses.branch_dice(1 - perfect, mask, branch, 3), 0, atol=1e-5)
+    np.testing.assert_allclose(losses.group_dice(perfect, mask, branch, 3), 1, atol=1e-6)
+    np.testing.assert_allclose(losses.group_dice(1 - perfect, mask, branch, 3), 0, atol=1e-5)
 
 
-def test_an_empty_mask_that_is_predicted_empty_and_a_branch_without_rows_have_dice_1():
+def test_an_empty_mask_that_is_predicted_empty_and_a_group_without_rows_have_dice_1():
     mask = np.zeros((2, 4, 4), np.int32)
     empty = np.eye(2, dtype=np.float32)[mask]
-    dice = losses.branch_dice(empty, mask, np.zeros(2, np.int32), 2)
+    dice = losses.group_dice(empty, mask, np.zeros(2, np.int32), 2)
     np.testing.assert_allclose(dice, 1, atol=1e-6)
 
 
@@ -106,27 +106,43 @@ def test_two_unequal_devices_equal_the_whole_batch(hard_negatives):
     shards = [x.reshape(2, 2, *x.shape[1:]) for x in (logits, mask, branch)]
 
     def loss(logits, mask, branch, axis_name):
-        dice = losses.branch_dice(jax.nn.softmax(logits), mask, branch, 3, axis_name)
+        dice = losses.group_dice(jax.nn.softmax(logits), mask, branch, 3, axis_name)
         valid = branch >= 0
         entropy = losses.cross_entropy(logits, mask, valid, (1.0, 2.0), hard_negatives, axis_name)
         return dice, entropy
 
     dice, entropy = loss(logits, mask, branch, None)
-    of_shards = jax.vmap(lambda *x: loss(*x, "batch"), axis_name="batch")(*shards)
+    of_shards = jax.jit(jax.vmap(lambda *x: loss(*x, "batch"), axis_name="batch"))(*shards)
     np.testing.assert_allclose(of_shards[0], np.stack([dice, dice]), rtol=1e-6)
     np.testing.assert_allclose(of_shards[1], [entropy, entropy], rtol=1e-6)
     alone = [loss(*(x[i] for x in shards), None)[1] for i in range(2)]
     assert abs(np.mean(alone) - entropy) > 1e-3  # a mean over devices is another loss
 
 
+@pytest.mark.parametrize(
+    ("step", "start", "counted"),
+    [
+        (0, 0, 1),
+        (50, 0, 1),
+        (0, 100, 0),
+        (100, 100, 0),
+        (150, 100, 0.5),
+        (200, 100, 1),
+        (999, 9, 1),
+    ],
+)
+def test_a_ramp_rises_from_its_start_to_twice_its_start(step, start, counted):
+    assert losses.ramp(step, start) == pytest.approx(counted)
+
+
 def test_gradients_are_finite_and_padding_has_none():
     logits, mask, branch = a_batch()
 
     def loss(logits):
-        dice = losses.branch_dice(jax.nn.softmax(logits), mask, branch, 3)
+        dice = losses.group_dice(jax.nn.softmax(logits), mask, branch, 3)
         return losses.dice_loss(dice) + losses.cross_entropy(logits, mask, branch >= 0, (), 0.3)
 
-    gradient = np.asarray(jax.grad(loss)(jnp.asarray(logits)))
+    gradient = np.asarray(jax.jit(jax.grad(loss))(jnp.asarray(logits)))
     assert np.isfinite(gradient).all()
     assert np.abs(gradient[branch >= 0]).max() > 0
     np.testing.assert_array_equal(gradient[branch < 0], 0)

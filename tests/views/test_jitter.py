@@ -1,11 +1,15 @@
-"""Jitter: each part in a closed form, numpy against TensorFlow, draws that a seed decides."""
+"""Jitter: each part in a closed form, the device against numpy, draws that a seed decides."""
 
+from typing import NamedTuple
+
+import jax
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from mln_flax.methods.mln import jitter
-from mln_flax.views import intensity
+from mln_flax.engine.augment import augmented, named
+from mln_flax.types import AXIS, Batch, UserError
+from mln_flax.views import intensity, jitter
 
 MIDDLE = [np.float32(0.5)] * jitter.UNIFORMS
 NOTHING = jitter.Draw(*map(np.float32, (1, 1, 1, 0, 0, -1, 0, 0, 0)))
@@ -150,3 +154,100 @@ def test_bad_strength_is_explained(strength):
         jitter.draw(MIDDLE, strength)
     with pytest.raises(ValueError, match="strength"):
         jitter.jittered(breast(), np.random.default_rng(0), strength)
+
+
+KEY = jax.random.key(6)
+ROWS = 5
+VIEW = np.zeros(ROWS, np.int32)
+
+
+def rows():
+    """The breast in several rows, and masks of its specks."""
+    image = np.stack([breast()] * ROWS)
+    return image, (image == 1).astype(np.int32)
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_the_device_does_as_numpy_does_with_the_same_draw(strength):
+    image, mask = rows()
+    shown, kept = jax.jit(jitter.jitter(strength))(KEY, image, mask, VIEW)
+    assert shown.shape == image.shape and shown.dtype == np.float32
+    np.testing.assert_array_equal(kept, mask)
+    for row, key in enumerate(jax.random.split(KEY, ROWS)):
+        of_draw, of_noise = jax.random.split(key)
+        uniform = np.asarray(jax.random.uniform(of_draw, (jitter.UNIFORMS,)))
+        field = np.asarray(jax.random.normal(of_noise, image[row].shape))
+        wanted = jitter.applied(image[row], jitter.draw(list(uniform), strength), field)
+        np.testing.assert_allclose(shown[row], wanted, rtol=0, atol=1e-5)
+
+
+def test_strength_0_changes_nothing_on_the_device():
+    image, mask = rows()
+    shown, kept = jitter.jitter(0.0)(KEY, image, mask, VIEW)
+    np.testing.assert_array_equal(shown, image)
+    np.testing.assert_array_equal(kept, mask)
+
+
+def test_on_the_device_a_key_decides_whatever_the_view_and_every_row_has_its_own_draw():
+    image, mask = rows()
+    call = jax.jit(jitter.jitter(0.5))
+    shown, _ = call(KEY, image, mask, VIEW)
+    np.testing.assert_array_equal(call(KEY, image, mask, VIEW + 2)[0], shown)
+    other, _ = call(jax.random.key(7), image, mask, VIEW)
+    means = {float(row.mean()) for row in np.concatenate([shown, other])}
+    assert len(means) == 2 * ROWS
+
+
+class Steps(NamedTuple):
+    """A state that knows its step alone."""
+
+    step: int
+
+
+def on_two_devices(seed):
+    """step -> image and mask that an update is given on each of two devices of the same rows."""
+
+    def update(state, batch):
+        return state, {"image": batch.image, "mask": batch.mask}
+
+    image, mask = rows()
+    is_it = np.ones(ROWS, bool)
+    batch = Batch(image[..., None], mask, VIEW, VIEW, is_it, is_it)
+    both = Batch(*(np.stack([x, x]) for x in batch))
+    first = augmented(update, ["jitter(0.5)"], seed)
+    call = jax.jit(jax.vmap(first, in_axes=(None, 0), axis_name=AXIS))
+    return lambda step: call(Steps(step), both)[1]
+
+
+def test_devices_and_steps_see_other_draws_and_a_step_that_is_done_again_the_same():
+    at_step = on_two_devices(seed=0)
+    seen = at_step(0)
+    assert seen["image"].shape == (2, ROWS, 40, 56, 1)
+    for mask in seen["mask"]:
+        np.testing.assert_array_equal(mask, rows()[1])
+    np.testing.assert_array_equal(at_step(0)["image"], seen["image"])
+    others = [at_step(1), on_two_devices(seed=1)(0)]
+    shown = np.concatenate([seen["image"], *(other["image"] for other in others)])
+    means = {float(row.mean()) for device in shown for row in device}
+    assert len(means) == 6 * ROWS
+
+
+def test_an_update_without_augmentations_is_left_alone():
+    def update(state, batch):
+        return state, {}
+
+    assert augmented(update, (), 0) is update
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("jitter(2)", r"jitter\(2\): the strength must lie between 0 and 1"),
+        ("jitter(-0.1)", r"jitter\(-0.1\): the strength must lie between 0 and 1"),
+        ("jitter", "augmentation 'jitter': wrong number or kind of arguments"),
+        ("jiter(0.5)", "unknown augmentation 'jiter' .did you mean 'jitter'"),
+    ],
+)
+def test_augmentations_that_cannot_be_meant(name, message):
+    with pytest.raises(UserError, match=message):
+        named(name)

@@ -79,7 +79,7 @@ def programs(
         chunk,
         functools.cache(partial(norm_order, model, side)),
         parallel.parallel_map(every, devices),
-        parallel.parallel_map(lambda *given: with_moments(*given)[0], devices),
+        parallel.parallel_map(lambda *inputs: with_moments(*inputs)[0], devices),
         parallel.parallel_map(with_moments, devices),
         first,
     )
@@ -164,12 +164,13 @@ def answer_all(programs: Programs, fitted: Fitted, image: np.ndarray) -> Answers
 
 def _facts(programs: Programs, fitted: Fitted, by_norms: dict[str, np.ndarray], i: int) -> Record:
     """What the record of image i says of its choice: by all norms, and by those that suffice."""
+    by_all = {rule: distances[:, -1] for rule, distances in by_norms.items()}
     return {
         "answer": choice.of_settings(programs.settings),
         "selection": programs.settings.selection,
         "branches": list(programs.branch_names),
-        "distances": {rule: found[i, -1].tolist() for rule, found in by_norms.items()},
-        "chosen": {rule: int(branches.select(found[i, -1])) for rule, found in by_norms.items()},
+        "distances": {rule: of_all[i].tolist() for rule, of_all in by_all.items()},
+        "chosen": {rule: int(branches.select(of_all[i])) for rule, of_all in by_all.items()},
         "chosen_early": {
             rule: int(branches.select(by_norms[rule][i, int(early.norms) - 1]))
             for rule, early in fitted.early.items()
@@ -179,18 +180,18 @@ def _facts(programs: Programs, fitted: Fitted, by_norms: dict[str, np.ndarray], 
 
 def look(programs: Programs, fitted: Fitted, image: np.ndarray) -> np.ndarray:
     """The distances [N, k] of images [N, H, W] from the branches, by the rule that chooses."""
-    rule, found = programs.settings.selection, []
+    rule, distances = programs.settings.selection, []
     for rows, count in chunks(len(image), programs.chunk):
         if rule in branches.BY_IMAGE:
-            found.append(image_distances(programs.views, fitted, image[rows])[rule])
+            distances.append(image_distances(programs.views, fitted, image[rows])[rule])
             continue
         layers = programs.order()
         if is_early(programs, fitted):
             layers = layers[: int(fitted.early[rule].norms)]
         moments = programs.first(layers)(fitted.variables, _padded(programs, image[rows]))
         moments = {layer: (m[:count], s[:count]) for layer, (m, s) in moments.items()}
-        found.append(_layer_distances(fitted, rule, layers, moments, image[rows]).sum(axis=1))
-    return np.concatenate(found)
+        distances.append(_layer_distances(fitted, rule, layers, moments, image[rows]).sum(axis=1))
+    return np.concatenate(distances)
 
 
 def answer(
@@ -276,8 +277,8 @@ def measure(programs: Programs, fitted: Fitted, images: Images) -> Fitted:
             seen = see(programs, fitted, view(image))
             dsc = np.array(
                 [
-                    [pixel.pixel_scores(decision.decide(p, fitted.point), m)[2] for p in every]
-                    for every, m in zip(seen.probability, mask, strict=True)
+                    [pixel.pixel_scores(decision.decide(p, fitted.point), m)[2] for p in of_image]
+                    for of_image, m in zip(seen.probability, mask, strict=True)
                 ]
             )
             for rule, distances in seen.by_norms.items():

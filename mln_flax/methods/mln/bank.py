@@ -15,7 +15,7 @@ from mln_flax.metrics.decision import OperatingPoint
 from mln_flax.views import intensity
 from mln_flax.views.jitter import jittered
 
-OTHER_MACHINES = 0.8  # strength of the jitter that stands for them where polarity is learned
+OTHER_MACHINES = 0.8  # strength of the jitter by which polarity learns of other machines
 
 
 class ViewMap(NamedTuple):
@@ -45,7 +45,7 @@ class Early(NamedTuple):
     choice. Rules that look at the image alone need no norm and have one number each.
     """
 
-    norms: Any  # so many choose as all do: the shortest that agrees; 0 where none is
+    norms: Any  # how many of the first choose as all do, the fewest; 0 where none is needed
     agreement: Any  # float64 [M]: the share of images for which they choose as all norms do
     view_accuracy: Any  # float64 [M]
     dsc: Any  # float64 [M]
@@ -127,13 +127,13 @@ def collect(
 
 
 class Gathered:
-    """What is seen of the training images through one view."""
+    """What is seen of the training images through one view, some images after the others."""
 
     def __init__(self) -> None:
         self.moments: Any = None  # layer -> (Sums, Sums)
-        self.numbers: list[np.ndarray] = []
-        self.polarity: list[np.ndarray] = []
-        self.gray: list[np.ndarray] = []
+        self.numbers: list[np.ndarray] = []  # [n, view numbers] each
+        self.polarity: list[np.ndarray] = []  # [n, polarity numbers] each
+        self.gray: list[np.ndarray] = []  # [n] each: means of the foreground
 
     def add(self, moments: Any, image: np.ndarray) -> None:
         """Adds images [n, H, W] as the view shows them, with the moments of their pass."""

@@ -16,10 +16,8 @@ from mln_flax.registry import nearest
 from mln_flax.types import Moments, UserError
 
 METRICS = ("cosine", "euclidean", "standardized", "literal")
-WITH_FOREGROUND = {
-    "cosine+": "cosine",
-    "euclidean+": "euclidean",
-}  # the paper's "+", and its metric
+# A rule with the paper's "+" -> its metric.
+WITH_FOREGROUND = {"cosine+": "cosine", "euclidean+": "euclidean"}
 BY_MOMENTS = (*METRICS, *WITH_FOREGROUND)
 BY_IMAGE = ("image", "polarity")  # before the network has run
 SELECTIONS = (*BY_MOMENTS, *BY_IMAGE)
@@ -151,10 +149,10 @@ def weights(distances: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     and temperature 1 is that probability. Branches below NEGLIGIBLE have no share, but for the
     nearest: they need not be run.
     """
-    found = special.softmax(-np.asarray(distances, np.float64) / temperature, axis=1)
-    least = np.minimum(found.max(axis=1, keepdims=True), NEGLIGIBLE)  # of many, all may be small
-    found = np.where(found < least, 0, found)
-    return (found / found.sum(axis=1, keepdims=True)).astype(np.float32)
+    every = special.softmax(-np.asarray(distances, np.float64) / temperature, axis=1)
+    least = np.minimum(every.max(axis=1, keepdims=True), NEGLIGIBLE)  # of many, all may be small
+    shares = np.where(every < least, 0, every)
+    return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def shares(distances: np.ndarray, answer: str, temperature: float = 1.0) -> np.ndarray:

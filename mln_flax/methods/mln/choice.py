@@ -56,20 +56,20 @@ def of_branches(record: Record) -> list[Record]:
     return [record["scores"][name] for name in record["branches"]]
 
 
-def branches(records: Sequence[Record], answer: str) -> list[int]:
+def branches(records: Sequence[Record], way: str) -> list[int]:
     """The branch that a rule, `only NAME` or `oracle` chooses for each image record.
 
     Raises:
       UserError: the rule was not recorded, or there is no such branch or level.
     """
-    if answer.startswith(ONLY):
-        name = answer.removeprefix(ONLY)
+    if way.startswith(ONLY):
+        name = way.removeprefix(ONLY)
         for record in records:
             if name not in record["branches"]:
                 known = ", ".join(record["branches"])
-                raise UserError(f"answer {answer!r}: no such branch; known: {known}")
+                raise UserError(f"answer {way!r}: no such branch; known: {known}")
         return [record["branches"].index(name) for record in records]
-    rule, _, level = answer.partition("@")
+    rule, _, level = way.partition("@")
     costs = [_costs(record, rule) for record in records]
     groups = [_group(record, level or "image") for record in records]
     total: dict[object, np.ndarray] = {}

@@ -24,17 +24,17 @@ def tables(trainings: Sequence[Training]) -> list[Table]:
     return shown
 
 
-def view_accuracy_table(found: Iterable[Training]) -> Table:
+def view_accuracy_table(trainings: Iterable[Training]) -> Table:
     """How often every rule chooses the branch of the view that a source image is seen through."""
     shares = {
         (training.source, ", ".join(training.rows)): [
             _view_accuracy(lines) for lines in training.seeds
         ]
-        for training in found
+        for training in trainings
     }
     rules = list(dict.fromkeys(rule for seeds in shares.values() for rule in seeds[0]))
     rows = tuple(
-        (*names, *(spread(one[rule] for one in seeds if rule in one) for rule in rules))
+        (*names, *(spread(seed[rule] for seed in seeds if rule in seed) for rule in rules))
         for names, seeds in shares.items()
     )
     note = (
@@ -122,14 +122,14 @@ def prefix_table(training: Training) -> Table:
 
 def distance_table(training: Training) -> Table:
     """Per norm: which branch it alone is nearest to, with the share of its distance, by domain."""
-    found = {
+    by_domain = {
         domain: lines for (domain, rule), lines in _norm_lines(training).items() if rule == "cosine"
     }
-    first = next(iter(found.values()))[0]
+    first = next(iter(by_domain.values()))[0]
     rows = []
     for place, norm in enumerate(first["norms"]):
         cells = []
-        for lines in found.values():
+        for lines in by_domain.values():
             distance = np.mean([line["distance"][place] for line in lines], axis=0)
             cells.append("/".join(number(value) for value in distance))
         rows.append((norm, *cells))
@@ -137,7 +137,7 @@ def distance_table(training: Training) -> Table:
         "Cosine distance of every norm, mean over images and seeds, from each branch: "
         f"{'/'.join(first['branches'])}."
     )
-    return Table(f"Distance by norm ({training.name})", ("norm", *found), tuple(rows), note)
+    return Table(f"Distance by norm ({training.name})", ("norm", *by_domain), tuple(rows), note)
 
 
 def images(lines: Sequence[Record], domain: str) -> list[Record]:
@@ -152,7 +152,7 @@ def _per_seed(
 
 
 def _dsc(way: str) -> Callable[[list[Record]], float]:
-    return lambda lines: float(np.mean([one["dsc"] for one in choice.scores(lines, way)]))
+    return lambda lines: float(np.mean([score["dsc"] for score in choice.scores(lines, way)]))
 
 
 def _lost(way: str, oracle: str) -> Callable[[list[Record]], float]:
@@ -213,12 +213,12 @@ def _rules(training: Training) -> list[str]:
 
 def _norm_lines(training: Training) -> dict[tuple[str, str], list[Record]]:
     """(domain, rule) -> the lines about norms, one for each seed."""
-    found: dict[tuple[str, str], list[Record]] = {}
+    by_rule: dict[tuple[str, str], list[Record]] = {}
     for lines in training.seeds:
         for line in lines:
             if line["kind"] == "norms":
-                found.setdefault((line["domain"], line["rule"]), []).append(line)
-    return found
+                by_rule.setdefault((line["domain"], line["rule"]), []).append(line)
+    return by_rule
 
 
 def _is_image(line: Record) -> bool:

@@ -37,8 +37,8 @@ def image_features(image: np.ndarray) -> ImageFeatures:
     if len(image) < 2:
         return _features(image)
     with ThreadPoolExecutor() as pool:  # most of it is sorting, which threads do side by side
-        found = list(pool.map(lambda one: _features(one[None]), image))
-    return ImageFeatures(*(np.concatenate(numbers) for numbers in zip(*found, strict=True)))
+        features = list(pool.map(lambda single: _features(single[None]), image))
+    return ImageFeatures(*(np.concatenate(numbers) for numbers in zip(*features, strict=True)))
 
 
 def _features(image: np.ndarray) -> ImageFeatures:

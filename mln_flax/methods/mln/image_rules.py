@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize, special
 
-SAY = 2.0  # how far the Gaussians may move the log odds of being inverted
+LARGEST_SHIFT = 2.0  # how far the Gaussians may move the log odds of being inverted
 PENALTY = 1e-3  # of the squared weights, in units of each number's own size
 
 
@@ -76,8 +76,8 @@ def fit_polarity(features: np.ndarray) -> np.ndarray:
         slope = -(scaled * special.expit(-margin)[:, None]).mean(axis=0) + 2 * PENALTY * weights
         return value, slope
 
-    found = optimize.minimize(loss, np.zeros(len(size)), jac=True, method="L-BFGS-B")
-    return found.x / size
+    start = np.zeros(len(size))
+    return optimize.minimize(loss, start, jac=True, method="L-BFGS-B").x / size
 
 
 def polarity_distances(
@@ -100,7 +100,7 @@ def polarity_distances(
     if is_inverted.any() and not is_inverted.all():
         upright = special.logsumexp(log_views[:, ~is_inverted], axis=1)
         odds = upright - special.logsumexp(log_views[:, is_inverted], axis=1)
-        margin = margin + odds.clip(-SAY, SAY)
+        margin = margin + odds.clip(-LARGEST_SHIFT, LARGEST_SHIFT)
     of_polarity = {False: -np.logaddexp(0, -margin), True: -np.logaddexp(0, margin)}
     for polarity in set(is_inverted.tolist()):
         group = is_inverted == polarity

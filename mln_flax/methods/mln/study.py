@@ -48,11 +48,11 @@ def selection_table(records: Iterable[Record]) -> Table:
     ways = _ways(every)
     rows = []
     for domain, group in domains.items():
-        found = (
+        means = (
             finite_mean(score["dsc"] for score in choice.scores(group, way))
             for way in ways.values()
         )
-        rows.append((domain_name(domain, group), str(len(group)), *map(number, found)))
+        rows.append((domain_name(domain, group), str(len(group)), *map(number, means)))
     note = (
         "* the shipped answer. Union: a pixel that any branch marks. Weighted: the mean of the "
         "branches, weighted by the probabilities of polarity. Best branch: the best for each image "
@@ -147,10 +147,10 @@ def _by_view(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def _branches(records: list[Record]) -> tuple[str, ...]:
-    found = {tuple(record["branches"]) for record in records}
-    if len(found) > 1:
-        raise UserError(f"records of different models: branches {' and '.join(map(str, found))}")
-    return found.pop()
+    branches = {tuple(record["branches"]) for record in records}
+    if len(branches) > 1:
+        raise UserError(f"records of different models: branches {' and '.join(map(str, branches))}")
+    return branches.pop()
 
 
 def _rules(records: list[Record]) -> list[str]:
@@ -181,9 +181,9 @@ def _marked(record: Record, rule: str) -> str:
 def _shown_rules(records: Sequence[Record]) -> list[str]:
     """The shipped rule, and beside it the two of the paper."""
     first = records[0] if records else {}
-    wanted = dict.fromkeys([first.get("selection", ""), "cosine", "euclidean"])
+    rules = dict.fromkeys([first.get("selection", ""), "cosine", "euclidean"])
     recorded = first.get("chosen", {})
-    return [rule for rule in wanted if rule in recorded] or [first.get("selection", "")]
+    return [rule for rule in rules if rule in recorded] or [first.get("selection", "")]
 
 
 STUDY = Study(choice.answering, headline, sections, comparison.tables)

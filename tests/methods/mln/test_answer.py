@@ -1,43 +1,75 @@
 """The branch chosen from the first norms, or from the image, and run alone."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 import tiny
 
-from mln_flax.engine import evaluate
-from mln_flax.engine.build import build, load_data
-from mln_flax.methods.mln import answer as selection
-from mln_flax.methods.mln import branches
-from mln_flax.methods.mln.bank import Early, Weighted
+from mln_flax import parallel
+from mln_flax.data.images import images_of
+from mln_flax.engine.build import network
+from mln_flax.engine.load_data import load_data
+from mln_flax.methods.mln import answer, bank, branches
+from mln_flax.methods.mln.bank import Early, ViewMap, Weighted
 from mln_flax.methods.mln.image_features import foreground_mean
 from mln_flax.metrics import decision, pixel
 from mln_flax.metrics.decision import OperatingPoint
 from mln_flax.views import intensity
 
 MOMENT_RULES = branches.BY_MOMENTS
+K = len(tiny.VIEWS)  # each view has its branch
+CHUNK = 4
 
 
 @pytest.fixture(scope="module")
-def run():
-    return build(tiny.config())
+def config():
+    return tiny.config()
 
 
 @pytest.fixture(scope="module")
-def trained(run, tiny_workdir):
-    return evaluate.load_model(run, tiny_workdir)
+def data(config):
+    return load_data(config)
 
 
 @pytest.fixture(scope="module")
-def order(run):
-    return selection.norm_order(run)
+def model(config):
+    return network(config, K)
 
 
 @pytest.fixture(scope="module")
-def data(run):
-    return load_data(run.config)
+def programs(config, model):
+    """Compiled once for all tests."""
+    views = ViewMap(tiny.VIEWS, tuple(range(K)))
+    return answer.programs(model, config.method, views, tiny.VIEWS, config.data.size, CHUNK)
+
+
+@pytest.fixture(scope="module")
+def fitted(model, programs, data):
+    """What is kept of a network with random parameters, so that its branches differ."""
+    image, branch = np.zeros((1, 32, 32, 1), np.float32), np.zeros(1, np.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image, branch)["params"]
+    rng = np.random.default_rng(0)
+
+    def drawn(path, leaf):
+        is_scale = path[-1].key == "scale"
+        return (is_scale + rng.normal(scale=0.3, size=leaf.shape)).astype(np.float32)
+
+    params = jax.tree_util.tree_map_with_path(drawn, shapes)
+    variables = {"params": params, "domain_stats": {}}  # no norm of this network reads them
+    training, validation = (images_of(data.part("ffdm", name)) for name in ("train", "validation"))
+    point = OperatingPoint(0.5, 2)
+    collected = bank.collect(
+        programs.views, variables, training, programs.with_moments, point, CHUNK
+    )
+    return answer.measure(programs, collected, validation)
+
+
+@pytest.fixture(scope="module")
+def order(programs):
+    return programs.order()
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +81,42 @@ def images(data):
 
 
 @pytest.fixture(scope="module")
-def whole(run, trained, images):
-    return selection.predictor(run, trained)(images)
+def whole(programs, fitted, images):
+    """The images in all branches."""
+    return answer.see(programs, fitted, images)
 
 
-def with_rule(run, rule, early=True, answer="branch", temperature=4.0):
-    method = dataclasses.replace(
-        run.config.method, selection=rule, early=early, answer=answer, temperature=temperature
+def with_rule(programs, rule, early=True, combined="branch", temperature=4.0):
+    """The programs with other settings of how they answer."""
+    settings = dataclasses.replace(
+        programs.settings, selection=rule, early=early, answer=combined, temperature=temperature
     )
-    return run._replace(config=dataclasses.replace(run.config, method=method))
+    return programs._replace(settings=settings)
 
 
-def from_norms(trained, rule, norms):
-    """The model, had source validation asked for so many norms."""
-    total = len(trained.bank.mean)
+def from_norms(fitted, rule, norms):
+    """What is kept, had source validation asked for so many norms."""
+    total = len(fitted.bank.mean)
     early = Early(np.int64(norms), *(np.ones(total) for _ in range(3)))
-    return trained._replace(early=trained.early | {rule: early})
+    return fitted._replace(early=fitted.early | {rule: early})
+
+
+def nearest(seen, rule, norms=0):
+    """The branch of each image by the first norms, or by all of them."""
+    return branches.select(seen.by_norms[rule][:, norms - 1]).tolist()
+
+
+def branches_of(answers):
+    """The branch that each image's facts name."""
+    return [tiny.VIEWS.index(fact["branch"]) for fact in answers.facts]
+
+
+def probability_of(answers):
+    """The one map of an answer, float32 [N, H, W]."""
+    (probability,) = answers.maps.values()
+    assert probability.dtype == np.float32
+    assert list(answers.maps) == list(answers.points) == list(dict.fromkeys(answers.chosen))
+    return probability
 
 
 def doubled(params, path):
@@ -74,22 +126,18 @@ def doubled(params, path):
     return params | {path[0]: doubled(params[path[0]], path[1:])}
 
 
-def test_each_norm_moves_the_moments_of_the_next_and_of_none_before(run, trained, order, images):
-    assert sorted(order) == sorted(trained.bank.mean)
+def test_each_norm_moves_the_moments_of_the_next_and_of_none_before(model, fitted, order, images):
+    assert sorted(order) == sorted(fitted.bank.mean)
     batch = images[:1, ..., None]
 
     @jax.jit
     def moments(params):
         branch = np.zeros(1, np.int32)
-        return run.model.apply({"params": params}, batch, branch, train=False)[1]["moments"]
+        return model.apply({"params": params}, batch, branch, train=False)[1]["moments"]
 
-    rng = np.random.default_rng(0)
-    # Away from the trained values, where a projection might happen to be blind to a scale.
-    params = jax.tree.map(lambda p: p + rng.normal(scale=0.1, size=p.shape), trained.params)
-    params = jax.tree.map(lambda p: np.asarray(p, np.float32), params)
-    before = moments(params)
+    before = moments(fitted.params)
     for place, layer in enumerate(order):
-        after = moments(doubled(params, layer.split("/")))
+        after = moments(doubled(fitted.params, layer.split("/")))
         moved = [
             other
             for other in order
@@ -100,214 +148,255 @@ def test_each_norm_moves_the_moments_of_the_next_and_of_none_before(run, trained
         assert moved[:1] == list(order[place + 1 : place + 2]), layer
 
 
-def test_what_the_first_norms_do_not_need_is_not_compiled(run, trained, order, images):
-    variables, batch = {"params": trained.params}, images[:4, ..., None]
+def test_what_the_first_norms_do_not_need_is_not_compiled(model, fitted, order, images):
+    variables, batch = fitted.variables, images[:4, ..., None]
 
     def compiled(layers):
-        function = jax.jit(lambda v, x: selection.first_moments(run, layers, v, x))
+        function = jax.jit(partial(answer.first_moments, model, layers))
         return function.lower(variables, batch).compile()
 
-    one, few, every = (compiled(order[:m]) for m in (1, 3, len(order)))
-    flops = [program.cost_analysis()["flops"] for program in (one, few, every)]
+    shortest, few, every = (compiled(order[:m]) for m in (1, 3, len(order)))
+    flops = [program.cost_analysis()["flops"] for program in (shortest, few, every)]
     assert flops[0] < flops[1] / 2 and flops[1] < flops[2] / 2
     found, wanted = few(variables, batch), every(variables, batch)
     assert set(found) == set(order[:3])
     for layer in found:
         for a, b in zip(found[layer], wanted[layer], strict=True):
-            assert a.shape == (4, 3, a.shape[-1])
+            assert a.shape == (4, K, a.shape[-1])
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", branches.SELECTIONS)
-def test_the_chosen_branch_alone_answers_as_among_all(run, trained, images, whole, rule):
+def test_the_chosen_branch_alone_answers_as_among_all(programs, fitted, images, whole, rule):
     norms = 0 if rule in branches.BY_IMAGE else 3
-    model = trained if rule in branches.BY_IMAGE else from_norms(trained, rule, norms)
-    said = selection.selected(with_rule(run, rule), model)(images)
-    np.testing.assert_array_equal(said.chosen, whole.chosen(rule, norms))
-    assert said.chosen.dtype == np.int32 and said.probability.shape == images.shape
-    for i, branch in enumerate(said.chosen):
-        np.testing.assert_allclose(said.probability[i], whole.probability[i, branch], atol=1e-5)
+    model = fitted if rule in branches.BY_IMAGE else from_norms(fitted, rule, norms)
+    answers = answer.answer(with_rule(programs, rule), model, images)
+    probability, chosen = probability_of(answers), branches_of(answers)
+    assert chosen == nearest(whole, rule, norms) and probability.shape == images.shape
+    for i, branch in enumerate(chosen):
+        np.testing.assert_allclose(probability[i], whole.probability[i, branch], atol=1e-5)
         np.testing.assert_array_equal(
-            said.mask(i), decision.decide(said.probability[i], trained.point)
+            answers.mask(i), decision.decide(probability[i], fitted.point)
         )
+        assert answers.facts[i]["early"] and answers.facts[i]["answer"] == rule
     if rule in branches.BY_IMAGE:
-        assert len(set(said.chosen[:4].tolist())) > 1  # branches are mixed in one batch
+        assert len(set(chosen[:CHUNK])) > 1  # branches are mixed in one batch
 
 
-def test_one_pass_in_all_branches_where_all_norms_choose(run, trained, images, whole, order):
+def test_one_pass_in_all_branches_where_all_norms_choose(programs, fitted, images, whole, order):
     """They are asked for, or so many would be needed that an early choice costs more."""
     most = 1 + 2 * len(order) // 3  # of three branches
     for early, norms in ((False, 1), (True, most), (True, len(order))):
-        model, asked = from_norms(trained, "cosine", norms), with_rule(run, "cosine", early)
-        assert not selection.is_early(asked, model)
-        answer = selection.selected(asked, model)
-        said, apart = answer.at_once(images), answer.answer(images, answer.distances(images))
-        np.testing.assert_array_equal(said.chosen, whole.chosen("cosine"))
-        np.testing.assert_array_equal(said.chosen, apart.chosen)
-        for i, branch in enumerate(said.chosen):
-            np.testing.assert_array_equal(said.probability[i], whole.probability[i, branch])
-            np.testing.assert_allclose(said.probability[i], apart.probability[i], atol=1e-5)
+        model, asked = from_norms(fitted, "cosine", norms), with_rule(programs, "cosine", early)
+        assert not answer.is_early(asked, model)
+        answers = answer.answer(asked, model, images)
+        apart = answer.answer(asked, model, images, answer.look(asked, model, images))
+        chosen = branches_of(answers)
+        assert chosen == branches_of(apart) == nearest(whole, "cosine")
+        for i, branch in enumerate(chosen):
+            assert not answers.facts[i]["early"]
+            np.testing.assert_array_equal(probability_of(answers)[i], whole.probability[i, branch])
+        np.testing.assert_allclose(probability_of(answers), probability_of(apart), atol=1e-5)
 
 
-def test_what_is_chosen_before_the_end(run, trained, order):
-    few = from_norms(trained, "cosine", 2 * len(order) // 3 - 1)
-    assert selection.is_early(with_rule(run, "cosine"), few)
+def test_what_is_chosen_before_the_end(programs, fitted, order):
+    few = from_norms(fitted, "cosine", 2 * len(order) // 3 - 1)
+    assert answer.is_early(with_rule(programs, "cosine"), few)
     for early in (True, False):  # by the image no norm is asked
-        assert selection.is_early(with_rule(run, "polarity", early), trained)
-    unmeasured = trained._replace(early={})
-    assert not selection.is_early(with_rule(run, "cosine"), unmeasured)
+        assert answer.is_early(with_rule(programs, "polarity", early), fitted)
+    unmeasured = fitted._replace(early={})
+    assert not answer.is_early(with_rule(programs, "cosine"), unmeasured)
 
 
-def test_an_answer_depends_on_no_company(run, trained, images):
-    answer = selection.selected(run, trained)
-    together = answer(images)
+def test_an_answer_depends_on_no_company(programs, fitted, images):
+    together = answer.answer(programs, fitted, images)
     for i in (0, 5):
-        alone = answer(images[[i]])
-        assert alone.chosen[0] == together.chosen[i]
-        np.testing.assert_allclose(alone.probability[0], together.probability[i], atol=1e-6)
+        alone = answer.answer(programs, fitted, images[[i]])
+        assert alone.facts[0] == together.facts[i]
+        np.testing.assert_allclose(probability_of(alone)[0], probability_of(together)[i], atol=1e-6)
 
 
-def assert_same_answer(said, probability, point, masks):
+def assert_same_answer(answers, full, probability, point):
     """The probabilities; and the masks where no pixel stands on the threshold."""
-    np.testing.assert_allclose(said.probability, probability, atol=1e-5)
+    (name,) = set(full.chosen)
+    np.testing.assert_allclose(probability_of(answers), probability, atol=1e-5)
+    np.testing.assert_allclose(full.maps[name], probability, atol=1e-6)
+    assert full.points[name] == answers.points[answers.chosen[0]] == point
     clear = [i for i, p in enumerate(probability) if np.abs(p - point.threshold).min() > 2e-5]
-    assert len(clear) > 2 and len({int(masks[i].sum()) for i in clear}) > 2
+    assert len(clear) > 2 and len({int(answers.mask(i).sum()) for i in clear}) > 2
     for i in clear:
-        np.testing.assert_array_equal(said.mask(i), masks[i])
+        np.testing.assert_array_equal(answers.mask(i), full.mask(i))
+        np.testing.assert_array_equal(full.mask(i), decision.decide(probability[i], point))
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_the_weighted_answer_is_that_of_all_branches(run, trained, images, early):
+def test_the_weighted_answer_is_that_of_all_branches(programs, fitted, images, whole, early):
     point = OperatingPoint(0.55, 3)
-    model = trained._replace(weighted=Weighted(point))
-    asked = with_rule(run, "polarity", early, "weighted", temperature=60.0)
-    said, full = selection.selected(asked, model)(images), selection.predictor(asked, model)(images)
-    shares = branches.weights(full.distances["polarity"], 60.0)
-    np.testing.assert_array_equal(full.shares, shares)
+    model = fitted._replace(weighted=Weighted(point))
+    asked = with_rule(programs, "polarity", early, "weighted", temperature=60.0)
+    answers, full = answer.answer(asked, model, images), answer.answer_all(asked, model, images)
+    shares = branches.weights(whole.by_norms["polarity"][:, -1], 60.0)
     counts = np.count_nonzero(shares, axis=1)
     assert counts.max() > 1 and counts.min() < 3  # some are mixed, and some branches left out
-    mean = np.einsum("nk,nkhw->nhw", shares, full.probability)
-    assert_same_answer(said, mean, point, [full.weighted(i) for i in range(len(images))])
-    assert said.point == point and said.chosen.tolist() == full.chosen("polarity").tolist()
-    for i, p in enumerate(mean):
-        np.testing.assert_allclose(full.mean(i), p, atol=1e-6)
+    mean = np.einsum("nk,nkhw->nhw", shares, whole.probability)
+    assert set(full.chosen) == {"weighted"}
+    assert_same_answer(answers, full, mean, point)
+    assert branches_of(answers) == [fact["chosen"]["polarity"] for fact in full.facts]
 
 
 @pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("rule", ["cosine", "polarity"])
-def test_the_union_is_that_of_all_branches(run, trained, images, whole, rule, early):
+def test_the_union_is_that_of_all_branches(programs, fitted, images, whole, rule, early):
     point = OperatingPoint(0.7, 2)
-    model = trained._replace(point=point)
+    model = fitted._replace(point=point)
     if rule == "cosine":
         model = from_norms(model, rule, 3)
-    asked = with_rule(run, rule, early, "union")
-    said, full = selection.selected(asked, model)(images), selection.predictor(asked, model)(images)
-    largest = full.probability.max(axis=1)
-    assert_same_answer(said, largest, point, [full.union(i) for i in range(len(images))])
-    for i, p in enumerate(largest):
-        np.testing.assert_array_equal(full.union(i), decision.decide(p, point))
+    asked = with_rule(programs, rule, early, "union")
+    answers, full = answer.answer(asked, model, images), answer.answer_all(asked, model, images)
+    assert set(full.chosen) == {"union"}
+    assert_same_answer(answers, full, whole.probability.max(axis=1), point)
     norms = 3 if early and rule == "cosine" else 0
-    assert said.chosen.tolist() == full.chosen(rule, norms).tolist()
+    assert branches_of(answers) == nearest(whole, rule, norms)
 
 
-def test_distances_and_answer_can_be_asked_apart(run, trained, images, whole):
+@pytest.mark.parametrize("rule", ["cosine", "polarity"])
+def test_every_map_stands_beside_what_chose_between_them(programs, fitted, images, whole, rule):
+    """What is measured of an image: all maps, and what each rule says by all norms and early."""
+    model = from_norms(fitted, "cosine", 1)
+    norms = int(model.early[rule].norms)
+    full = answer.answer_all(with_rule(programs, rule), model, images)
+    assert nearest(whole, "cosine", 1) != nearest(whole, "cosine")
+    assert list(full.maps) == [*tiny.VIEWS, "union", "weighted"] == list(full.points)
+    for branch, name in enumerate(tiny.VIEWS):
+        np.testing.assert_array_equal(full.maps[name], whole.probability[:, branch])
+        assert full.points[name] == full.points["union"] == fitted.point
+    assert full.chosen == [tiny.VIEWS[branch] for branch in nearest(whole, rule)]
+    for i, fact in enumerate(full.facts):
+        assert fact["answer"] == fact["selection"] == rule
+        assert fact["branches"] == list(tiny.VIEWS)
+        np.testing.assert_array_equal(fact["distances"][rule], whole.by_norms[rule][i, -1])
+        assert set(fact["distances"]) == set(fact["chosen_early"]) == set(branches.SELECTIONS)
+        assert fact["chosen"][rule] == nearest(whole, rule)[i]
+        assert fact["chosen_early"][rule] == nearest(whole, rule, norms)[i]
+        assert set(full.kept[i]) == set(MOMENT_RULES)
+        np.testing.assert_array_equal(full.kept[i]["cosine"], whole.by_norms["cosine"][i])
+
+
+def test_distances_and_answer_can_be_asked_apart(programs, fitted, images, whole):
     """One choice for several images: by the sum of their distances."""
-    answer = selection.selected(with_rule(run, "image"), trained)
-    distances = answer.distances(images)
-    np.testing.assert_allclose(distances, whole.distances["image"], rtol=1e-9)
-    own = answer(images)
-    assert own.chosen.tolist() == distances.argmin(axis=1).tolist()
-    common = answer.answer(images, np.tile(distances.sum(axis=0), (len(images), 1)))
-    (branch,) = set(common.chosen.tolist())
-    assert branch == distances.sum(axis=0).argmin() and len(set(own.chosen.tolist())) > 1
-    np.testing.assert_allclose(common.probability, whole.probability[:, branch], atol=1e-5)
+    distances = answer.look(programs, fitted, images)
+    own = answer.answer(programs, fitted, images, distances)
+    assert branches_of(own) == distances.argmin(axis=1).tolist()
+    summed = np.tile(distances.sum(axis=0), (len(images), 1))
+    common = answer.answer(programs, fitted, images, summed)
+    (branch,) = set(branches_of(common))
+    assert branch == distances.sum(axis=0).argmin() and len(set(branches_of(own))) > 1
+    np.testing.assert_allclose(probability_of(common), whole.probability[:, branch], atol=1e-5)
+
+
+def in_all_branches(programs, fitted, image):
+    """Probability and moments of at most a full batch of images [n, H, W]."""
+    batch = parallel.pad_rows(image[..., None], CHUNK)
+    return jax.tree.map(lambda x: x[: len(image)], programs.every(fitted.variables, batch))
 
 
 @pytest.mark.parametrize("rule", branches.WITH_FOREGROUND)
-def test_the_plus_chooses_as_numpy_would(run, trained, images, whole, rule):
+def test_the_plus_chooses_as_numpy_would(programs, fitted, images, whole, rule):
     """The paper's correctional mean: one more number in the mean of every layer."""
-    moments = jax.device_get(jax.jit(run.method.predict)(trained.variables, images[..., None]))
-    bank, expected = trained.bank, np.zeros((len(images), 3))
-    for i, image in enumerate(images.astype(np.float64)):
+    bank, expected = fitted.bank, np.zeros((len(images), K))
+    for i, image in enumerate(images):
+        _, moments = in_all_branches(programs, fitted, image[None])
+        image = image.astype(np.float64)
         low, high = image.min(), image.max()
         dark = image <= low + 0.02 * (high - low)
         bright = image >= high - 0.02 * (high - low)
         gray = image[~(dark if dark.sum() >= bright.sum() else bright)].mean()
-        for b in range(3):
-            for layer, (mean, std) in moments.moments.items():
-                own = np.r_[mean[i, b], gray], std[i, b]
+        for b in range(K):
+            for layer, (mean, std) in moments.items():
+                own = np.r_[mean[0, b], gray], std[0, b]
                 center = np.r_[bank.mean[layer][0][b], bank.image.foreground[b]]
                 for u, v in zip(own, (center, bank.mean[layer][1][b]), strict=True):
                     if rule == "cosine+":
                         expected[i, b] += 1 - u @ v / np.sqrt((u @ u) * (v @ v))
                     else:
                         expected[i, b] += np.sqrt(((u - v) ** 2).sum())
-    np.testing.assert_allclose(whole.distances[rule], expected, rtol=1e-3, atol=1e-5)
+    found = whole.by_norms[rule][:, -1]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
     gap = np.diff(np.sort(expected, axis=1)[:, :2])[:, 0]
     clear = gap > 1e-3 * expected.min(axis=1) + 2e-5
     assert clear.any()
-    chosen = selection.selected(with_rule(run, rule, early=False), trained)(images).chosen
+    answers = answer.answer(with_rule(programs, rule, early=False), fitted, images)
+    chosen = np.array(branches_of(answers))
     np.testing.assert_array_equal(chosen[clear], expected.argmin(axis=1)[clear])
-    without = whole.distances[branches.WITH_FOREGROUND[rule]]
-    assert np.abs(without - whole.distances[rule]).max() > 1e-4
+    without = whole.by_norms[branches.WITH_FOREGROUND[rule]][:, -1]
+    assert np.abs(without - found).max() > 1e-4
 
 
-def test_the_weighted_answer_has_an_operating_point_of_its_own(run, trained, data):
-    answer, scores = selection.predictor(run, trained), []
-    for name in run.view_names:
+def test_the_weighted_answer_has_an_operating_point_of_its_own(programs, fitted, data):
+    scores = []
+    for name in tiny.VIEWS:
         for example in data.examples("ffdm", "validation"):
-            said = answer(intensity.make_view(name).numpy(example.image)[None])
-            share = np.exp(-said.distances["polarity"][0] / run.config.method.temperature)
+            seen = answer.see(
+                programs, fitted, intensity.make_view(name).numpy(example.image)[None]
+            )
+            share = np.exp(-seen.by_norms["polarity"][0, -1] / programs.settings.temperature)
             share = np.where(share / share.sum() < 0.05, 0, share)
-            mean = np.tensordot(share / share.sum(), said.probability[0], 1)
+            mean = np.tensordot(share / share.sum(), seen.probability[0], 1)
             masks = [decision.decide(mean, point) for point in decision.GRID]
             scores.append([pixel.pixel_scores(mask, example.mask)[2] for mask in masks])
     dsc = np.mean(scores, axis=0)
-    assert len(scores) == 9 and float(trained.weighted.dsc) == pytest.approx(dsc.max())
+    assert len(scores) == 9 and float(fitted.weighted.dsc) == pytest.approx(dsc.max())
     best = decision.GRID[int(np.argmax(dsc))]
-    assert tuple(map(float, trained.weighted.point)) == tuple(map(float, best))
+    assert tuple(map(float, fitted.weighted.point)) == tuple(map(float, best))
 
 
-def test_the_worth_of_every_prefix_is_counted_over_views_and_images(run, trained, order, data):
-    """Against the distances of the first m layers alone, image by image."""
-    call = jax.jit(run.method.predict)
-    total = len(order)
-    seen = {rule: [] for rule in MOMENT_RULES}
-    for view, branch in zip(run.view_names, run.branch_of_view, strict=True):
-        for example in data.examples("ffdm", "validation"):
-            image = intensity.make_view(view).numpy(example.image)[None, ..., None]
-            said = call({"params": trained.params}, image)
-            share = np.asarray(jax.nn.softmax(said.logits))[0, ..., 1]
-            masks = [decision.decide(p, trained.point) for p in share]
-            dsc = [pixel.pixel_scores(mask, example.mask)[2] for mask in masks]
-            for rule in MOMENT_RULES:
-                chosen = []
-                for m in range(1, total + 1):
-                    bank, spread, own = (
-                        {layer: of[layer] for layer in order[:m]}
-                        for of in (trained.bank.mean, trained.bank.spread, said.moments)
-                    )
-                    if rule in branches.WITH_FOREGROUND:
-                        bank = branches.with_foreground(bank, trained.bank.image.foreground)
-                        own = branches.with_foreground(own, foreground_mean(image[..., 0]))
-                    metric = branches.WITH_FOREGROUND.get(rule, rule)
-                    found = branches.distances(bank, own, metric, spread)
-                    chosen.append(int(np.argmin(found[0])))
-                seen[rule].append([(c == chosen[-1], c == branch, dsc[c]) for c in chosen])
-    for rule, rows in seen.items():
-        agreement, accuracy, dsc = np.mean(np.array(rows, float), axis=0).T
-        early = trained.early[rule]
+def test_the_worth_of_every_prefix_is_counted_over_views_and_images(programs, fitted, order, data):
+    """Against the distances of the first m layers alone."""
+    total, examples = len(order), data.examples("ffdm", "validation")
+    seen, moments, dsc = [], [], []
+    for view in tiny.VIEWS:
+        image = np.stack([intensity.make_view(view).numpy(example.image) for example in examples])
+        probability, of_view = in_all_branches(programs, fitted, image)
+        seen.append(image)
+        moments.append(of_view)
+        dsc += [
+            [pixel.pixel_scores(decision.decide(p, fitted.point), e.mask)[2] for p in of_image]
+            for of_image, e in zip(probability, examples, strict=True)
+        ]
+    seen, moments = np.concatenate(seen), jax.tree.map(lambda *of: np.concatenate(of), *moments)
+    own = np.repeat(np.arange(K), len(examples))[:, None]
+    for rule in MOMENT_RULES:
+        chosen = np.stack(
+            [by_first_norms(fitted, rule, order[:m], moments, seen) for m in range(1, total + 1)],
+            axis=1,
+        )
+        agreement = (chosen == chosen[:, -1:]).mean(axis=0)
+        early = fitted.early[rule]
         np.testing.assert_allclose(early.agreement, agreement)
-        np.testing.assert_allclose(early.view_accuracy, accuracy)
-        np.testing.assert_allclose(early.dsc, dsc, atol=1e-6)
+        np.testing.assert_allclose(early.view_accuracy, (chosen == own).mean(axis=0))
+        of_chosen = np.take_along_axis(np.array(dsc), chosen, axis=1)
+        np.testing.assert_allclose(early.dsc, of_chosen.mean(axis=0), atol=1e-6)
         assert early.agreement.shape == (total,) and early.agreement[-1] == 1
         first = min(m for m in range(1, total + 1) if agreement[m - 1] >= 0.99)
         assert int(early.norms) == first and early.at == first - 1
 
 
+def by_first_norms(fitted, rule, layers, moments, image):
+    """The nearest branch of each image where the network had these layers alone."""
+    bank, spread, own = (
+        {layer: of[layer] for layer in layers}
+        for of in (fitted.bank.mean, fitted.bank.spread, moments)
+    )
+    if rule in branches.WITH_FOREGROUND:
+        bank = branches.with_foreground(bank, fitted.bank.image.foreground)
+        own = branches.with_foreground(own, foreground_mean(image))
+    metric = branches.WITH_FOREGROUND.get(rule, rule)
+    return np.argmin(branches.distances(bank, own, metric, spread), axis=1)
+
+
 @pytest.mark.parametrize("rule", branches.BY_IMAGE)
-def test_rules_of_the_image_need_no_norm(trained, rule):
-    early = trained.early[rule]
+def test_rules_of_the_image_need_no_norm(fitted, rule):
+    early = fitted.early[rule]
     assert int(early.norms) == 0 and early.at == 0
     assert early.agreement.tolist() == [1] and early.view_accuracy.shape == (1,)
 
@@ -321,7 +410,7 @@ def test_the_shortest_prefix_that_agrees_in_99_percent(agrees, norms):
     for m, count in enumerate(agrees):
         rows[:count, m, 0] = 1
     rows[:50, 1, 1], rows[..., 2] = 1, 0.25
-    early = selection._early(rows, "cosine")
+    early = answer._early(rows, "cosine")
     assert int(early.norms) == norms
     np.testing.assert_allclose(early.agreement, np.array(agrees) / 200)
     np.testing.assert_allclose(early.view_accuracy, [0, 0.25, 0])

@@ -1,13 +1,12 @@
 """What each way to answer takes from the records, against choices made by hand."""
 
 import copy
-import dataclasses
 
 import numpy as np
 import pytest
 
-from mln_flax.config import MethodConfig
 from mln_flax.methods.mln import choice
+from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.types import UserError
 
 BRANCHES = ["identity", "curve", "invert"]
@@ -22,7 +21,7 @@ def image(domain, patient, number, cosine, dsc, **more):
         "branches": BRANCHES,
         "distances": {"cosine": cosine, "image": cosine[::-1]},
         "scores": {
-            "branch": [{"dsc": value} for value in dsc],
+            **{name: {"dsc": value} for name, value in zip(BRANCHES, dsc, strict=True)},
             "union": {"dsc": 0.5 + number / 100},
             "weighted": {"dsc": 0.6 + number / 100},
         },
@@ -64,7 +63,9 @@ RECORDS = [
 def test_every_way_that_takes_one_branch(way, chosen):
     before = copy.deepcopy(RECORDS)
     assert choice.branches(RECORDS, way) == chosen
-    expected = [r["scores"]["branch"][b] for r, b in zip(RECORDS, chosen, strict=True)]
+    names = [BRANCHES[branch] for branch in chosen]
+    assert choice.maps(RECORDS, way) == names
+    expected = [record["scores"][name] for record, name in zip(RECORDS, names, strict=True)]
     assert choice.scores(RECORDS, way) == expected
     assert before == RECORDS
     order = [4, 2, 0, 5, 1, 3]
@@ -74,9 +75,16 @@ def test_every_way_that_takes_one_branch(way, chosen):
 
 @pytest.mark.parametrize("way", ["union", "weighted"])
 def test_ways_that_take_all_branches(way):
-    found = choice.scores(iter(RECORDS), way)
+    assert choice.maps(RECORDS, way) == [way] * len(RECORDS)
+    found = choice.scores(RECORDS, way)
     assert found == [record["scores"][way] for record in RECORDS]
-    assert choice.scores([], way) == []
+    assert choice.maps([], way) == choice.scores([], way) == []
+
+
+def test_the_scores_of_the_branches_stand_in_their_order():
+    assert [score["dsc"] for score in choice.of_branches(RECORDS[3])] == [0.7, 0.1, 0.8]
+    turned = RECORDS[3] | {"branches": BRANCHES[::-1]}
+    assert [score["dsc"] for score in choice.of_branches(turned)] == [0.8, 0.1, 0.7]
 
 
 def test_an_image_alone_is_its_own_case_and_domain():
@@ -103,7 +111,7 @@ def test_an_image_alone_is_its_own_case_and_domain():
     ],
 )
 def test_ways_that_were_not_recorded(way, message):
-    for read in (choice.scores, choice.branches):
+    for read in (choice.scores, choice.maps, choice.branches):
         with pytest.raises(UserError) as error:
             read(RECORDS, way)
         assert message in str(error.value) and "\n" not in str(error.value)
@@ -130,5 +138,10 @@ def test_older_records_have_no_weighted_answer():
     ],
 )
 def test_the_way_of_the_settings(settings, way):
-    method = dataclasses.replace(MethodConfig(selection="image"), **settings)
+    method = MlnSettings(**{"selection": "image"} | settings)
     assert choice.of_settings(method) == way
+    rule, _, level = way.partition("@")
+    recorded = [r | {"distances": {rule: r["distances"]["cosine"]}} for r in RECORDS]
+    by_rule = choice.maps(RECORDS, f"cosine@{level or 'image'}")
+    expected = [way] * len(RECORDS) if way in choice.TOGETHER else by_rule
+    assert choice.answering(recorded, method) == expected

@@ -5,7 +5,7 @@ import pytest
 import tiny
 from scipy import ndimage, stats
 
-from mln_flax.engine.build import load_data
+from mln_flax.engine.load_data import load_data
 from mln_flax.methods.mln import image_features
 from mln_flax.methods.mln.image_features import foreground_mean
 

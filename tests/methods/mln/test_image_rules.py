@@ -5,6 +5,7 @@ import pytest
 from scipy import optimize, stats
 
 from mln_flax.methods.mln import image_rules
+from mln_flax.methods.mln.image_rules import LARGEST_SHIFT
 
 
 def test_image_distances_are_an_affine_map_of_the_log_density():
@@ -115,8 +116,8 @@ def probabilities(of_view, margin, inverted, branch_of_view):
             side: sum(density[w] for w in range(4) if inverted[w] == side) for side in inverted
         }
         if len(total) == 2:
-            said = min(max(np.log(total[False] / total[True]), -image_rules.SAY), image_rules.SAY)
-            upright = 1 / (1 + np.exp(-margin[i] - said))
+            shift = np.clip(np.log(total[False] / total[True]), -LARGEST_SHIFT, LARGEST_SHIFT)
+            upright = 1 / (1 + np.exp(-margin[i] - shift))
             polarity = {False: upright, True: 1 - upright}
         else:
             polarity = {inverted[0]: 1.0}
@@ -146,9 +147,9 @@ def test_polarity_distances_are_probabilities(inverted, branch_of_view):
 def test_the_gaussians_have_a_limited_say_in_polarity():
     rng = np.random.default_rng(9)
     of_view, margin = rng.uniform(0, 8, (4, 4)), np.array([3.0, -3.0, 0.0, 0.5])
-    for moved, say in (([0, 0, 1e3, 1e3], image_rules.SAY), ([1e3, 1e3, 0, 0], -image_rules.SAY)):
+    for moved, shift in (([0, 0, 1e3, 1e3], LARGEST_SHIFT), ([1e3, 1e3, 0, 0], -LARGEST_SHIFT)):
         d = image_rules.polarity_distances(of_view + moved, margin, INVERTED, (0, 0, 1, 1))
-        odds = margin + say
+        odds = margin + shift
         np.testing.assert_allclose(d, np.log1p(np.exp(np.stack([-odds, odds], axis=1))))
 
 

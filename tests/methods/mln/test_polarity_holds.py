@@ -10,12 +10,12 @@ from mln_flax.data.phantoms import phantom, scanners
 from mln_flax.methods.mln import image_rules
 from mln_flax.methods.mln.bank import OTHER_MACHINES
 from mln_flax.methods.mln.image_features import image_features
-from mln_flax.methods.mln.jitter import jittered
 from mln_flax.views import intensity
+from mln_flax.views.jitter import jittered
 
 NAMES = ("identity", "bezier(0.3)", "bezier(0.7)", "invert")
 INVERTED = [intensity.is_inverted(name) for name in NAMES]
-SIDE, TRAIN, TEST = 128, 150, 40
+SIDE, TRAIN, TEST = 128, 150, 24
 MACHINES = {  # numbers of scanners.py, changed
     "as they are": {},
     "more noise": {"PHOTON_NOISE": 1.6 * scanners.PHOTON_NOISE},
@@ -25,7 +25,7 @@ MACHINES = {  # numbers of scanners.py, changed
 
 
 def bank(images):
-    """What `source_bank.collect_images` keeps, of arrays."""
+    """What `bank.collect` keeps of images alone."""
     rng = np.random.default_rng(0)
     seen = [image_features(intensity.make_view(name).numpy(images)) for name in NAMES]
     other = image_features(np.stack([jittered(x, rng, OTHER_MACHINES) for x in images]))
