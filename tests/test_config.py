@@ -12,7 +12,7 @@ from mln_flax import config as configs
 from mln_flax import settings
 from mln_flax.config import Config, method, network
 from mln_flax.methods.mln import branches
-from mln_flax.registry import kinds
+from mln_flax.registry import Room, kinds
 from mln_flax.types import UserError
 
 PACKAGE = pathlib.Path(configs.__file__).parent
@@ -201,6 +201,16 @@ def test_load_file(tmp_path):
 @pytest.mark.parametrize("config", CHOICES, ids=lambda one: f"{one.model.name}-{one.method.name}")
 def test_the_defaults_are_valid(config):
     configs.validate(config)
+
+
+def test_everything_annotated_to_a_field_means_something():
+    """A limit that a class does not find, since a field has its name, would check nothing."""
+    for config in CHOICES:
+        for group in configs._groups(config):
+            for hint in settings.hints_of(type(group)).values():
+                for mark in settings.marks(hint):
+                    known = mark == configs.AFTER_TRAINING or isinstance(mark, Room)
+                    assert known or callable(mark), (type(group), hint)
 
 
 def test_every_number_has_a_limit():

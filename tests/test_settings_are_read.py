@@ -14,13 +14,6 @@ from mln_flax.engine import build, train
 from mln_flax.engine.load_data import load_data
 from mln_flax.views import intensity
 
-PLAIN = {
-    "method__name": "supervised",
-    "model__name": "unet",
-    "model__widths": "2,2",
-    "train__accumulate": "1",
-}
-
 
 def folder_of_images(root):
     """Eight films of a patient each, with a spot each; one more that is left out for no mask."""
@@ -48,7 +41,7 @@ def a_plain_run_on_a_folder(reads, tmp_path, _):
         "data__tiles__columns": "1",
         "data__workers": "1",
     }
-    config = tiny.config(**PLAIN, **data)
+    config = tiny.config(**tiny.PLAIN, **data)
     workdir = tmp_path / "run"
     assert modes.run("train", recording.watched(config, reads), workdir, [], "", "python") == 0
     assert (workdir / "report" / "index.html").exists()
@@ -85,7 +78,7 @@ def drawn_views(reads, *_):
 
 
 def a_stream_without_labels(reads, *_):
-    run = build.build(tiny.config(**PLAIN))
+    run = build.build(tiny.config(**tiny.PLAIN))
     config = dataclasses.replace(run.config, data=run.config.data)
     config = settings.override(config, "data.unlabeled", "film")
     plan = build.plan(run._replace(config=recording.watched(config, reads)))
@@ -119,7 +112,7 @@ def test_every_setting_is_read_by_attribute(tiny_workdir, tmp_path):
     reads, known = set(), set()
     for work in WORK:
         work(reads, tmp_path, tiny_workdir)
-    for config in (tiny.config(), tiny.config(**PLAIN)):
+    for config in (tiny.config(), tiny.config(**tiny.PLAIN)):
         known |= set(recording.fields_of(config))
     assert known - reads == set()
 

@@ -219,7 +219,10 @@ WRONG = {
     "base": ({"base__train__stps": "1"}, "unknown setting 'stps' (did you mean 'steps'?)"),
     "shard": ({"shard": "3/2"}, "--config.shard=3/2: must be I/N"),
     "domain": ({"domains": "ffdm,flim"}, "unknown phantom domain 'flim' (did you mean 'film'?)"),
-    "network": ({"base__model__widths": "1,1,1,1,1,1,1"}, "row 'plain': --config.data.size=32: this ne"),
+    "network": (
+        {"base__model__widths": "1,1,1,1,1,1,1"},
+        "row 'plain': --config.data.size=32: this ne",
+    ),
 }
 
 

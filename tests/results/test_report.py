@@ -222,8 +222,8 @@ def test_missing_fields_and_lines(workdir):
     ],
 )
 def test_results_that_cannot_be_shown(workdir, name, lines, words):
-    write = records.write if name == "train.jsonl" else records.write_whole
-    write(workdir / name, lines)
+    as_lines = records.write if name == "train.jsonl" else records.write_whole
+    as_lines(workdir / name, lines)
     with pytest.raises(UserError, match=words):
         write(workdir)
 
@@ -265,3 +265,27 @@ def test_a_later_line_about_a_step_counts():
     lines = [{"step": 20, "loss": 0.5}, {"step": 40, "loss": 0.3}]
     again = [{"step": 40, "loss": 0.9}, *lines]
     assert plots.training_curve(again) == plots.training_curve(lines)
+
+
+def test_every_scalar_of_training_is_drawn():
+    """Whatever a method calls them; another loss stands beside the first."""
+    lines = [{"step": 20, "loss": 0.5}, {"step": 40, "loss": 0.3}]
+    more = [{"step": 30, "loss": 0.5, "loss_of_domains": 0.2}, {"step": 30, "dice": 0.7}]
+    pictures = [plots.training_curve(part) for part in (lines, lines + more[:1], lines + more)]
+    assert len(set(pictures)) == 3
+
+
+def test_the_page_of_a_method_without_a_study(workdir):
+    """Its records hold one map, and its page nothing about branches."""
+    facts = ("branches", "selection", "answer", "distances", "chosen")
+    lines = []
+    for line in records.read_whole(workdir / "records.jsonl"):
+        if line["kind"] == "image":
+            kept = {name: value for name, value in line.items() if name not in facts}
+            lines.append(kept | {"scores": {"network": line["scores"]["identity"]}})
+            lines[-1]["answered_by"] = "network"
+    records.write_whole(workdir / "records.jsonl", lines)
+    text = report.write(workdir).read_text(encoding="utf-8")
+    assert tables.results_table(lines).to_html() in text
+    assert "Branch choice" not in text and "All selections" not in text
+    assert not list((workdir / "report").glob("choices*"))

@@ -36,21 +36,30 @@ SETTINGS = {
     "evaluate.batch_size": "4",
     "evaluate.examples": "1",
 }
+# The network that compiles fastest, without branches: for what is not about them.
+PLAIN = {"method__name": "supervised", "model__name": "unet", "model__widths": "4"}
+
+
+def values(changes):
+    """The settings of a run by their paths; a keyword `train__steps` is `train.steps`.
+
+    The tiny sizes are of the Swin-Unet: another network keeps its own.
+    """
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    is_other = changes.get("model.name", "swin_unet") != "swin_unet"
+    kept = {n: v for n, v in SETTINGS.items() if not (is_other and n.startswith("model."))}
+    return kept | changes
 
 
 def flags(workdir, file=PHANTOM, **changes):
-    """The words of a command line; a keyword `train__steps` is the setting `train.steps`."""
-    values = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
-    words = [f"--config.{name}={value}" for name, value in values.items()]
+    """The words of a command line."""
+    words = [f"--config.{name}={value}" for name, value in values(changes).items()]
     return [f"--config={file}", f"--workdir={workdir}", *words]
 
 
 def config(file=PHANTOM, **changes):
     """The settings that `flags` describes."""
-    made = settings.load_file(file)
-    values = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
-    for name, value in values.items():
-        made = settings.override(made, name, value)
+    made = settings.override_all(settings.load_file(file), values(changes))
     configs.validate(made)
     return made
 
