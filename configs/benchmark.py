@@ -13,13 +13,13 @@ Time against branches and devices: --config.benchmark.growth=k,devices
 Against image size: --config.benchmark.growth=size --config.model.window_size=8
 """
 
-from mln_flax.config import Config, DataConfig, ModelConfig, TrainConfig
+from mln_flax.config import Config, DataConfig, TrainConfig, network
 
 
 def get_config() -> Config:
     """The network and the loss that public PyTorch code has too."""
     return Config(
         data=DataConfig(size=224),
-        model=ModelConfig(preset="tiny", drop_path_rate=0.0),
+        model=network("swin_unet", preset="tiny", drop_path_rate=0.0),
         train=TrainConfig(batch_size=2, accumulate=4),  # of the step of all views: one by one
     )

@@ -11,11 +11,11 @@ Not measured.
 from mln_flax.config import (
     Config,
     DataConfig,
-    MethodConfig,
-    ModelConfig,
     OptimConfig,
     TrainConfig,
     ViewsConfig,
+    method,
+    network,
 )
 
 
@@ -24,8 +24,9 @@ def get_config() -> Config:
     return Config(
         data=DataConfig(name="ffdm_dbt", source="ffdm", targets=("dbt",), size=512),
         views=ViewsConfig(crop=0.75),
-        model=ModelConfig(preset="demo", drop_path_rate=0.0),
-        method=MethodConfig(
+        model=network("swin_unet", preset="demo", drop_path_rate=0.0),
+        method=method(
+            "mln",
             foreground_only=True,
             cross_entropy=1.0,
             cross_entropy_from_step=400,

@@ -13,11 +13,11 @@ Not measured.
 from mln_flax.config import (
     Config,
     DataConfig,
-    MethodConfig,
-    ModelConfig,
     OptimConfig,
     TrainConfig,
     ViewsConfig,
+    method,
+    network,
 )
 
 
@@ -26,8 +26,9 @@ def get_config() -> Config:
     return Config(
         data=DataConfig(name="inbreast", source="inbreast", targets=(), size=512),
         views=ViewsConfig(crop=0.75),
-        model=ModelConfig(preset="demo", drop_path_rate=0.0),
-        method=MethodConfig(
+        model=network("swin_unet", preset="demo", drop_path_rate=0.0),
+        method=method(
+            "mln",
             foreground_only=True,
             cross_entropy=1.0,
             cross_entropy_from_step=400,

@@ -13,11 +13,11 @@ after 50 steps nothing is marked yet. The whole archive is not measured.
 from mln_flax.config import (
     Config,
     DataConfig,
-    MethodConfig,
-    ModelConfig,
     OptimConfig,
     TrainConfig,
     ViewsConfig,
+    method,
+    network,
 )
 
 
@@ -26,8 +26,8 @@ def get_config() -> Config:
     return Config(
         data=DataConfig(name="mini_mias", source="mini_mias", targets=(), size=256),
         views=ViewsConfig(crop=0.75),
-        model=ModelConfig(preset="demo", drop_path_rate=0.0),
-        method=MethodConfig(foreground_only=True),
+        model=network("swin_unet", preset="demo", drop_path_rate=0.0),
+        method=method("mln", foreground_only=True),
         optim=OptimConfig(learning_rate=2e-3),
         train=TrainConfig(steps=600),
     )

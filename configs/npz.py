@@ -11,12 +11,12 @@ Not measured.
 from mln_flax.config import (
     Config,
     DataConfig,
-    MethodConfig,
-    ModelConfig,
     OptimConfig,
     TilesConfig,
     TrainConfig,
     ViewsConfig,
+    method,
+    network,
 )
 
 
@@ -31,8 +31,9 @@ def get_config() -> Config:
             tiles=TilesConfig(rows=1, columns=1),  # slices are as small as tiles already
         ),
         views=ViewsConfig(crop=0.75),
-        model=ModelConfig(preset="demo", drop_path_rate=0.0),
-        method=MethodConfig(
+        model=network("swin_unet", preset="demo", drop_path_rate=0.0),
+        method=method(
+            "mln",
             foreground_only=True,
             cross_entropy=1.0,
             cross_entropy_from_step=400,

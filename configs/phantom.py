@@ -10,13 +10,13 @@ python -m mln_flax.main --config=configs/phantom.py --workdir=runs/demo
 from mln_flax.config import (
     Config,
     DataConfig,
-    MethodConfig,
-    ModelConfig,
     OptimConfig,
     PhantomConfig,
     TilesConfig,
     TrainConfig,
     ViewsConfig,
+    method,
+    network,
 )
 
 
@@ -28,8 +28,9 @@ def get_config() -> Config:
             tiles=TilesConfig(rows=0, columns=0),  # phantoms are as small as tiles already
         ),
         views=ViewsConfig(crop=0.75),
-        model=ModelConfig(preset="demo", drop_path_rate=0.0),
-        method=MethodConfig(
+        model=network("swin_unet", preset="demo", drop_path_rate=0.0),
+        method=method(
+            "mln",
             foreground_only=True,
             cross_entropy=1.0,
             cross_entropy_from_step=400,

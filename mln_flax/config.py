@@ -48,8 +48,11 @@ def below_one(value: float) -> str:
     return "" if 0 <= value < 1 else "must be 0 or more, below 1"
 
 
-def seed(value: int) -> str:
-    """The complaint about a number that is no seed."""
+def random_seed(value: int) -> str:
+    """The complaint about a number that is no seed.
+
+    No limit may have the name of a field: a class looks it up when the field has its default.
+    """
     return not_negative(value) or ("" if value < 2**31 else "must be below 2^31")
 
 
@@ -81,7 +84,7 @@ class PhantomConfig:
     validation: Annotated[int, positive] = 24
     test: Annotated[int, positive] = 48
     spacing_mm: Annotated[float, positive] = 0.1
-    seed: Annotated[int, seed] = 0
+    seed: Annotated[int, random_seed] = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class SplitConfig:
 
     validation: Annotated[float, share] = 0.15
     test: Annotated[float, share] = 0.25
-    seed: Annotated[int, seed] = 0
+    seed: Annotated[int, random_seed] = 0
 
     def check(self) -> None:
         """Raises UserError where no patient is left to train on."""
@@ -211,7 +214,7 @@ class TrainConfig:
     batch_size: Annotated[int, positive] = 4  # images; each gives as many rows as there are views
     unlabeled_batch_size: Annotated[int, positive] = 4  # images of data.unlabeled beside them
     accumulate: Annotated[int, positive] = 1  # parts of a batch's rows; docs/performance.md, Memory
-    seed: Annotated[int, seed] = 0
+    seed: Annotated[int, random_seed] = 0
     # Share of a batch's places that only images with a label take.
     foreground: Annotated[float, share] = 0.0
     log_every_steps: Annotated[int, positive] = 20
@@ -286,13 +289,43 @@ def method(name: str, **values: Any) -> Any:
     return kind_of(METHODS, name).settings(**values)
 
 
-def ModelConfig(name: str = "swin_unet", **values: Any) -> Any:  # noqa: N802
+# What some networks have; the first release gave all of them to every network.
+_OF_SOME = (
+    *("norm", "widths", "patch_size", "embed_dim", "depths", "num_heads", "window_size"),
+    *("mlp_ratio", "drop_path_rate", "pretrained"),
+)
+
+
+def network_of_first_release(name: str, **values: Any) -> dict[str, Any]:
+    """The settings of a network, from those that the first release gave it.
+
+    There a network passed over what others have, and 0 and () meant "as the preset says".
+    """
+    fields = dataclasses.fields(kind_of(NETWORKS, name).settings)
+    defaults = {entry.name: entry.default for entry in fields}
+    own: dict[str, Any] = {"name": name}
+    for key, value in values.items():
+        if key in defaults:
+            own[key] = None if defaults[key] is None and not value else value
+        elif key not in _OF_SOME or (key == "norm" and value != "channel"):
+            own[key] = value  # was refused then, and is now
+    return own
+
+
+def ModelConfig(preset: str = "tiny", name: str = "swin_unet", **values: Any) -> Any:  # noqa: N802
     """The settings of a network, as config files of the first release write them."""
-    return network(name, **values)
+    return network(**network_of_first_release(name, preset=preset, **values))
 
 
 def MethodConfig(name: str = "mln", **values: Any) -> Any:  # noqa: N802
-    """The settings of a method, as config files of the first release write them."""
+    """The settings of a method, as config files of the first release write them.
+
+    Raises:
+      UserError: another momentum than the usual one is given: it is the network's now.
+    """
+    momentum = values.pop("momentum", NetworkSettings.momentum)
+    if momentum != NetworkSettings.momentum:
+        raise UserError(f"MethodConfig(momentum=...) is ModelConfig(momentum={momentum}) now")
     return method(name, **values)
 
 

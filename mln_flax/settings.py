@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from mln_flax.config import AFTER_TRAINING, NETWORKS, Config
+from mln_flax.config import AFTER_TRAINING, NETWORKS, Config, network_of_first_release
 from mln_flax.registry import Room, kind_of, nearest
 from mln_flax.types import UserError
 
@@ -21,6 +21,8 @@ FUNCTIONS = {
     "get_config": "--mode=train and the others of one run",
     "get_experiment": "--mode=experiment",
 }
+# Modules that config files of the first release import, by their names then.
+MOVED = {"experiment_config": "experiments.core"}
 
 
 def load_file(path: str) -> Config:
@@ -78,7 +80,13 @@ def from_python(path: str, flag: str, take: Callable[[Any], Any]) -> Any:
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # whatever a user's file may do
-        raise UserError(f"{flag}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{flag}: {type(error).__name__}: {error}{_moved(error)}") from error
+
+
+def _moved(error: BaseException) -> str:
+    """Where that stands now which a file of the first release fails to import."""
+    names = [name for name in MOVED if isinstance(error, ImportError) and name in str(error)]
+    return "".join(f"; it is mln_flax.{MOVED[name]} now" for name in names)
 
 
 def override_all(config: Any, texts: Mapping[str, str]) -> Any:
@@ -179,7 +187,7 @@ def _chosen(old: Any, room: Room, name: str, flag: str) -> Any:
 def _parse(text: str, hint: Any, flag: str) -> Any:
     """The value that a text stands for, of the field's type."""
     if isinstance(hint, types.UnionType):  # a value or None: as the preset says
-        if text.lower() in ("none", ""):
+        if text.lower() in ("none", "", "0", "()", "[]"):  # the first release wrote 0 and ()
             return None
         hint = typing.get_args(hint)[0]
     if hint is str:
@@ -333,10 +341,7 @@ def of_first_release(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(model, dict) or not isinstance(method, dict) or "momentum" not in method:
         return values
     model = {"name": "swin_unet"} | model | {"momentum": method["momentum"]}
-    known = hints_of(_kind(NETWORKS, model["name"], "model.name"))
-    model = {name: value for name, value in model.items() if name in known}
-    for name, hint in known.items():
-        if isinstance(_plain(hint), types.UnionType) and not model.get(name):
-            model[name] = None
+    _kind(NETWORKS, model["name"], "model.name")  # is there
+    model = network_of_first_release(**model)
     method = {name: value for name, value in method.items() if name != "momentum"}
     return values | {"model": model, "method": {"name": "mln"} | method}

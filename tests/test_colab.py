@@ -13,7 +13,9 @@ SHORT = """
 STEPS = {steps}
 WORKDIR = {workdir!r}
 OVERRIDES = {overrides!r}
+PLAIN = {plain!r}
 """
+UNET = {"model__name": "unet", "model__widths": "4"}  # compiles faster than the Swin-Unet
 
 
 def read(name):
@@ -57,7 +59,7 @@ def test_notebook_holds_no_logic(notebook):
             assert not isinstance(node, defined), f"{cell.id}: {ast.unparse(node)}"
 
 
-def run(notebook, tmp_path, monkeypatch, overrides):
+def run(notebook, tmp_path, monkeypatch, overrides, plain=()):
     """The outputs of each code cell, after a run with a few settings of its own."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
@@ -65,7 +67,9 @@ def run(notebook, tmp_path, monkeypatch, overrides):
     places = [i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ())]
     assert len(places) == 1
     steps = tiny.SETTINGS["train.steps"]
-    short = SHORT.format(steps=steps, workdir=str(tmp_path / "run"), overrides=overrides)
+    short = SHORT.format(
+        steps=steps, workdir=str(tmp_path / "run"), overrides=overrides, plain=list(plain)
+    )
     notebook.cells.insert(places[0] + 1, nbformat.v4.new_code_cell(short))
     client = nbclient.NotebookClient(
         notebook,
@@ -91,8 +95,8 @@ def shown(outputs):
 
 
 def test_quickstart_runs(tmp_path, monkeypatch):
-    overrides = [f"--config.{name}={value}" for name, value in tiny.SETTINGS.items()]
-    outputs = run(read("quickstart"), tmp_path, monkeypatch, overrides)
+    overrides = [f"--config.{name}={value}" for name, value in tiny.values(UNET).items()]
+    outputs = run(read("quickstart"), tmp_path, monkeypatch, overrides, plain=overrides)
     text = printed(outputs["train"])
     steps = tiny.SETTINGS["train.steps"]
     assert f"step {steps}/{steps}" in text and "Results (answer: polarity)" in text
@@ -100,12 +104,15 @@ def test_quickstart_runs(tmp_path, monkeypatch):
     for text in ("Results (answer: polarity)", "ffdm (source)", "film", "View accuracy"):
         assert text in page
     assert "image/png" in outputs["phantoms"][0].data
-    assert shown(outputs["pictures"])[1] >= 3
+    assert shown(outputs["pictures"])[1] == 1 + 3 + 4  # training, three rules, four domains
+    assert "Results (answer" not in printed(outputs["plain"])
+    page, _ = shown(outputs["plain"])
+    assert "<caption>Results</caption>" in page and "ffdm (source)" in page
 
 
 def test_tables_run(tmp_path, monkeypatch):
     few = {"rows": "Basenet,MLN-net", "sources": "ffdm", "domains": "ffdm,film", "seeds": "0"}
-    base = {f"base.{name}": value for name, value in tiny.SETTINGS.items()}
+    base = {f"base.{name}": value for name, value in tiny.values(UNET).items()}
     overrides = [f"--config.{name}={value}" for name, value in (few | base).items()]
     outputs = run(read("tables"), tmp_path, monkeypatch, overrides)
     assert "2 runs in shard 1/1" in printed(outputs["run"])

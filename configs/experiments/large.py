@@ -11,17 +11,19 @@ python -m mln_flax.main --mode=experiment --config=configs/experiments/large.py 
 from mln_flax.config import (
     Config,
     DataConfig,
-    MethodConfig,
-    ModelConfig,
     OptimConfig,
     PhantomConfig,
     TilesConfig,
     TrainConfig,
     ViewsConfig,
+    method,
+    network,
 )
 from mln_flax.experiments.core import Experiment, Row
 
 UNET = {"model.name": "unet", "model.preset": "unet_narrow", "model.norm": "sample"}
+PLAIN = {"method.name": "supervised"}
+ALONE = {"views.names": "identity"}  # no other view
 NEAREST = {"method.selection": "polarity", "method.answer": "branch"}
 WEIGHTED = {"method.selection": "polarity", "method.answer": "weighted"}
 FFDM = ("ffdm",)
@@ -33,8 +35,8 @@ def get_experiment() -> Experiment:
         title="Ablation of MLN-net on phantoms of 256 pixels",
         base=base(),
         rows=(
-            Row("Basenet", {"views.names": "identity"}),
-            Row("Basenet-S", {"method.branch_map": "shared"}),
+            Row("Basenet", PLAIN | ALONE),
+            Row("Basenet-S", PLAIN),
             Row("MLN-net-R", {"method.answer": "union"}),
             Row("MLN-net-E", {"method.selection": "euclidean"}),
             Row("MLN-net", {"method.selection": "cosine"}),
@@ -42,8 +44,8 @@ def get_experiment() -> Experiment:
             Row("MLN-net+", {"method.selection": "cosine+"}),
             Row("MLN-net-P", NEAREST),
             Row("MLN-net-W", WEIGHTED),
-            Row("Unet", UNET | {"views.names": "identity"}, FFDM),
-            Row("Unet-S", UNET | {"method.branch_map": "shared"}, FFDM),
+            Row("Unet", UNET | PLAIN | ALONE, FFDM),
+            Row("Unet-S", UNET | PLAIN, FFDM),
             Row("Unet-P", UNET | NEAREST, FFDM),
             Row("Unet-W", UNET | WEIGHTED, FFDM),
         ),
@@ -62,8 +64,9 @@ def base() -> Config:
             tiles=TilesConfig(rows=0, columns=0),  # phantoms are as small as tiles already
         ),
         views=ViewsConfig(crop=0.75),
-        model=ModelConfig(preset="tiny", dtype="bfloat16"),
-        method=MethodConfig(
+        model=network("swin_unet", preset="tiny", dtype="bfloat16"),
+        method=method(
+            "mln",
             foreground_only=True,
             cross_entropy=1.0,
             cross_entropy_from_step=4000,

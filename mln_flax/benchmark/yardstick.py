@@ -183,7 +183,7 @@ def train(other: Yardstick, image: np.ndarray, mask: np.ndarray, steps: int = 1)
 def dice_loss(torch: Any, logits: Any, mask: Any) -> Any:
     """1 minus the mean soft Dice of all classes, of logits [B, classes, H, W]: as our one branch's.
 
-    Eq. 14-15 with k = 1, as `losses.branch_dice` and `losses.dice_loss` make it.
+    Eq. 14-15 with k = 1, as `losses.group_dice` and `losses.dice_loss` make it.
     """
     probability = torch.softmax(logits, 1)
     truth = torch.nn.functional.one_hot(mask, logits.shape[1]).permute(0, 3, 1, 2)

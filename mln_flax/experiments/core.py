@@ -13,6 +13,7 @@ from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
 FILE = "experiment.json"  # what a workdir holds of its experiment
+_RENAMED = {"method.momentum": "model.momentum"}  # settings of rows of the first release
 FIGURES = ("", "pairs", "augmentation")
 # What the sources, the domains and the seeds of an experiment decide.
 RESERVED = ("data.source", "data.targets", "train.seed")
@@ -52,7 +53,7 @@ class Experiment:
 
 
 class Shard(NamedTuple):
-    """One part of the runs (experiment_jobs.part_of)."""
+    """One part of the runs (jobs.part_of)."""
 
     first: int
     parts: int
@@ -63,7 +64,7 @@ def load(path: str) -> Experiment:
     experiment = settings.load(path, "get_experiment")
     if not isinstance(experiment, Experiment):
         raise UserError(
-            f"--config={path}: get_experiment() must return a mln_flax.experiment_config.Experiment"
+            f"--config={path}: get_experiment() must return a mln_flax.experiments.core.Experiment"
         )
     return experiment
 
@@ -72,9 +73,24 @@ def read(workdir: Path) -> Experiment:
     """The experiment of a workdir; raises UserError where its file is none."""
     path = workdir / FILE
     try:
-        return settings.from_dict(files.read_json(path), Experiment, str(path))
+        return settings.from_dict(of_first_release(files.read_json(path)), Experiment, str(path))
     except (TypeError, AttributeError) as error:
         raise UserError(f"{path}: not an experiment ({error})") from None
+
+
+def of_first_release(values: Any) -> Any:
+    """The values of an experiment as they are now: a row's momentum is the network's.
+
+    The base is renewed as any settings of a run are.
+    """
+    if not isinstance(values, dict) or "momentum" not in values.get("base", {}).get("method", {}):
+        return values
+    rows = [
+        row
+        | {"settings": {_RENAMED.get(p, p): text for p, text in row.get("settings", {}).items()}}
+        for row in values.get("rows", ())
+    ]
+    return values | {"rows": rows}
 
 
 def choose(path: str, overrides: Mapping[str, str], workdir: Path) -> Experiment:

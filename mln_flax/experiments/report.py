@@ -171,7 +171,7 @@ def _described(experiment: Experiment, environments: Mapping[str, Mapping[str, s
     changed = {
         name: str(value)
         for name, value in settings.flat(settings.to_dict(experiment.base)).items()
-        if value != defaults[name]
+        if value != defaults.get(name)  # another network or method has settings of its own
     }
     ran = Counter(
         f"commit {one.get('commit', '?')}, jax {one.get('jax', '?')}, {one.get('devices', '?')}, "

@@ -63,7 +63,8 @@ def training_curve(lines: Sequence[Record]) -> bytes:
     right.set(title="In training, and DSC on source validation", xlabel="step", ylim=(0, 1))
     if len(losses) > 1:
         left.legend(fontsize=8, frameon=False)
-    right.legend(fontsize=8, frameon=False, ncols=2, loc="lower right")
+    if right.get_legend_handles_labels()[0]:  # a loss may be all that there is
+        right.legend(fontsize=8, frameon=False, ncols=2, loc="lower right")
     for axes in (left, right):
         axes.grid(color="#e6e6e6", linewidth=0.8)
         sober(axes)

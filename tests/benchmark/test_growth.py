@@ -80,3 +80,9 @@ def test_what_went_wrong_there_is_said():
         UserError, match="growth=devices: 2 devices: error: .*only=nothing: unknown"
     ):
         growth.elsewhere(config, 2)
+
+
+def test_a_network_without_branches_has_no_number_of_them_to_grow():
+    config = tiny.config(**tiny.PLAIN, benchmark__growth="k")
+    with pytest.raises(UserError, match="growth=k: method.name=supervised has one branch; allowed"):
+        growth.growth(config, lambda changed: {})

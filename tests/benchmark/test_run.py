@@ -12,8 +12,6 @@ from mln_flax.benchmark import speeds, step_cost
 from mln_flax.engine.build import build
 from mln_flax.main import main
 from mln_flax.methods import losses
-from mln_flax.methods.mln import answer, branches, image_rules
-from mln_flax.methods.mln.image_features import image_features
 
 SIMPLE = {
     "views__crop": "1",
@@ -21,6 +19,7 @@ SIMPLE = {
     "method__foreground_only": "false",
     "benchmark__runs": "2",
 }
+UNET = {"model__name": "unet", "model__widths": "2,3"}  # compiles faster than the Swin-Unet
 TORCH = """
 import torch
 class SwinUnet(torch.nn.Module):
@@ -46,12 +45,12 @@ def few_phantoms(monkeypatch):
 
 @pytest.fixture
 def run():
-    return build(tiny.config(**SIMPLE))
+    return build(tiny.config(**SIMPLE | UNET))
 
 
 def test_it_measures_everything_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(words()) == 0
+    assert main(words(**UNET, model__norm="batch")) == 0  # whose norms read statistics
     out = capsys.readouterr().out
     said = json.loads(out.splitlines()[-1])
     assert set(said) == {*speeds.ROWS, "spread", "settings"}
@@ -63,7 +62,8 @@ def test_it_measures_everything_and_writes_nothing(tmp_path, monkeypatch, capsys
         assert low <= said[key] <= high
     assert set(said["spread"]) <= timed | {"matmul_share"}
     assert "32 x 32 pixels, batches of 2, float32" in out
-    assert "Prediction answers by polarity." in " ".join(out.split())
+    assert "Prediction answers as method.name=mln does by these settings" in " ".join(out.split())
+    assert said["settings"]["norm"] == "batch" and said["settings"]["window_size"] is None
     assert all(label in out for label in speeds.ROWS.values() if "XLA" not in label)
     assert not list(tmp_path.iterdir())
 
@@ -105,14 +105,15 @@ def test_no_runs_compile_only(capsys):
     assert "nothing was run" in out
 
 
-def test_a_unet_whose_norms_read_statistics_is_timed_too(capsys):
-    sizes = {"model__name": "unet", "model__preset": "unet_demo", "model__widths": "2,3"}
-    only = {"benchmark__only": "forward,train,predict,predict_all", "benchmark__runs": "1"}
-    assert main(words(**sizes, **only, model__norm="batch")) == 0
-    said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    for name in ("forward", "train", "predict", "predict_all"):
-        assert said[f"{name}_images_per_s"] > 0
-    assert said["settings"]["norm"] == "batch" and said["settings"]["window_size"] is None
+def test_a_network_without_branches_is_timed_too(capsys):
+    only = {"benchmark__only": "train_views,predict", "benchmark__runs": "1"}
+    assert main(words(**tiny.PLAIN, **only)) == 0
+    out = capsys.readouterr().out
+    said = json.loads(out.splitlines()[-1])
+    assert said["train_views_images_per_s"] > 0 and said["predict_images_per_s"] > 0
+    assert said["settings"]["method"]["name"] == "supervised"
+    assert said["settings"]["k"] == 1 and said["settings"]["views"] == 3
+    assert "Prediction answers as method.name=supervised does" in " ".join(out.split())
 
 
 def test_windows_that_do_not_fit_are_said(capsys):
@@ -127,7 +128,7 @@ def test_a_missing_file_is_said_in_a_line(capsys):
 
 def test_the_train_step_is_the_runs_own(run):
     single = build(benchmark.one_view(run.config))
-    assert single.num_branches == 1 and single.config.train == run.config.train
+    assert single.model.num_branches == 1 and single.config.train == run.config.train
     call = step_cost.compiled(single).call
     kept = []
 
@@ -146,36 +147,35 @@ def test_the_train_step_is_the_runs_own(run):
     params = benchmark.random_state(single).params
     zeros = np.zeros(len(image), np.int32)
     logits, _ = single.model.apply({"params": params}, image[..., None], zeros)
-    dice = losses.branch_dice(jax.nn.softmax(logits), mask, zeros, 1)
+    dice = losses.group_dice(jax.nn.softmax(logits), mask, zeros, 1)
     assert float(measured["loss"]) == pytest.approx(1 + float(losses.dice_loss(dice)), abs=1e-5)
 
 
-def test_the_joint_step_has_every_image_in_every_branch(run):
+def test_the_joint_step_has_every_image_in_every_view(run):
     batch = benchmark.random_batch(run, 32)
-    assert batch.branch.tolist() == [0, 1, 2] * 2 and batch.valid.all()
+    assert batch.view.tolist() == [0, 1, 2] * 2 and batch.valid.all()
+    assert batch.labeled.all() and not batch.domain.any()
     image, mask = benchmark.random_images(run.config, 32)
     assert (batch.image.reshape(2, 3, 32, 32) == image[:, None]).all()
     assert (batch.mask.reshape(2, 3, 32, 32) == mask[:, None]).all() and mask.any()
 
 
-@pytest.mark.parametrize("rule", ["image", "polarity", "standardized"])
-def test_the_stand_in_chooses_as_a_trained_model_would(rule):
-    run = build(tiny.config(**SIMPLE, method__selection=rule))
-    images = benchmark.phantoms(run.config)
-    trained = benchmark.stand_in(run, images)
-    image = images.stack(slice(3))[0]
-    said = answer.selected(run, trained)(image)
-    if rule in branches.BY_IMAGE:
-        seen, bank = image_features(image), trained.bank.image
-        of_view = image_rules.image_distances(bank.gaussian, seen.view)
-        wanted = image_rules.nearest_view(of_view, run.branch_of_view)
-        if rule == "polarity":
-            margin, inverted = seen.polarity @ bank.polarity, [False, False, True]
-            wanted = image_rules.polarity_distances(of_view, margin, inverted, run.branch_of_view)
-        assert answer.is_early(run, trained)
-        assert said.chosen.tolist() == wanted.argmin(axis=1).tolist()
-    logits, _ = run.model.apply({"params": trained.params}, image[..., None], said.chosen)
-    np.testing.assert_allclose(said.probability, jax.nn.softmax(logits)[..., 1], atol=1e-5)
+@pytest.mark.parametrize(
+    ("settings", "early"),
+    [
+        ({}, True),
+        ({"method__selection": "cosine", "method__early": "false"}, False),
+        (tiny.PLAIN, None),
+    ],
+)
+def test_prediction_is_that_of_a_fitted_model(settings, early):
+    """A whole batch is answered; where the image alone decides, before the network runs."""
+    run = build(tiny.config(**SIMPLE | UNET | settings))
+    answers = benchmark.predict_program(run)()
+    (probability,) = answers.maps.values()
+    assert probability.shape == (run.config.train.batch_size, 32, 32)
+    assert 0 <= probability.min() < probability.max() <= 1
+    assert [facts.get("early") for facts in answers.facts] == [early] * len(probability)
 
 
 def test_both_programs_take_turns():

@@ -5,8 +5,9 @@ import jax
 import pytest
 
 from mln_flax.benchmark import summary
-from mln_flax.config import Config, ModelConfig
+from mln_flax.config import Config, network
 from mln_flax.engine.build import build
+from mln_flax.models import core
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def run():
         dataclasses.replace(
             config,
             data=dataclasses.replace(config.data, size=16),
-            model=ModelConfig("demo", embed_dim=4, depths=(1,), num_heads=(1,)),
+            model=network("swin_unet", embed_dim=4, depths=(1,), num_heads=(1,)),
             train=dataclasses.replace(config.train, batch_size=1),
         )
     )
@@ -34,11 +35,11 @@ def shapes_of(run):
 
 def test_counts_are_those_of_the_network(run, lines):
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes_of(run)))
-    plain = run._replace(model=run.model.clone(num_branches=1))
+    plain = run._replace(method=run.method._replace(model=run.model.clone(num_branches=1)))
     per_branch = (total - sum(leaf.size for leaf in jax.tree.leaves(shapes_of(plain)))) // 3
     shared = total - 4 * per_branch
     assert f"parameters: {total:,} = {shared:,} shared + 4 x {per_branch:,} per branch" in lines
-    assert "input: 16 x 16 pixels; branches: identity, bezier(0.3), bezier(0.7), invert" in lines
+    assert "input: 16 x 16 pixels; branches: 4" in lines
 
 
 def test_every_part_of_the_network_has_its_row(run, lines):
@@ -60,7 +61,7 @@ def test_memory_is_stated_in_gib(lines):
 
 
 def test_a_unet_is_counted_too(run):
-    model = ModelConfig("unet_demo", "unet", widths=(2, 3), norm="batch")
+    model = network("unet", widths=(2, 3), norm="batch")
     other = build(dataclasses.replace(run.config, model=model))
     lines = summary.summary(other).splitlines()
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes_of(other)))
@@ -88,4 +89,4 @@ def test_a_unet_is_counted_too(run):
     ],
 )
 def test_is_per_branch(name, expected):
-    assert summary.is_per_branch(name) == expected
+    assert core.is_per_branch(name) == expected

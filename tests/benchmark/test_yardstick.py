@@ -133,7 +133,7 @@ def test_the_loss_is_ours():
     logits = rng.normal(size=(3, 8, 8, 2)).astype(np.float32)
     mask = rng.integers(0, 2, (3, 8, 8))
     probability = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    dice = losses.branch_dice(probability, mask, np.zeros(3, np.int32), 1)
+    dice = losses.group_dice(probability, mask, np.zeros(3, np.int32), 1)
     wanted = 1 + float(losses.dice_loss(dice))
     moved = torch.from_numpy(logits).permute(0, 3, 1, 2)
     found = yardstick.dice_loss(torch, moved, torch.from_numpy(mask))

@@ -18,10 +18,10 @@ def experiment():
 def test_a_file_gives_an_experiment_and_the_command_line_changes_it(tmp_path, experiment):
     path = tmp_path / "mine.py"
     path.write_text(tiny_experiment.FILE)
-    changes = {f"base.{name}": value for name, value in tiny.SETTINGS.items()}
+    changes = {f"base.{name}": value for name, value in tiny_experiment.SETTINGS.items()}
     changes |= {"seeds": "3,1", "sources": "film", "rows": "plain, cosine", "shard": "2/3"}
     found = core.choose(str(path), changes, tmp_path)
-    assert found.base == tiny.config()
+    assert found.base == tiny_experiment.base()
     assert (found.seeds, found.sources, found.shard) == ((3, 1), ("film",), "2/3")
     assert [row.name for row in found.shown()] == ["plain", "cosine"]
     assert found.rows == tiny_experiment.ROWS
@@ -35,7 +35,7 @@ def test_each_kind_of_file_is_for_its_own_modes(tmp_path):
     with pytest.raises(UserError, match=r"phantom.py: defines get_config\(\), .*--mode=train and"):
         core.load(tiny.PHANTOM)
     path.write_text("def get_experiment(): return 3\n")
-    with pytest.raises(UserError, match="must return a mln_flax.experiment_config.Experiment"):
+    with pytest.raises(UserError, match="must return a mln_flax.experiments.core.Experiment"):
         core.load(str(path))
 
 
@@ -68,7 +68,8 @@ def test_the_settings_of_a_run(experiment):
     config = core.config_of(experiment, experiment.rows[0], "dbt", 7)
     assert config.views.names == ("identity",)
     assert (config.data.source, config.data.targets) == ("dbt", ("ffdm", "film"))
-    assert config.train.seed == 7 and config.train.steps == 4
+    assert config.train.seed == 7 and config.train.steps == 2
+    assert config.method.name == "supervised"
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,14 @@ WRONG = {
     "a row's value": (
         {"rows": (Row("plain", {"train.steps": "0"}),)},
         "row 'plain': --config.train.steps=0: must be above 0",
+    ),
+    "a row's choice": (
+        {"rows": (Row("plain", {"method.selection": "cosin"}),)},
+        "row 'plain': --config.method.selection=cosin: unknown (did you mean 'cosine'?)",
+    ),
+    "a row's setting of another method": (
+        {"rows": (Row("plain", {"method.selection": "cosine", "method.name": "supervised"}),)},
+        "row 'plain': --config.method.selection: unknown setting 'selection'",
     ),
     "a row's number": (
         {"rows": (Row("plain", {"views.crop": 0.6}),)},  # type: ignore[dict-item]
@@ -172,7 +181,7 @@ def test_a_report_of_a_part(experiment):
 
 def test_another_experiment_is_refused(experiment):
     steps = settings.override(experiment, "base.train.steps", "5")
-    with pytest.raises(UserError, match="another experiment .base.train.steps: 4 -> 5.; take an"):
+    with pytest.raises(UserError, match="another experiment .base.train.steps: 2 -> 5.; take an"):
         core.merged(experiment, steps, "W")
     row = dataclasses.replace(experiment, rows=(Row("plain", {"views.names": "invert"}),))
     with pytest.raises(UserError, match="rows.plain.views.names: identity -> invert"):

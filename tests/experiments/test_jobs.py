@@ -43,6 +43,7 @@ def test_rows_that_differ_in_the_answer_alone_share_their_runs(experiment):
         ({"method.cross_entropy": "0.5"}, False),
         ({"model.statistics": "layer"}, False),
         ({"data.phantom.seed": "1"}, False),
+        ({"method.name": "supervised"}, False),  # one branch, or another way to train one
     ],
 )
 def test_only_what_changes_no_record_is_shared(setting, shared, experiment):
@@ -52,7 +53,7 @@ def test_only_what_changes_no_record_is_shared(setting, shared, experiment):
 
 
 def test_a_row_on_some_sources_only(experiment):
-    rows = (Row("plain"), Row("cosine", {"train.steps": "2"}, ("dbt",)))
+    rows = (Row("plain"), Row("cosine", {"train.steps": "5"}, ("dbt",)))
     found = names(dataclasses.replace(experiment, rows=rows, seeds=(0,)))
     assert found == ["ffdm-plain-seed0", "dbt-plain-seed0", "dbt-cosine-seed0"]
 

@@ -40,10 +40,15 @@ def rows(table):
     return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
 
 
+def answer(line, rule):
+    """The map that answers: by a rule, or the only one."""
+    return line["branches"][line["chosen"][rule]] if "chosen" in line else line["answered_by"]
+
+
 def dsc(records, name, domain, rule):
     """Per image, by a loop of its own."""
     return {
-        line["image_id"]: line["scores"]["branch"][line["chosen"][rule]]["dsc"]
+        line["image_id"]: line["scores"][answer(line, rule)]["dsc"]
         for line in records[name]
         if line["kind"] == "image" and line["domain"] == domain
     }
@@ -113,7 +118,7 @@ def test_images_with_lesions_and_the_worth_of_empty_masks(experiment, records, j
     for name, lines in records.items():
         for line in lines:
             if line["kind"] == "image" and line["image_id"] in ("dbt-0", "dbt-1", "film-2"):
-                for score in (*line["scores"]["branch"], line["scores"]["union"]):
+                for score in line["scores"].values():
                     score["empty"] = "both" if "plain" in name else "reference"
     outcome = tables.outcome(experiment, jobs, records)
     table = tables.source_table(experiment, outcome, "ffdm")
@@ -218,7 +223,7 @@ def test_the_raw_numbers_suffice_for_the_table(experiment, outcome):
 
 def test_a_changed_record_changes_tables(experiment, jobs, records, outcome):
     changed = copy.deepcopy(records)
-    changed["ffdm-plain-seed0"][7]["scores"]["branch"][0]["dsc"] += 0.5
+    changed["ffdm-plain-seed0"][7]["scores"]["network"]["dsc"] += 0.5
     other = tables.outcome(experiment, jobs, changed)
     for table in (tables.source_table, tables.raw_table):
         more = ("ffdm",) if table is tables.source_table else ()
@@ -226,7 +231,7 @@ def test_a_changed_record_changes_tables(experiment, jobs, records, outcome):
 
 
 def test_pixels_where_a_spacing_is_not_known(experiment, jobs, records):
-    records["dbt-plain-seed0"][0]["scores"]["branch"][0]["hausdorff_mm"] = None
+    records["dbt-plain-seed0"][0]["scores"]["network"]["hausdorff_mm"] = None
     outcome = tables.outcome(experiment, jobs, records)
     table = tables.source_table(experiment, outcome, "ffdm")
     assert "unseen HD px" in table.columns and "unseen HD mm" not in table.columns

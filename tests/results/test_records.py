@@ -33,6 +33,18 @@ def test_a_whole_file_counts_its_lines(lines, tmp_path):
                 records.read_whole(path)
 
 
+def test_records_of_the_first_release_are_renewed(tmp_path):
+    """There the scores of the branches were a list, in the order of the branches."""
+    path, scores = tmp_path / "records.jsonl", [{"dsc": 0.5}, {"dsc": 0.25}]
+    old = {"kind": "image", "branches": ["identity", "invert"], "selection": "cosine"}
+    records.write_whole(path, [old | {"scores": {"branch": scores, "union": {"dsc": 1.0}}}])
+    (line,) = records.read_whole(path)
+    named = {"identity": scores[0], "invert": scores[1], "union": {"dsc": 1.0}}
+    assert line == old | {"scores": named, "answer": "cosine"}
+    records.write_whole(path, [line])
+    assert records.read_whole(path) == [line]  # once, and never again
+
+
 def test_numpy_becomes_json_and_nan_becomes_null(tmp_path):
     path = tmp_path / "records.jsonl"
     record = {

@@ -8,6 +8,8 @@ from PIL import Image
 
 from mln_flax import files
 from mln_flax.config import Config
+from mln_flax.methods.mln import study
+from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.metrics import pixel
 from mln_flax.results import plots, records, report, tables
 from mln_flax.types import UserError
@@ -21,8 +23,8 @@ def make_records(random):
     for domain, role in (("ffdm", "source"), ("film <b>", "target")):
         for number in range(4):
             mask, *predictions = random.random((3, SIZE, SIZE)) < 0.02
-            scores = [pixel.image_scores(each, mask, (0.1, 0.1)) for each in predictions]
-            union = pixel.image_scores(predictions[0] | predictions[1], mask, (0.1, 0.1))
+            maps = dict(zip(BRANCHES, predictions, strict=True))
+            maps |= dict.fromkeys(("union", "weighted"), predictions[0] | predictions[1])
             lines.append(
                 {
                     "kind": "image",
@@ -36,7 +38,11 @@ def make_records(random):
                     "answer": "image",
                     "distances": {"cosine": [0.1, 0.2], "image": [float(number % 2), 0.5]},
                     "chosen": {"cosine": 0, "image": number % 2},
-                    "scores": {"branch": scores, "union": union, "weighted": union},
+                    "scores": {
+                        name: pixel.image_scores(each, mask, (0.1, 0.1))
+                        for name, each in maps.items()
+                    },
+                    "answered_by": BRANCHES[number % 2],
                 }
             )
     for branch, name in enumerate(BRANCHES):
@@ -84,15 +90,20 @@ def workdir(tmp_path):
         prediction=prediction,
         domain=np.array(["ffdm", "film <b>"]),
         image_id=np.array(["ffdm-1", "film <b>-0"]),
-        branch=np.array(["invert", "identity"]),
+        answered_by=np.array(["invert", "identity"]),
         dsc=np.array([0.25, 0.125]),
     )
     np.savez(tmp_path / "sheet.npz", image=image, mask=mask, title=np.array(["one $", "two"]))
     return tmp_path
 
 
+def write(workdir):
+    """The report with what MLN-net shows."""
+    return report.write(workdir, study.STUDY, MlnSettings(selection="image"))
+
+
 def test_the_page_shows_the_numbers(workdir):
-    path = report.write(workdir)
+    path = write(workdir)
     assert path == workdir / "report" / "index.html"
     text = path.read_text(encoding="utf-8")
     lines = records.read_whole(workdir / "records.jsonl")
@@ -100,29 +111,29 @@ def test_the_page_shows_the_numbers(workdir):
         tables.results_table,
         tables.kinds_table,
         tables.distance_table,
-        tables.selection_table,
-        tables.view_accuracy_table,
+        study.selection_table,
+        study.view_accuracy_table,
     ):
         assert make(lines).to_html() in text
     for words in (
         *("7654 (default 1000)", "abc123", "python -m mln_flax.main", "four &amp; more tiles"),
-        *("DSC 0.250, branch invert, line 2 of records.jsonl", "film not there"),
+        *("DSC 0.250, by invert, line 2 of records.jsonl", "film not there"),
         *("not a medical device", "image&#x27;s diagonal"),
     ):
         assert words in text
 
 
 def test_early_choices_are_shown_where_they_were_recorded(workdir):
-    assert "Early choice" not in report.write(workdir).read_text(encoding="utf-8")
+    assert "Early choice" not in write(workdir).read_text(encoding="utf-8")
     lines = records.read_whole(workdir / "records.jsonl")
     lines = [line | {"chosen_early": line["chosen"] | {"cosine": 1}} for line in lines]
     records.write_whole(workdir / "records.jsonl", lines)
-    text = report.write(workdir).read_text(encoding="utf-8")
-    assert tables.early_table(lines).to_html() in text and "Early choice" in text
+    text = write(workdir).read_text(encoding="utf-8")
+    assert study.early_table(lines).to_html() in text and "Early choice" in text
 
 
 def test_the_limits_fit_the_data(workdir):
-    text = report.write(workdir).read_text(encoding="utf-8")
+    text = write(workdir).read_text(encoding="utf-8")
     assert "Phantoms are drawn" in text and "whole clusters" not in text
     config = files.read_json(workdir / "config.json")
     config["data"]["name"] = "mini_mias"
@@ -130,12 +141,12 @@ def test_the_limits_fit_the_data(workdir):
     lines = records.read_whole(workdir / "records.jsonl")
     lines[0]["label_kind"] = "cluster"
     records.write_whole(workdir / "records.jsonl", lines)
-    text = report.write(workdir).read_text(encoding="utf-8")
+    text = write(workdir).read_text(encoding="utf-8")
     assert "Phantoms are drawn" not in text and "calcifications, on: ffdm." in text
 
 
 def test_the_page_stands_alone_and_names_nobody(workdir):
-    text = report.write(workdir).read_text(encoding="utf-8")
+    text = write(workdir).read_text(encoding="utf-8")
     assert not re.search(r"https?://|<script|<link|@import|url\(", text)
     assert set(re.findall(r'src="([^,]{0,22})', text)) == {"data:image/png;base64"}
     assert "film &lt;b&gt;" in text and "<b>" not in text
@@ -144,7 +155,7 @@ def test_the_page_stands_alone_and_names_nobody(workdir):
 
 
 def test_the_pictures_lie_beside_the_page(workdir):
-    folder = report.write(workdir).parent
+    folder = write(workdir).parent
     names = {path.stem for path in folder.glob("*.png")}
     assert names == {
         "training",
@@ -158,17 +169,17 @@ def test_the_pictures_lie_beside_the_page(workdir):
         Image.open(path).verify()
     assert {path.suffix for path in folder.iterdir()} == {".png", ".html"}
     (workdir / "sheet.npz").unlink()
-    text = report.write(workdir).read_text(encoding="utf-8")
+    text = write(workdir).read_text(encoding="utf-8")
     assert "holds no contact sheet" in text and not (folder / "sheet.png").exists()
 
 
 def test_the_page_is_a_function_of_the_records(workdir):
-    before = report.write(workdir).read_bytes()
-    assert report.write(workdir).read_bytes() == before
+    before = write(workdir).read_bytes()
+    assert write(workdir).read_bytes() == before
     lines = records.read_whole(workdir / "records.jsonl")
-    lines[0]["scores"]["branch"][lines[0]["chosen"]["image"]]["dsc"] = 0.99
+    lines[0]["scores"][lines[0]["answered_by"]]["dsc"] = 0.99
     records.write_whole(workdir / "records.jsonl", lines)
-    assert report.write(workdir).read_bytes() != before
+    assert write(workdir).read_bytes() != before
 
 
 @pytest.mark.parametrize(
@@ -185,7 +196,7 @@ def test_the_page_is_a_function_of_the_records(workdir):
 def test_a_missing_file_is_named_with_its_mode(workdir, name, mode):
     (workdir / name).unlink()
     with pytest.raises(UserError, match=f"{name} is missing: --mode={mode}"):
-        report.write(workdir)
+        write(workdir)
     assert not (workdir / "report").exists()
 
 
@@ -193,13 +204,13 @@ def test_a_missing_file_is_named_with_its_mode(workdir, name, mode):
 def test_a_broken_file_of_arrays(workdir, content):
     (workdir / "examples.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"examples\.npz: cannot be read"):
-        report.write(workdir)
+        write(workdir)
 
 
 def test_missing_fields_and_lines(workdir):
     np.savez(workdir / "examples.npz", image=np.zeros((1, 4, 4), np.uint8))
-    with pytest.raises(UserError, match=r"examples\.npz: mask"):
-        report.write(workdir)
+    with pytest.raises(UserError, match=r"examples\.npz: has no .*mask"):
+        write(workdir)
 
 
 @pytest.mark.parametrize(
@@ -211,10 +222,10 @@ def test_missing_fields_and_lines(workdir):
     ],
 )
 def test_results_that_cannot_be_shown(workdir, name, lines, words):
-    write = records.write if name == "train.jsonl" else records.write_whole
-    write(workdir / name, lines)
+    as_lines = records.write if name == "train.jsonl" else records.write_whole
+    as_lines(workdir / name, lines)
     with pytest.raises(UserError, match=words):
-        report.write(workdir)
+        write(workdir)
 
 
 def picture(png):
@@ -254,3 +265,27 @@ def test_a_later_line_about_a_step_counts():
     lines = [{"step": 20, "loss": 0.5}, {"step": 40, "loss": 0.3}]
     again = [{"step": 40, "loss": 0.9}, *lines]
     assert plots.training_curve(again) == plots.training_curve(lines)
+
+
+def test_every_scalar_of_training_is_drawn():
+    """Whatever a method calls them; another loss stands beside the first."""
+    lines = [{"step": 20, "loss": 0.5}, {"step": 40, "loss": 0.3}]
+    more = [{"step": 30, "loss": 0.5, "loss_of_domains": 0.2}, {"step": 30, "dice": 0.7}]
+    pictures = [plots.training_curve(part) for part in (lines, lines + more[:1], lines + more)]
+    assert len(set(pictures)) == 3
+
+
+def test_the_page_of_a_method_without_a_study(workdir):
+    """Its records hold one map, and its page nothing about branches."""
+    facts = ("branches", "selection", "answer", "distances", "chosen")
+    lines = []
+    for line in records.read_whole(workdir / "records.jsonl"):
+        if line["kind"] == "image":
+            kept = {name: value for name, value in line.items() if name not in facts}
+            lines.append(kept | {"scores": {"network": line["scores"]["identity"]}})
+            lines[-1]["answered_by"] = "network"
+    records.write_whole(workdir / "records.jsonl", lines)
+    text = report.write(workdir).read_text(encoding="utf-8")
+    assert tables.results_table(lines).to_html() in text
+    assert "Branch choice" not in text and "All selections" not in text
+    assert not list((workdir / "report").glob("choices*"))

@@ -3,35 +3,37 @@
 import numpy as np
 import tiny
 
+from mln_flax import settings
 from mln_flax.experiments.core import Experiment, Row
 from mln_flax.metrics import pixel
 
 SIZE = 8
 VIEWS = ("identity", "invert")
 # Smaller than tiny: what takes its time is to compile each network anew.
-SETTINGS = tiny.SETTINGS | {
+SETTINGS = {name: text for name, text in tiny.SETTINGS.items() if not name.startswith("model.")} | {
+    "model.name": "unet",
+    "model.widths": "4",
     "views.names": ",".join(VIEWS),
-    "model.depths": "1",
-    "model.num_heads": "1",
     "train.steps": "2",
     "train.evaluate_every_steps": "1",
 }
+PLAIN = {"method.name": "supervised", "views.names": "identity"}
 ROWS = (
-    Row("plain", {"views.names": "identity"}),
+    Row("plain", PLAIN),
     Row("cosine", {"method.selection": "cosine"}),
     Row("euclidean", {"method.selection": "euclidean"}),
 )
 # The same as a user writes it; it is made tiny by the overrides that `flags` gives.
 FILE = f"""
 from mln_flax import settings
-from mln_flax.experiment_config import Experiment, Row
+from mln_flax.experiments.core import Experiment, Row
 
 def get_experiment():
     return Experiment(
         title="A tiny experiment",
         base=settings.load_file({tiny.PHANTOM!r}),
         rows=(
-            Row("plain", {{"views.names": "identity"}}),
+            Row("plain", {PLAIN}),
             Row("cosine", {{"method.selection": "cosine"}}),
             Row("euclidean", {{"method.selection": "euclidean"}}),
         ),
@@ -43,11 +45,16 @@ def get_experiment():
 """
 
 
+def base():
+    """The settings that all rows start from."""
+    return settings.override_all(settings.load_file(tiny.PHANTOM), SETTINGS)
+
+
 def experiment(**changes):
     """An experiment of three rows, two of which share their trainings."""
     values = {
         "title": "A tiny experiment",
-        "base": tiny.config(),
+        "base": base(),
         "rows": ROWS,
         "sources": ("ffdm", "dbt"),
         "domains": ("ffdm", "dbt", "film"),
@@ -66,14 +73,24 @@ def flags(file, workdir, **changes):
 
 
 def records(job, images=5, chance=0.5):
-    """Random records of one run, a function of its name: other branches, other scores."""
+    """Random records of one run, a function of its name: other answers, other scores.
+
+    A run of MLN-net has two branches, whatever its views; another has one map.
+    """
     random = np.random.default_rng([*map(ord, job.name)])
-    branches = ["identity"] if job.rows == ("plain",) else ["identity", "invert"]
+    branches = ["identity", "invert"] if job.config.method.name == "mln" else []
     lines = []
     for domain in (job.source, *job.config.data.targets):
         for number in range(images):
             mask = random.random((SIZE, SIZE)) < 0.3
-            masks = [mask & (random.random((SIZE, SIZE)) < chance) for _ in branches]
+            maps = {
+                name: mask & (random.random((SIZE, SIZE)) < chance)
+                for name in branches or ["network"]
+            }
+            choice = _choice(random, branches) if branches else {}
+            answer = branches[choice["chosen"]["image"]] if branches else "network"
+            if branches:
+                maps |= {"union": np.any([*maps.values()], axis=0), "weighted": maps["identity"]}
             lines.append(
                 {
                     "kind": "image",
@@ -82,12 +99,12 @@ def records(job, images=5, chance=0.5):
                     "domain": domain,
                     "role": "source" if domain == job.source else "target",
                     "spacing_mm": [0.1, 0.1],
-                    **_choice(random, branches),
+                    **choice,
                     "scores": {
-                        "branch": [pixel.image_scores(one, mask, (0.1, 0.1)) for one in masks],
-                        "union": pixel.image_scores(np.any(masks, axis=0), mask, (0.1, 0.1)),
-                        "weighted": pixel.image_scores(masks[0], mask, (0.1, 0.1)),
+                        name: pixel.image_scores(one, mask, (0.1, 0.1))
+                        for name, one in maps.items()
                     },
+                    "answered_by": answer,
                 }
             )
     for branch, name in enumerate(branches):
@@ -104,6 +121,7 @@ def _choice(random, branches):
     return {
         "branches": branches,
         "selection": "image",
+        "answer": "image",
         "distances": distances,
         "chosen": chosen,
         "chosen_early": chosen,

@@ -1,0 +1,130 @@
+"""No setting stands without a use: real work, tiny, is done by settings that note what is read."""
+
+import dataclasses
+
+import numpy as np
+import recording
+import tiny
+from PIL import Image
+
+from mln_flax import modes, settings
+from mln_flax.benchmark import yardstick
+from mln_flax.config import BenchmarkConfig, ViewsConfig
+from mln_flax.engine import build, train
+from mln_flax.engine.load_data import load_data
+from mln_flax.views import intensity
+
+
+def folder_of_images(root):
+    """Eight films of a patient each, with a spot each; one more that is left out for no mask."""
+    random = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for number in range(8):
+        mask = np.zeros((48, 48), np.uint8)
+        mask[10 + number, 12:15] = 255
+        image = (random.random((48, 48)) * 100 + 100).astype(np.uint8) | mask
+        Image.fromarray(image).save(root / "images" / f"{number}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{number}.png")
+    Image.fromarray(image).save(root / "images" / "alone.png")
+    return root
+
+
+def a_plain_run_on_a_folder(reads, tmp_path, _):
+    root = folder_of_images(tmp_path / "films")
+    data = {
+        "data__name": "folder",
+        "data__dir": str(root),
+        "data__source": "folder",
+        "data__targets": "",
+        "data__tiles__rows": "1",
+        "data__tiles__columns": "1",
+        "data__workers": "1",
+    }
+    config = tiny.config(**tiny.PLAIN, **data)
+    workdir = tmp_path / "run"
+    assert modes.run("train", recording.watched(config, reads), workdir, [], "", "python") == 0
+    assert (workdir / "report" / "index.html").exists()
+
+
+def a_start_from_random_weights(reads, *_):
+    run = build.build(recording.watched(tiny.config(), reads))
+    assert train.pretrained_path(run) == ""
+
+
+def drawn_phantoms(reads, *_):
+    assert load_data(recording.watched(tiny.config(), reads)).examples("film", "test")
+
+
+def a_prediction_of_mln(reads, tmp_path, workdir):
+    config = settings.read_json(workdir / "config.json")
+    config = settings.override(config, "method.selection", "cosine")
+    path = tmp_path / "image.png"
+    Image.fromarray(np.full((32, 32), 99, np.uint8)).save(path)
+    watched = recording.watched(config, reads)
+    assert modes.run("predict", watched, workdir, [path], str(tmp_path / "masks")) == 0
+
+
+def a_benchmark_of_mln(reads, *_):
+    """Compiles the step, so that the losses and the optimizer read what they are made by."""
+    small = {"data__size": "16", "model__depths": "1", "model__num_heads": "1", "views__crop": "1"}
+    config = tiny.config(**small, benchmark__runs="0", benchmark__only="train_views")
+    assert modes.run("benchmark", recording.watched(config, reads), None, [], "") == 0
+
+
+def drawn_views(reads, *_):
+    views = ViewsConfig(strategy="mean", pairs=1, invert_all=True)
+    assert len(intensity.view_names(recording.watched(views, reads), 0)) > 1
+
+
+def a_stream_without_labels(reads, *_):
+    run = build.build(tiny.config(**tiny.PLAIN))
+    config = dataclasses.replace(run.config, data=run.config.data)
+    config = settings.override(config, "data.unlabeled", "film")
+    plan = build.plan(run._replace(config=recording.watched(config, reads)))
+    assert plan.unlabeled_batch_size == config.train.unlabeled_batch_size
+
+
+def a_network_of_pytorch(reads, *_):
+    config = tiny.config()
+    model = build.build(config).model
+    config = dataclasses.replace(config, benchmark=BenchmarkConfig(against_compiled=False))
+    network = type("Network", (), {"to": lambda self, device: self})
+    other = yardstick.Yardstick(
+        None, lambda **_: network(), recording.watched(config, reads), model, "cpu", {}
+    )
+    assert isinstance(other.network(32), network)
+
+
+WORK = (
+    a_plain_run_on_a_folder,
+    a_start_from_random_weights,
+    drawn_phantoms,
+    a_prediction_of_mln,
+    a_benchmark_of_mln,
+    drawn_views,
+    a_stream_without_labels,
+    a_network_of_pytorch,
+)
+
+
+def test_every_setting_is_read_by_attribute(tiny_workdir, tmp_path):
+    reads, known = set(), set()
+    for work in WORK:
+        work(reads, tmp_path, tiny_workdir)
+    for config in (tiny.config(), tiny.config(**tiny.PLAIN)):
+        known |= set(recording.fields_of(config))
+    assert known - reads == set()
+
+
+def test_settings_that_are_only_carried_are_not_read():
+    @dataclasses.dataclass(frozen=True)
+    class Group:
+        used: int = 1
+        shown: int = 2
+
+    reads = set()
+    group = recording.watched(Group(), reads)
+    assert dataclasses.replace(group, used=3) != group and hash(group)
+    assert settings.to_dict(group) == {"used": 1, "shown": 2} and not reads
+    assert dataclasses.replace(group, shown=3).used == 1 and reads == {"Group.used"}
