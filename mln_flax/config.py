@@ -138,12 +138,16 @@ class DataConfig:
     cache_gb: Annotated[float, not_negative, AFTER_TRAINING] = 4.0
 
     def check(self) -> None:
-        """Raises UserError for an unlabelled domain that is no target."""
+        """Raises UserError for an unlabelled domain that is no target, or named twice."""
         for domain in self.unlabeled:
             if domain not in self.targets:
                 raise UserError(
                     f"--config.data.unlabeled={','.join(self.unlabeled)}: {domain!r} is no target"
                     f"{nearest(domain, self.targets)}; known: {', '.join(self.targets) or 'none'}"
+                )
+            if self.unlabeled.count(domain) > 1:
+                raise UserError(
+                    f"--config.data.unlabeled={','.join(self.unlabeled)}: {domain!r} is named twice"
                 )
 
 

@@ -66,6 +66,7 @@ WRONG = {
         ],
         "--config.data.unlabeled=film,dbt: method.name=supervised trains on the source alone",
     ),
+    "unlabeled twice": (config("data.unlabeled=film,dbt,film"), "film: 'film' is named twice"),
     "unlabeled that is no target": (
         config("data.unlabeled=flim"),
         "--config.data.unlabeled=flim: 'flim' is no target (did you mean 'film'?); known: dbt, fil",

@@ -124,7 +124,8 @@ def test_prepare_describes_the_data_and_trains_nothing(tmp_path, plain_workdir, 
 
 def test_summary_needs_no_workdir(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = [word for word in tiny.flags("") if not word.startswith("--workdir")]
+    flags = tiny.flags("", model__name="unet", model__widths="4")
+    words = [word for word in flags if not word.startswith("--workdir")]
     assert main([*words, "--mode=summary"]) == 0
     out = capsys.readouterr().out
     assert "shared + 3 x" in out and "per branch" in out and "GiB" in out

@@ -12,8 +12,8 @@ from mln_flax.engine import input_pipeline
 from mln_flax.engine.build import build, plan
 from mln_flax.types import Batch
 
-UNET = {"model__name": "unet", "model__widths": "4,8"}
-RUNS = ({}, UNET | {"model__norm": "batch"}, UNET | {"method__name": "supervised"})
+UNET = {"model__name": "unet", "model__widths": "4"}
+RUNS = ({}, UNET | {"model__widths": "4,8", "model__norm": "batch"}, tiny.PLAIN)
 # Two images in three views are six rows: on four devices two rows are padding. On two devices each
 # holds an image, whose views can go through the network one after the other.
 COMPARE = """

@@ -79,7 +79,7 @@ def test_every_way_to_predict_uses_the_statistics(run, fitted, data):
     seen = answering.see(programs, fitted, image)
     rows = np.repeat(image[..., None], 3, axis=0)
     branch = np.tile(np.arange(3, dtype=np.int32), len(image))
-    logits, out = jax.device_get(run.model.apply(fitted.variables, rows, branch))
+    logits, out = jax.device_get(jax.jit(run.model.apply)(fitted.variables, rows, branch))
     probability = jax.nn.softmax(logits)[..., 1].reshape(seen.probability.shape)
     np.testing.assert_allclose(seen.probability, probability, atol=1e-5)
     other = fitted._replace(domain_stats=jax.tree.map(lambda v: v + 1, fitted.domain_stats))
