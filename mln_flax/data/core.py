@@ -89,7 +89,7 @@ class Entry(NamedTuple):
 
     It is plain data, so that it can be sent to another process. `key` and `patient` are the
     collection's own words and may tell who somebody is: they are never written anywhere
-    (`data.identity` makes what may be shown).
+    (`data.prepare.identity` makes what may be shown).
     """
 
     key: str  # the image's name within the collection, however its files are laid out

@@ -161,8 +161,10 @@ def invert(maximum: float | None = None, keep_background: bool = False) -> View:
     def in_tf(image: Any) -> Any:
         import tensorflow as tf
 
-        own = fixed is None
-        top = tf.reduce_max(image, [-2, -1], keepdims=True) if own else tf.cast(fixed, image.dtype)
+        if fixed is None:
+            top = tf.reduce_max(image, [-2, -1], keepdims=True)
+        else:
+            top = tf.cast(fixed, image.dtype)
         inverted = tf.maximum(top - image, 0)
         return tf.where(image <= BACKGROUND * top, image, inverted) if keep_background else inverted
 
@@ -185,23 +187,23 @@ def make_view(text: str) -> View:
     parts = [part.strip() for part in re.split(r"\+(?![^(]*\))", text)]
     if not all(parts):
         raise UserError(f"view {text!r}: a name is missing; known: {', '.join(views)}")
-    made = [view for view in map(views.make, parts) if view.name != "identity"]
-    if len(made) < 2:
-        return made[0] if made else identity()
-    name = "+".join(view.name for view in made)
-    return View(name, _chain([v.numpy for v in made]), _chain([v.tf for v in made]))
+    steps = [view for view in map(views.make, parts) if view.name != "identity"]
+    if len(steps) < 2:
+        return steps[0] if steps else identity()
+    name = "+".join(view.name for view in steps)
+    return View(name, _chain([v.numpy for v in steps]), _chain([v.tf for v in steps]))
 
 
 def _listed(names: Iterable[str]) -> tuple[str, ...]:
-    made: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for text in names:
         name = make_view(text).name
-        if name in made:
-            raise UserError(f"views.names: {text!r} is listed twice (first as {made[name]!r})")
-        made[name] = text
-    if not made:
+        if name in spellings:
+            raise UserError(f"views.names: {text!r} is listed twice (first as {spellings[name]!r})")
+        spellings[name] = text
+    if not spellings:
         raise UserError(f"views.names: empty; allowed are one or more of {', '.join(views)}")
-    return tuple(made)
+    return tuple(spellings)
 
 
 def view_names(config: ViewsConfig, seed: int) -> tuple[str, ...]:

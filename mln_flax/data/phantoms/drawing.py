@@ -35,13 +35,13 @@ def draw(wanted: Sequence[Block], show: Show, workers: int = 0) -> list[list[Exa
     if folder:
         kept = ((block, store.read(folder, block)) for block in blocks)
         known = {block: examples for block, examples in kept if examples is not None}
-    new = [block for block in blocks if block not in known]
+    missing = [block for block in blocks if block not in known]
     if 5 * sum(block.phantoms * block.height * block.width for block in blocks) > store.MOST_BYTES:
         folder = None  # they would drive each other out
-    for block, examples in _drawn(new, show, workers):
+    for block, examples in _drawn(missing, show, workers):
         known[block] = examples
         folder = folder and _kept(folder, block, examples)
-    if folder and new:
+    if folder and missing:
         store.trim(folder)
     return [[example for block in part for example in known[block]] for part in parts]
 
@@ -72,18 +72,18 @@ def _drawn(
     blocks: Sequence[Block], show: Show, workers: int
 ) -> Iterator[tuple[Block, list[Example]]]:
     """Each block with its phantoms, in order."""
-    draw_block, done = partial(_draw_block, show, store.SOURCES), 0
+    draw_block, drawn = partial(_draw_block, show, store.SOURCES), 0
     count = min(workers or min(_cores(), MOST_WORKERS), len(blocks))
     if count > 1 and sum(map(_seconds, blocks)) > WORTH_SECONDS and _may_start_processes():
         try:
             with processes.pool(count, with_main=False) as pool:
                 for examples in pool.map(draw_block, blocks):
-                    yield blocks[done], examples
-                    done += 1
+                    yield blocks[drawn], examples
+                    drawn += 1
         except (OSError, RuntimeError, ImportError) as error:  # of processes; drawing raises none
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
             print(f"phantoms: drawn in this process alone ({reason})", flush=True)
-    for block in blocks[done:]:
+    for block in blocks[drawn:]:
         yield block, draw_block(block)
 
 

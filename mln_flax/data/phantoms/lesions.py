@@ -137,9 +137,9 @@ def draw(spots: list[Spot], grid: anatomy.Grid) -> tuple[np.ndarray, np.ndarray]
     return layer, mask
 
 
-def _gap(one: Spot, other: Spot) -> float:
+def _gap(spot: Spot, other: Spot) -> float:
     """A lower bound of the free distance between two spots, mm."""
-    return float(np.hypot(one.x - other.x, one.y - other.y)) - (one.length + other.length) / 2
+    return float(np.hypot(spot.x - other.x, spot.y - other.y)) - (spot.length + other.length) / 2
 
 
 def _in_ellipse(rng: np.random.Generator, at: Focus):

@@ -15,9 +15,9 @@ from mln_flax import files
 from mln_flax.data import disk
 from mln_flax.data.readers import reader
 
-OURS = ".mln_flax"  # begins the names of the two files that are kept in a data folder
-SALT_FILE = f"{OURS}_salt"
-NAMES_FILE = f"{OURS}_names.csv"  # what is called how: for the owner of the data alone
+_BEGINNING = ".mln_flax"  # begins the names of the two files that are kept in a data folder
+SALT_FILE = f"{_BEGINNING}_salt"
+NAMES_FILE = f"{_BEGINNING}_names.csv"  # what is called how: for the owner of the data alone
 # What a hidden path still shows: of which kind the file is.
 SUFFIXES = reader.SUFFIXES | {".csv", ".npz", ".xml"}
 # A date in a path, in whatever order of year, month and day.
@@ -83,10 +83,10 @@ class Names(NamedTuple):
         return self._part(path.name) + (suffix if suffix in SUFFIXES else "")
 
 
-def names(root: Path, found: Iterable[str], hide: bool) -> Names:
+def names(root: Path, known_secrets: Iterable[str], hide: bool) -> Names:
     """The names of a data folder, with the secrets that were found in its files and tables."""
     pieces: set[str] = set()
-    for secret in found:
+    for secret in known_secrets:
         whole = disk.spelled(secret.strip())
         words = [word for word in re.split(r"[\^=,;\s]+", whole) if len(word) >= SHORTEST_NAME]
         pieces.update([whole, *words] if len(whole) >= SHORTEST_NAME else words)
@@ -156,5 +156,5 @@ def _from_listing(root: Path) -> bytes:
 
 def listing(root: Path) -> str:
     """One line per file below a folder: its path and size."""
-    found = disk.listing(root).files  # ours are hidden
-    return "\n".join(f"{p.relative_to(root).as_posix()} {p.stat().st_size}" for p in found)
+    paths = disk.listing(root).files  # the salt and the names are hidden
+    return "\n".join(f"{p.relative_to(root).as_posix()} {p.stat().st_size}" for p in paths)

@@ -35,13 +35,13 @@ def parts(staged: Sequence[Staged], data: DataConfig) -> dict[str, str]:
     """
     official: dict[str, set[str]] = {}
     has_label: dict[str, bool | None] = {}
-    for one in staged:
-        patient = one.entry.patient
-        official.setdefault(patient, set()).add(one.entry.part)
-        has_label[patient] = bool(has_label.get(patient) or one.facts["label_pixels"])
+    for image in staged:
+        patient = image.entry.patient
+        official.setdefault(patient, set()).add(image.entry.part)
+        has_label[patient] = bool(has_label.get(patient) or image.facts["label_pixels"])
     both = [patient for patient, names in official.items() if len(names) > 1]
     if both:
-        ids = sorted({one.facts["patient"] for one in staged if one.entry.patient in both})
+        ids = sorted({image.facts["patient"] for image in staged if image.entry.patient in both})
         verb = "patients are" if len(both) > 1 else "patient is"
         raise UserError(
             f"{len(both)} {verb} in more than one part of the collection ({', '.join(ids[:3])} as "
@@ -66,12 +66,12 @@ def report(
     An image's tiles stand in their split in this order, from number `first_tile` on.
     """
     images, next_tile = [], dict[str, int]()
-    for one in staged:
-        part = part_of[one.entry.patient]
-        split = prepared.split_name(one.facts["domain"], part)
+    for image in staged:
+        part = part_of[image.entry.patient]
+        split = prepared.split_name(image.facts["domain"], part)
         first = next_tile.get(split, 0)
-        next_tile[split] = first + one.facts["tiles"]
-        images.append({**one.facts, "part": part, "first_tile": first})
+        next_tile[split] = first + image.facts["tiles"]
+        images.append({**image.facts, "part": part, "first_tile": first})
     return {"images": images, "left_out": list(left_out), "totals": totals(images, left_out)}
 
 
@@ -80,8 +80,8 @@ def totals(
 ) -> dict[str, Any]:
     """Counts over all images, and for each domain and part of it."""
     reasons: dict[str, int] = {}
-    for one in left_out:
-        reasons[one["reason"]] = reasons.get(one["reason"], 0) + 1
+    for item in left_out:
+        reasons[item["reason"]] = reasons.get(item["reason"], 0) + 1
     repairs: dict[str, int] = {}
     for image in images:
         for line in image["repaired"]:
@@ -131,17 +131,17 @@ def _label_area_mm2(image: Mapping[str, Any]) -> float | None:
 def write_sheet(staged: Sequence[Staged], part_of: Mapping[str, str], path: Path) -> None:
     """Small copies of images of every domain and part with their masks, labeled ones first."""
     groups: dict[tuple[str, str], list[Staged]] = {}
-    for one in staged:
-        key = (one.facts["domain"], part_of[one.entry.patient])
-        groups.setdefault(key, []).append(one)
+    for image in staged:
+        key = (image.facts["domain"], part_of[image.entry.patient])
+        groups.setdefault(key, []).append(image)
     each = max(1, SHEET_IMAGES // len(groups))
     shown: list[tuple[str, Staged]] = []
     arrays: dict[str, np.ndarray] = {}
     for (domain, part), group in sorted(groups.items()):
-        first = sorted(group, key=lambda one: not one.facts["label_pixels"])[:each]
-        for one in first:
-            words = (domain, part, one.facts["view_position"], one.facts["image_id"])
-            shown.append((" ".join(filter(None, words)), one))
-    for number, (_, one) in enumerate(shown):
-        arrays[f"image{number}"], arrays[f"mask{number}"] = staging.read_thumbnail(one.path)
+        first = sorted(group, key=lambda image: not image.facts["label_pixels"])[:each]
+        for image in first:
+            words = (domain, part, image.facts["view_position"], image.facts["image_id"])
+            shown.append((" ".join(filter(None, words)), image))
+    for number, (_, image) in enumerate(shown):
+        arrays[f"image{number}"], arrays[f"mask{number}"] = staging.read_thumbnail(image.path)
     files.write_npz(path, {"title": np.array([title for title, _ in shown]), **arrays})

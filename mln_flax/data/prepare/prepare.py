@@ -1,8 +1,8 @@
 """From a folder of mammograms to prepared tiles: every image once, by patient, restartable.
 
-First every image is staged by itself, in several processes (`data.staging`). Then the patients of
-what could be read are split into parts, and the tiles are stored (`data.prepared`).
-`prepare.json` is written last: without it nothing counts as prepared.
+First every image is staged by itself, in several processes (`data.prepare.staging`). Then the
+patients of what could be read are split into parts, and the tiles are stored
+(`data.prepare.prepared`). `prepare.json` is written last: without it nothing counts as prepared.
 """
 
 import contextlib
@@ -77,7 +77,7 @@ def prepare(data: DataConfig, folder: Path, wanted: Sequence[str] = ()) -> dict[
     Args:
       data: the data settings.
       folder: of the prepared data.
-      wanted: domains that must be in `data.dir`; said before the work, not after it.
+      wanted: domains that must be in `data.dir`; a missing one is refused before the work begins.
 
     Raises:
       UserError: the data folder is not what `data.name` needs, the prepared folder belongs to
@@ -109,21 +109,21 @@ def prepare(data: DataConfig, folder: Path, wanted: Sequence[str] = ()) -> dict[
             "the memory is full; the same command goes on where it stopped, with "
             "--config.data.workers=1 it needs least"
         ) from None
-    said = files.read_json(folder / REPORT)
-    _stop_at(said["left_out"], data)
-    return said
+    report = files.read_json(folder / REPORT)
+    _stop_at(report["left_out"], data)
+    return report
 
 
 def refuse_other_settings(data: DataConfig, folder: Path) -> None:
     """Raises UserError for a folder with other things in it, or prepared with other settings."""
     if (folder / SETTINGS).exists():
-        found, wanted = files.read_json(folder / SETTINGS), settings_of(data)
+        stored, wanted = files.read_json(folder / SETTINGS), settings_of(data)
         if not data.dir or _has_moved(data, folder):  # it is used as it is, wherever it came from
-            wanted["folder"] = found.get("folder")
+            wanted["folder"] = stored.get("folder")
         different = [
-            f"{key} {found.get(key)!r} instead of {wanted.get(key)!r}"
-            for key in sorted({*found, *wanted})
-            if found.get(key) != wanted.get(key)
+            f"{key} {stored.get(key)!r} instead of {wanted.get(key)!r}"
+            for key in sorted({*stored, *wanted})
+            if stored.get(key) != wanted.get(key)
         ]
         if different:
             raise UserError(
@@ -145,10 +145,10 @@ def _has_moved(data: DataConfig, folder: Path) -> bool:
     return not has_changed(data, files.read_json(folder / REPORT))
 
 
-def has_changed(data: DataConfig, said: dict[str, Any]) -> bool:
+def has_changed(data: DataConfig, report: dict[str, Any]) -> bool:
     """Whether the data folder holds other files than when it was prepared."""
     root = Path(data.dir)
-    return bool(data.dir) and root.is_dir() and said["listing"] != _listing(root)
+    return bool(data.dir) and root.is_dir() and report["listing"] != _listing(root)
 
 
 def _listing(root: Path) -> str:
@@ -207,10 +207,10 @@ def _prepare(data: DataConfig, index: Index, folder: Path) -> None:
         else:
             staged.append(Staged(task.entry, task.path, facts))
     order = {task.path: place for place, task in enumerate(tasks)}  # not that of the processes
-    staged.sort(key=lambda one: order[one.path])
-    left_out.sort(key=lambda one: (one["file"], one["reason"]))
+    staged.sort(key=lambda image: order[image.path])
+    left_out.sort(key=lambda item: (item["file"], item["reason"]))
     if not staged:
-        shown = "; ".join(f"{one['file']}: {one['reason']}" for one in left_out[:3])
+        shown = "; ".join(f"{item['file']}: {item['reason']}" for item in left_out[:3])
         raise UserError(f"--config.data.dir: no image in it can be used. {shown}")
     part_of = inventory.parts(staged, data)
     _store(staged, part_of, data.size, folder)
@@ -219,8 +219,8 @@ def _prepare(data: DataConfig, index: Index, folder: Path) -> None:
     manifest = splits.manifest(shown_parts, data.split) | {"archive_sha256": archive}
     files.write_json(folder / SPLITS, manifest)
     inventory.write_sheet(staged, part_of, folder / SHEET)
-    said = inventory.report(staged, left_out, part_of)
-    files.write_json(folder / REPORT, said | {"listing": _listing(Path(data.dir))})
+    report = inventory.report(staged, left_out, part_of)
+    files.write_json(folder / REPORT, report | {"listing": _listing(Path(data.dir))})
     shutil.rmtree(scratch)
 
 
@@ -239,17 +239,17 @@ def _store(staged: Sequence[Staged], part_of: dict[str, str], size: int, folder:
     if home.exists():  # of a preparation that was killed at this point
         shutil.rmtree(home)
     splits_of: dict[str, list[Staged]] = {}
-    for one in staged:
-        name = prepared.split_name(one.facts["domain"], part_of[one.entry.patient])
-        splits_of.setdefault(name, []).append(one)
-    images = max(1, prepared.TILES_PER_SHARD // max(one.facts["tiles"] for one in staged))
+    for image in staged:
+        name = prepared.split_name(image.facts["domain"], part_of[image.entry.patient])
+        splits_of.setdefault(name, []).append(image)
+    per_shard = max(1, prepared.TILES_PER_SHARD // max(image.facts["tiles"] for image in staged))
 
     def shard(group: Sequence[Staged]) -> Iterator[prepared.Fields]:
-        for one in group:
-            yield from staging.read_tiles(one.path, part_of[one.entry.patient])
+        for image in group:
+            yield from staging.read_tiles(image.path, part_of[image.entry.patient])
 
     shards = {
-        name: [partial(shard, group[i : i + images]) for i in range(0, len(group), images)]
+        name: [partial(shard, group[i : i + per_shard]) for i in range(0, len(group), per_shard)]
         for name, group in splits_of.items()
     }
     prepared.write(folder, size, shards)
@@ -257,8 +257,8 @@ def _store(staged: Sequence[Staged], part_of: dict[str, str], size: int, folder:
 
 def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Holds the folder's lock; waits where another process prepares it."""
-    said = f"data: another process is preparing {folder}; waiting for it"
-    return locks.alone(folder, lambda: print(said, flush=True))
+    message = f"data: another process is preparing {folder}; waiting for it"
+    return locks.alone(folder, lambda: print(message, flush=True))
 
 
 def _about(error: OSError, data: DataConfig, folder: Path) -> str:

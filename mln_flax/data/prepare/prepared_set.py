@@ -41,22 +41,8 @@ def load(data: DataConfig, folder: Path) -> DataSet:
                 f"--config.data.targets={','.join(data.targets)}: {name!r} is also the source, or "
                 "named twice; a target is a domain that training never sees"
             )
-    said = _report(folder, data.size)
-    domains = _domains(folder, said)
-    for other in map(Path, data.also):
-        for name, domain in _domains(other, _report(other, data.size)).items():
-            if name in domains:
-                raise UserError(
-                    f"--config.data.also={other}: domain {name!r} is also in "
-                    f"{domains[name].folder}; each domain may be in one folder"
-                )
-            domains[name] = domain
-    for name in (data.source, *data.targets):
-        if name not in domains:
-            raise UserError(
-                f"--config.data: no domain {name!r}{nearest(name, domains)} in the prepared data; "
-                f"it has: {', '.join(domains)}"
-            )
+    report = _report(folder, data.size)
+    domains = _all_domains(data, folder, report)
     _refuse_copies(domains[data.source], {name: domains[name] for name in data.targets})
     parts = [_part(data, data.source, name, _of(domains[data.source], name)) for name in PARTS]
     for name in data.targets:
@@ -64,16 +50,16 @@ def load(data: DataConfig, folder: Path) -> DataSet:
         parts.append(_part(data, name, "test", _of(domains[name], "" if is_whole else "test")))
     for name in data.unlabeled:
         parts.append(_part(data, name, "train", _of(domains[name], "train")))
-    left_out = tuple(LeftOut(one["file"], one["reason"]) for one in said["left_out"])
+    left_out = tuple(LeftOut(item["file"], item["reason"]) for item in report["left_out"])
     notes = (
-        f"prepared in {folder}: {said['totals']['images']} images, "
-        f"{said['totals']['left_out']} left out (see {REPORT} there)",
+        f"prepared in {folder}: {report['totals']['images']} images, "
+        f"{report['totals']['left_out']} left out (see {REPORT} there)",
         *map(describe, parts),
         *_on_kinds({name: domains[name] for name in (data.source, *data.targets)}, data.source),
     )
     used = [domains[name] for name in sorted(names)]  # whichever of them is the source
     elsewhere = [domain for domain in used if domain.folder != folder]
-    images = [*said["images"], *(image for domain in elsewhere for image in domain.images)]
+    images = [*report["images"], *(image for domain in elsewhere for image in domain.images)]
     return DataSet(tuple(parts), left_out, notes, content(images))
 
 
@@ -83,8 +69,8 @@ def content(images: Sequence[Image]) -> str:
     It holds pixels, masks, parts and order; not the ids, which another copy of the data may have
     drawn anew.
     """
-    own = [{k: v for k, v in image.items() if k not in _CALLED} for image in images]
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+    facts = [{k: v for k, v in image.items() if k not in _CALLED} for image in images]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 _CALLED = ("image_id", "patient", "repaired")  # what is said of an image, not what it is
@@ -115,21 +101,45 @@ def _report(folder: Path, size: int) -> dict[str, Any]:
             f"{folder}: was prepared by another version of this program; remove it and prepare "
             "again"
         )
-    found = settings["size"]
-    if found != size:
+    stored_size = settings["size"]
+    if stored_size != size:
         raise UserError(
-            f"{folder}: its tiles have {found} pixels a side, and --config.data.size is {size}; "
-            "prepare both with the same size"
+            f"{folder}: its tiles have {stored_size} pixels a side, and --config.data.size is "
+            f"{size}; prepare both with the same size"
         )
     return files.read_json(folder / REPORT)
 
 
-def _domains(folder: Path, said: Mapping[str, Any]) -> dict[str, Domain]:
-    names = dict.fromkeys(image["domain"] for image in said["images"])
+def _domains(folder: Path, report: Mapping[str, Any]) -> dict[str, Domain]:
+    names = dict.fromkeys(image["domain"] for image in report["images"])
     return {
-        name: Domain(folder, tuple(image for image in said["images"] if image["domain"] == name))
+        name: Domain(folder, tuple(image for image in report["images"] if image["domain"] == name))
         for name in names
     }
+
+
+def _all_domains(data: DataConfig, folder: Path, report: Mapping[str, Any]) -> dict[str, Domain]:
+    """The domains of the prepared folder and of `data.also` by name.
+
+    Raises:
+      UserError: a domain is in two folders, or the source or a target in none.
+    """
+    domains = _domains(folder, report)
+    for other in map(Path, data.also):
+        for name, domain in _domains(other, _report(other, data.size)).items():
+            if name in domains:
+                raise UserError(
+                    f"--config.data.also={other}: domain {name!r} is also in "
+                    f"{domains[name].folder}; each domain may be in one folder"
+                )
+            domains[name] = domain
+    for name in (data.source, *data.targets):
+        if name not in domains:
+            raise UserError(
+                f"--config.data: no domain {name!r}{nearest(name, domains)} in the prepared data; "
+                f"it has: {', '.join(domains)}"
+            )
+    return domains
 
 
 def _of(domain: Domain, part: str) -> Domain:
@@ -186,8 +196,8 @@ def _on_kinds(domains: Mapping[str, Domain], source: str) -> Sequence[str]:
             "choose one with --config.data.label, or keep them in domains of their own"
         )
     return [
-        f"ATTENTION: masks of {name} are of kind {'/'.join(sorted(of))}, those that are trained on "
-        f"of kind {'/'.join(sorted(kinds[source]))}: its scores compare unlike things"
-        for name, of in kinds.items()
-        if of and kinds[source] and of != kinds[source]
+        f"ATTENTION: masks of {name} are of kind {'/'.join(sorted(other))}, those that are trained "
+        f"on of kind {'/'.join(sorted(kinds[source]))}: its scores compare unlike things"
+        for name, other in kinds.items()
+        if other and kinds[source] and other != kinds[source]
     ]

@@ -80,14 +80,14 @@ def read(path: str | Path, frame: int = 0) -> tuple[np.ndarray, Header, tuple[st
     """
     pixels, moved, _, _, dataset = stored(path, frame)
     with opened(path, dicom_pixels.FAULT):
-        found = header_of(dataset, frame)
-        every = partial(_extremes, path, os.stat(path).st_mtime_ns, found.frames)
+        image_header = header_of(dataset, frame)
+        every = partial(_extremes, path, os.stat(path).st_mtime_ns, image_header.frames)
         image, notes = gray(pixels, dataset, frame, moved, every)
         notes += spacing(dataset, frame)[1]
         if text(dataset, "BurnedInAnnotation").upper() == "YES":
-            image = borders.without_text(image, found.spacing_mm)
+            image = borders.without_text(image, image_header.spacing_mm)
             notes += ("burnt-in text: everything outside the breast replaced by air",)
-        return image, found, notes
+        return image, image_header, notes
 
 
 def mask_pages(path: str | Path, volume: bool) -> Iterator[Page]:
@@ -120,14 +120,14 @@ def mask_pages(path: str | Path, volume: bool) -> Iterator[Page]:
 @lru_cache(maxsize=8)  # else each frame of a volume would have all others decoded again
 def _extremes(path: str | Path, stamp: int, count: int) -> Extremes:
     """The smallest and largest pixel of all frames that can be read; `stamp` tells files apart."""
-    found = []
+    ranges = []
     for number in range(count):
         with suppress(Unusable):
             pixels, *_, dataset = stored(path, number)
             padding = dicom_range.padding(pixels, dataset)
-            found.append(dicom_range.extremes(pixels, padding))
-    found = [(low, high) for low, high in found if low <= high]  # not all padding
-    return min(low for low, _ in found), max(high for _, high in found)
+            ranges.append(dicom_range.extremes(pixels, padding))
+    ranges = [(low, high) for low, high in ranges if low <= high]  # not all padding
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
 def _open(file: BinaryIO) -> Any:
@@ -147,6 +147,6 @@ def _checked_header(dataset: Any, frame: int) -> Header:
     """The header of a data set with an image of a possible size; raises Unusable for others."""
     if "Rows" not in dataset or "Columns" not in dataset:
         raise Unusable(dicom_pixels.NO_PIXELS if "SOPClassUID" in dataset else dicom_pixels.FAULT)
-    found = header_of(dataset, frame)
-    check(found.shape, found.frames, frame)
-    return found
+    image_header = header_of(dataset, frame)
+    check(image_header.shape, image_header.frames, frame)
+    return image_header

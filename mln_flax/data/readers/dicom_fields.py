@@ -192,10 +192,10 @@ def _texts(dataset: Any, tag: Any) -> Iterator[str]:
         value = dataset[tag].value
         # A person's name can be iterated too: letter by letter.
         values = value if isinstance(value, (MultiValue, list, tuple)) else [value]
-        found = [str(each).strip(" \0") for each in values if each is not None]
+        words = [str(each).strip(" \0") for each in values if each is not None]
     except Exception:  # no such field, or pydicom cannot convert it
         return
-    yield from filter(None, found)
+    yield from filter(None, words)
 
 
 def _secrets(dataset: Any) -> Iterator[str]:

@@ -39,13 +39,13 @@ def gray(
         return _of_floats(pixels, dataset, frame)
     padding = dicom_range.padding(pixels, dataset)
     valid = None if padding is None else ~padding
-    own = dicom_range.extremes(pixels, padding)
+    ends = dicom_range.extremes(pixels, padding)
     bits, allowed = dicom_range.allowed(dataset, moved)
-    first, last = np.clip(own, allowed.low, allowed.high).astype(int).tolist()
+    first, last = np.clip(ends, allowed.low, allowed.high).astype(int).tolist()
     if first >= last:
         raise Unusable(ONE_LEVEL)
     notes: tuple[str, ...] = ("pixels in the upper of their bits: moved down",) if moved else ()
-    if own[0] < allowed.low or own[1] > allowed.high:
+    if ends[0] < allowed.low or ends[1] > allowed.high:
         dicom_range.require_mostly_within(pixels, valid, allowed, bits)
         notes += (f"values outside the {bits} bits stored: clipped",)
     scale = Scale(
@@ -55,17 +55,13 @@ def gray(
         lambda: dicom_range.used((first, last), bits, allowed, dataset, every),
     )
     # All transformations are of single values, so a table of them is all that is computed.
-    table, is_windowed, found = _levels(scale, dataset, frame)
-    image = np.empty(pixels.shape, np.float32)
-    for top in range(0, len(pixels), _ROWS):
-        rows = slice(top, top + _ROWS)
-        image[rows] = table[np.clip(pixels[rows], first, last).astype(np.int32) - first]
-    image, turned = _upright(image, dataset)
+    table, is_windowed, level_notes = _levels(scale, dataset, frame)
+    image, turned = _upright(_looked_up(pixels, table, first, last), dataset)
     if is_windowed:
         _require_levels(image, pixels, valid, for_processing(dataset))
     if valid is not None:
         image[~valid] = _beside(image, valid, for_processing(dataset))
-    return image, notes + found + turned
+    return image, notes + level_notes + turned
 
 
 def _of_floats(pixels: np.ndarray, dataset: Any, frame: int) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -99,6 +95,15 @@ def _levels(scale: Scale, dataset: Any, frame: int) -> tuple[np.ndarray, bool, t
     low, high, fitted = scale.used()
     image = np.clip((scale.values - low) / (high - low), 0, 1)
     return image.astype(np.float32), False, rescaled + notes + fitted
+
+
+def _looked_up(pixels: np.ndarray, table: np.ndarray, first: int, last: int) -> np.ndarray:
+    """The entries of a table that stands for the values `first` to `last`, of each pixel [H, W]."""
+    image = np.empty(pixels.shape, np.float32)
+    for top in range(0, len(pixels), _ROWS):
+        rows = slice(top, top + _ROWS)
+        image[rows] = table[np.clip(pixels[rows], first, last).astype(np.int32) - first]
+    return image
 
 
 def _upright(image: np.ndarray, dataset: Any) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -72,12 +72,12 @@ def allowed(dataset: Any, moved: bool) -> tuple[int, Range]:
 
 
 def used(
-    own: Extremes, bits: int, limits: Range, dataset: Any, every: Callable[[], Extremes]
+    ends: Extremes, bits: int, limits: Range, dataset: Any, every: Callable[[], Extremes]
 ) -> Range:
     """The part of the allowed range that the pixels use, in steps of whole depths.
 
     Args:
-      own: the extremes of the frame.
+      ends: the extremes of the frame.
       bits: of a value, as the header says.
       limits: the range that they can hold.
       dataset: the pydicom Dataset.
@@ -86,14 +86,14 @@ def used(
     if bits == bits_stored(dataset) < _WIDE:
         return limits
     least = bits_stored(dataset) if bits > bits_stored(dataset) else 0
-    fitted = max(least, _depth(own, bits, limits.low < 0))
+    fitted = max(least, _depth(ends, bits, limits.low < 0))
     if fitted < bits and frames(dataset) > 1:
-        own = min(own[0], every()[0]), max(own[1], every()[1])
-        fitted = max(least, _depth(own, bits, limits.low < 0))
+        ends = min(ends[0], every()[0]), max(ends[1], every()[1])
+        fitted = max(least, _depth(ends, bits, limits.low < 0))
     if fitted == bits:
         return limits
     note = f"{fitted}-bit values in {bits} bits stored: scaled "
-    if own[0] < 0:
+    if ends[0] < 0:
         low, high = -(2 ** (fitted - 1)), 2 ** (fitted - 1) - 1
         return Range(low, high, (f"{note}from {low} to {high}",))
     return Range(0, 2**fitted - 1, (f"{note}by {2**fitted - 1}",))

@@ -79,10 +79,10 @@ def label(pixels: np.ndarray, dataset: Any, frame: int) -> np.ndarray:
 
 def _sources(dataset: Any, frame: int) -> set[tuple[str, tuple[float, ...]]]:
     """The images, each with the numbers of its frames, that a frame was drawn on."""
-    found = holder(dataset, frame, "SourceImageSequence").get("SourceImageSequence") or ()
+    items = holder(dataset, frame, "SourceImageSequence").get("SourceImageSequence") or ()
     return {
         (text(item, "ReferencedSOPInstanceUID"), numbers(item, "ReferencedFrameNumber"))
-        for item in found
+        for item in items
     }
 
 

@@ -77,10 +77,10 @@ def shown(scale: Scale, dataset: Any, frame: int) -> tuple[np.ndarray | None, tu
         if table is None:
             notes += ("an empty VOI lookup table: ignored",)
             continue
-        found = _looked_up(scale.values, table)
-        if found.min() < found.max():
+        levels = _looked_up(scale.values, table)
+        if levels.min() < levels.max():
             used = _used(table, "VOI")
-            return found / used.high, notes + used.notes
+            return levels / used.high, notes + used.notes
         notes += ("a VOI lookup table that shows nothing: ignored",)
     image, windowed = _windowed(scale, holder(dataset, frame, "WindowWidth"))
     return image, notes + windowed

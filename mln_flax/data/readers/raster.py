@@ -55,22 +55,22 @@ def stored(path: str | Path, frame: int = 0) -> Stored:
 
 def read(path: str | Path, frame: int = 0) -> tuple[np.ndarray, Header, tuple[str, ...]]:
     """Gray levels float32 [H, W] in [0, 1], the header, and what was mended; raises Unusable."""
-    found = header(path)
+    image_header = header(path)
     pixels, _, inverted, largest, repaired = stored(path, frame)
     top = int(pixels.max())
     if pixels.min() == pixels.max():
         raise Unusable(ONE_LEVEL)
     if largest in (2**15 - 1, 2**16 - 1):  # all that 16 bits hold, with a sign or without
         wide = largest.bit_length()
-        if depth(top, wide) < wide and found.frames > 1:
-            top = max(top, _top(path, os.stat(path).st_mtime_ns, found.frames))
+        if depth(top, wide) < wide and image_header.frames > 1:
+            top = max(top, _top(path, os.stat(path).st_mtime_ns, image_header.frames))
         if (bits := depth(top, wide)) < wide:
             largest = 2**bits - 1
             repaired += (f"{bits}-bit values in a 16-bit file: scaled by {largest}",)
     image = np.true_divide(pixels, np.float32(largest), dtype=np.float32)
     if inverted:
         np.subtract(1, image, out=image)
-    return image, found._replace(shape=image.shape), repaired
+    return image, image_header._replace(shape=image.shape), repaired
 
 
 def mask_pages(path: str | Path, volume: bool) -> Iterator[Page]:

@@ -58,17 +58,17 @@ def stored(image: Any) -> Stored:
     if image.format == "TIFF" and turn > 4:
         # Pillow 13 maps such a file into memory with its sides exchanged, unless it has no name.
         image.filename = ""
-    found = _pixels(image)
+    frame = _pixels(image)
     if image.format == "PNG":
         image.load()
         image._exif = None  # it may stand behind the pixels
         turn = _orientation(image)
     if turn == 1:
-        return found
+        return frame
     word, turned = _TURNS[turn]
     if image.format != "TIFF":
-        found = found._replace(pixels=np.ascontiguousarray(turned(found.pixels)))
-    return found._replace(turned=(f"{word}, as its EXIF orientation says",))
+        frame = frame._replace(pixels=np.ascontiguousarray(turned(frame.pixels)))
+    return frame._replace(turned=(f"{word}, as its EXIF orientation says",))
 
 
 def _orientation(image: Any) -> int:

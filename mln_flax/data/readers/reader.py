@@ -53,9 +53,9 @@ def read(path: str | Path, frame: int = 0) -> Mammogram:
         level, or no number (NaN); or there is no such frame.
     """
     mammogram = dicom.read(path, frame) if _is_dicom(path) else raster.read(path, frame)
-    image, found, repaired = mammogram
+    image, image_header, repaired = mammogram
     image, framed = borders.without_frame(image)
-    return Mammogram(image, found, repaired + framed + _faint(image))
+    return Mammogram(image, image_header, repaired + framed + _faint(image))
 
 
 def read_gray(path: str | Path, frame: int | None = None) -> np.ndarray:
@@ -96,8 +96,8 @@ def read_mask(path: str | Path, frames: int = 1) -> np.ndarray:
 def find(folder: str | Path) -> list[Path]:
     """All image files below a folder, by suffix or as DICOM by content, sorted by their path."""
     root = Path(folder)
-    found = [path for path in disk.listing(root).files if is_image(path)]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+    paths = [path for path in disk.listing(root).files if is_image(path)]
+    return sorted(paths, key=lambda path: path.relative_to(root).as_posix())
 
 
 def may_be_image(name: str) -> bool:

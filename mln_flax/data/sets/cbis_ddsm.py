@@ -1,9 +1,9 @@
 """CBIS-DDSM: digitized film whose microcalcification clusters are outlined, in any layout.
 
 The collection is found by its content: the case tables of calcifications anywhere below the folder
-(`data.cbis_table`), and the images as DICOM, PNG or JPEG by the names of cases, by series or by
-headers (`data.cbis_files`). Only calcification cases are used, in their official train and test
-parts.
+(`data.sets.cbis_table`), and the images as DICOM, PNG or JPEG by the names of cases, by series or
+by headers (`data.sets.cbis_files`). Only calcification cases are used, in their official train and
+test parts.
 
 Mask and crop of an abnormality are told apart by their pixels, since what names say of them is
 often wrong: a mask has two values and its image's shape. All abnormalities of an image are united
@@ -103,25 +103,25 @@ def index(data: DataConfig) -> Index:
         )
     root = pairs.open_folder(data.dir, _EXPECTED)
     tables = cbis_table.read(root)
-    found = cbis_files.find(root, tables.cases)
-    if not any(name in tables.cases for name in found.wholes):
+    archive = cbis_files.find(root, tables.cases)
+    if not any(name in tables.cases for name in archive.wholes):
         raise UserError(
             f"data.dir={data.dir!r}: no mammogram of the {len(tables.cases)} in its tables found; "
             "files are known by folders or names such as Calc-Test_P_00038_LEFT_CC, by "
             "dicom_info.csv, by folders named by the tables' series, or by DICOM headers"
         )
     entries: list[Entry] = []
-    left_out = [*tables.left_out, *found.left_out]
+    left_out = [*tables.left_out, *archive.left_out]
     for case in tables.cases.values():
         try:
-            entries.append(_entry(case, found, root))
+            entries.append(_entry(case, archive, root))
         except Unusable as unusable:
             left_out.append(LeftOut(unusable.file, str(unusable)))
-    for name, paths in found.wholes.items():
+    for name, paths in archive.wholes.items():
         if name not in tables.cases:
             left_out += [LeftOut(path, f"the mammogram {NO_ROW}") for path in paths]
     patients = {case.name.patient for case in tables.cases.values()}
-    return Index(tuple(entries), tuple(sorted(left_out)), found.secrets | patients)
+    return Index(tuple(entries), tuple(sorted(left_out)), archive.secrets | patients)
 
 
 def read(entry: Entry, data: DataConfig) -> Reading:
@@ -157,17 +157,17 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     return Reading(example, tuple(repaired))
 
 
-def _entry(case: cbis_table.Case, found: cbis_files.Found, root: Path) -> Entry:
+def _entry(case: cbis_table.Case, archive: cbis_files.Archive, root: Path) -> Entry:
     """The entry of a case; raises Unusable where its files are known not to be enough."""
     name = case.name.case
-    wholes = found.wholes.get(name, ())
-    regions = found.regions.get(name, {})
+    wholes = archive.wholes.get(name, ())
+    regions = archive.regions.get(name, {})
     if case.fault:
         raise Unusable(case.fault, wholes[0] if wholes else str(root / case.image))
     if not wholes:
         raise Unusable(NO_IMAGE, str(root / case.image))
-    if name in found.unnumbered:
-        raise Unusable(NO_NUMBER, found.unnumbered[name])
+    if name in archive.unnumbered:
+        raise Unusable(NO_NUMBER, archive.unnumbered[name])
     for row in case.abnormalities:
         if row.number not in regions:
             raise Unusable(f"abnormality {row.number}: {NO_FILES}", str(root / row.mask))
@@ -241,9 +241,9 @@ def _mask(files: Sequence[cbis_files.File], image: np.ndarray, case: str) -> _Ma
             raise Unusable(TWO_MASKS, other.file.path)
     if inverted.is_inverted(mask, image):
         raise Unusable(inverted.REASON, first.file.path)
-    crops = [one for one in candidates if one.kind != "mask"]
+    crops = [candidate for candidate in candidates if candidate.kind != "mask"]
     repaired = []
-    if first.file.said == "crop" or any(one.file.said == "mask" for one in crops):
+    if first.file.role == "crop" or any(crop.file.role == "mask" for crop in crops):
         repaired.append(SWAPPED)
     if first.pixels.shape != shape:
         repaired.append(RESIZED)
@@ -259,7 +259,7 @@ def _why_none(candidates: Sequence[_Candidate], damaged: Sequence[Unusable]) -> 
     if damaged:
         return damaged[0]
     order = (EMPTY_MASK, GRAY_MASK, OTHER_ASPECT, "")
-    best = min(candidates, key=lambda one: order.index(one.kind))
+    best = min(candidates, key=lambda candidate: order.index(candidate.kind))
     return Unusable(best.kind or ONLY_CROP, best.file.path)
 
 
@@ -280,7 +280,7 @@ def _fitted(pixels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if mask.shape == shape:
         return mask
     rows, columns = (
-        np.floor((np.arange(new) + 0.5) * old / new).astype(int)
-        for old, new in zip(mask.shape, shape, strict=True)
+        np.floor((np.arange(length) + 0.5) * mask_length / length).astype(int)
+        for mask_length, length in zip(mask.shape, shape, strict=True)
     )
     return mask[np.ix_(rows, columns)]

@@ -20,13 +20,13 @@ _OTHER = "other"  # the role of what is named as neither mammogram nor mask nor 
 
 
 class File(NamedTuple):
-    """A mask or crop: its path, and which of both it is said to be ("" where nothing says it)."""
+    """A mask or crop: its path, and which of both it is called ("" where nothing says it)."""
 
     path: str
-    said: str
+    role: str
 
 
-class Found(NamedTuple):
+class Archive(NamedTuple):
     """The files of a folder by mammogram and abnormality."""
 
     wholes: Mapping[str, tuple[str, ...]]  # case -> paths
@@ -49,7 +49,7 @@ class _Lists(NamedTuple):
     series: Mapping[str, cbis_names.Name]
 
 
-def find(root: Path, cases: Mapping[str, cbis_table.Case]) -> Found:
+def find(root: Path, cases: Mapping[str, cbis_table.Case]) -> Archive:
     """All files of calcification cases below a folder; those of masses count for nothing.
 
     Headers are read only of DICOM files whose path says nothing; no pixels are decoded.
@@ -79,7 +79,7 @@ def find(root: Path, cases: Mapping[str, cbis_table.Case]) -> Found:
             secrets.add(claim.name.patient)
             if not claim.name.is_mass and claim.role != _OTHER:
                 claims.append(claim)
-    return _found(claims, cases, left_out, secrets)
+    return _archive(claims, cases, left_out, secrets)
 
 
 def _has_header(name: str) -> bool:
@@ -123,12 +123,12 @@ def _described(description: str) -> str:
     return cbis_names.role(description).removeprefix(_OTHER)
 
 
-def _found(
+def _archive(
     claims: Sequence[_Claim],
     cases: Mapping[str, cbis_table.Case],
     left_out: Iterable[LeftOut],
     secrets: Iterable[str],
-) -> Found:
+) -> Archive:
     wholes: dict[str, list[str]] = defaultdict(list)
     grouped: dict[tuple[str, int], list[_Claim]] = defaultdict(list)
     unnumbered: dict[str, str] = {}
@@ -149,8 +149,8 @@ def _found(
     for (name, number), group in sorted(grouped.items()):
         rows = cases[name].abnormalities if name in cases else ()
         row = next((row for row in rows if row.number == number), None)
-        regions[name][number] = tuple(_said(group, row))
-    return Found(
+        regions[name][number] = tuple(_with_roles(group, row))
+    return Archive(
         {name: tuple(paths) for name, paths in wholes.items()},
         dict(regions),
         unnumbered,
@@ -159,8 +159,8 @@ def _found(
     )
 
 
-def _said(group: Sequence[_Claim], row: cbis_table.Abnormality | None) -> list[File]:
-    """The files of one abnormality, each with what it is said to be.
+def _with_roles(group: Sequence[_Claim], row: cbis_table.Abnormality | None) -> list[File]:
+    """The files of one abnormality, each with what it is called.
 
     The file's own name or row says it, or its folder if no other of these files is in there, else
     its number and its series in the table, where 000000 is the first file of a folder.
@@ -171,15 +171,15 @@ def _said(group: Sequence[_Claim], row: cbis_table.Abnormality | None) -> list[F
     roles = []
     for claim in group:
         alone = len(folders[claim.path.parent]) == 1
-        said = claim.role or (cbis_names.role(claim.path.parent.name) if alone else "")
-        roles.append(said if said in ("mask", "crop") else "")
+        role = claim.role or (cbis_names.role(claim.path.parent.name) if alone else "")
+        roles.append(role if role in ("mask", "crop") else "")
     if len(group) > 1 and len(set(roles)) == 1:
         roles = [""] * len(group)  # one description for mask and crop together
     files = []
-    for claim, said in zip(group, roles, strict=True):
-        siblings = sorted(folders[claim.path.parent], key=lambda one: _numbers(one.path))
+    for claim, role in zip(group, roles, strict=True):
+        siblings = sorted(folders[claim.path.parent], key=lambda sibling: _numbers(sibling.path))
         rank = siblings.index(claim) if len(siblings) > 1 else None
-        files.append(File(str(claim.path), said or _by_table(claim.path, rank, row)))
+        files.append(File(str(claim.path), role or _by_table(claim.path, rank, row)))
     return files
 
 

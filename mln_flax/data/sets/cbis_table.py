@@ -119,7 +119,7 @@ def listed_files(root: Path) -> dict[str, Listed]:
     Raises:
       UserError: such a table lacks a column.
     """
-    found: dict[str, Listed] = {}
+    rows: dict[str, Listed] = {}
     for path in disk.listing(root).ending(".csv").files:
         if _lists_files(path, _header(path)):
             for _, cells in _rows(path, FILE_COLUMNS):
@@ -127,9 +127,9 @@ def listed_files(root: Path) -> dict[str, Listed]:
                 if name:
                     listed = Listed(name, cells.get("seriesdescription", ""))
                     for column in ("image path", "file path"):
-                        found[last_two(cells.get(column, ""))] = listed
-    found.pop("", None)
-    return found
+                        rows[last_two(cells.get(column, ""))] = listed
+    rows.pop("", None)
+    return rows
 
 
 def _is_named(name: str) -> bool:

@@ -101,8 +101,8 @@ def index(data: DataConfig) -> Index:
     if data.label not in ("", LABEL):
         raise UserError(f"data.label={data.label!r}: the masks of ffdm_dbt show {LABEL}s")
     root = pairs.open_folder(data.dir, _EXPECTED)
-    found = pairs.images(root)
-    places = [_place(path, root) for paths in found.by_stem.values() for path in paths]
+    pictures = pairs.images(root)
+    places = [_place(path, root) for paths in pictures.by_stem.values() for path in paths]
     if not any(place.domain for place in places):
         raise UserError(f"data.dir={data.dir!r} holds no image below FFDM/ or DBT/; {_EXPECTED}")
     images, left_out = _images([place for place in places if not place.is_mask])
@@ -113,7 +113,7 @@ def index(data: DataConfig) -> Index:
     frames = {name: image.header.frames for name, image in images.items()}
     known = pairs.Names(place.name for place in places if not place.is_mask)
     paired, orphans = pairs.pair(masks, known, frames)
-    left_out += [*orphans, *found.absent]
+    left_out += [*orphans, *pictures.absent]
     several = len({image.place.above for image in images.values()}) > 1
     entries: list[Entry] = []
     for name, image in sorted(images.items(), key=lambda item: _natural(item[0])):
@@ -126,7 +126,7 @@ def index(data: DataConfig) -> Index:
             else:
                 entries.append(_entry(key, image, frame, mask, patient))
         left_out += [LeftOut(str(image.place.path), reason) for reason in reasons]
-    places += [_place(Path(item), root) for item, _ in found.absent]
+    places += [_place(Path(item), root) for item, _ in pictures.absent]
     secrets = {patient_of(place, several) for place in places}.union(
         {entry.patient for entry in entries},
         *(image.header.secrets | {image.header.patient} for image in images.values()),

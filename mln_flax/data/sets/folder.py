@@ -3,7 +3,7 @@
     images/a.dcm           masks/a.png or masks/a_mask.png
     images/b/left.tif      masks/b/left.png
     images/volume.dcm      masks/volume_1.png, masks/volume_07.png: of its first and seventh frame
-    cases.csv              optional: what is known of each image (`data.cases`)
+    cases.csv              optional: what is known of each image (`data.sets.cases`)
 
 Images and masks are of any format that the reader knows. A mask has its image's size and two
 values; its pages, frames or segments are united where they are sure to show that one image. A mask
@@ -225,7 +225,7 @@ def _case(stem: str, header: reader.Header, rows: _Rows, wanted: str) -> cases.C
 
 
 def _masks(
-    frames: int, found: Mapping[int, list[Path]]
+    frames: int, masks: Mapping[int, list[Path]]
 ) -> tuple[list[tuple[int, Path]], list[str]]:
     """The mask of each usable frame (from 1; WHOLE of a single one), and why others are not used.
 
@@ -233,28 +233,28 @@ def _masks(
       Unusable: there is none.
     """
     if frames == 1:
-        if not found:
+        if not masks:
             raise Unusable(
                 "no mask with its stem, and without one nobody has said that it is normal; draw "
                 "it, or add a mask that is all zero"
             )
-        if len(found[pairs.WHOLE]) > 1:
+        if len(masks[pairs.WHOLE]) > 1:
             raise Unusable("several masks with its stem; keep one")
-        return [(pairs.WHOLE, found[pairs.WHOLE][0])], []
+        return [(pairs.WHOLE, masks[pairs.WHOLE][0])], []
     reasons = []
-    if pairs.WHOLE in found:
+    if pairs.WHOLE in masks:
         reasons.append(
             f"a mask without the number of one of its {frames} frames; masks of frames are named "
             "NAME_1.png, NAME_2.png ..."
         )
-    masks = {frame: paths for frame, paths in sorted(found.items()) if frame != pairs.WHOLE}
-    reasons += [f"several masks of frame {n}; keep one" for n, p in masks.items() if len(p) > 1]
-    if missing := frames - len(masks):
+    by_frame = {frame: paths for frame, paths in sorted(masks.items()) if frame != pairs.WHOLE}
+    reasons += [f"several masks of frame {n}; keep one" for n, p in by_frame.items() if len(p) > 1]
+    if missing := frames - len(by_frame):
         reasons.append(
             f"no mask for {missing} of {frames} frames, of which nobody has said that they are "
             "normal; draw them as NAME_1.png, NAME_2.png ..., or add masks that are all zero"
         )
-    return [(frame, paths[0]) for frame, paths in masks.items() if len(paths) == 1], reasons
+    return [(frame, paths[0]) for frame, paths in by_frame.items() if len(paths) == 1], reasons
 
 
 def _entry(

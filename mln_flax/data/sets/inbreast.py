@@ -66,7 +66,7 @@ class Row(NamedTuple):
     birads: str
 
 
-class _Found(NamedTuple):
+class _Archive(NamedTuple):
     """The files of the archive by file id, and what the table says."""
 
     images: dict[str, list[Path]]
@@ -91,12 +91,12 @@ def index(data: DataConfig) -> Index:
     Raises:
       UserError: there is no folder, image, XML file or INbreast.csv, or a column is missing.
     """
-    found, left_out = _find(data.dir)
-    has_hash = any(_parts(path)[1] for paths in found.images.values() for path in paths)
-    entries, secrets = [], set(found.secrets)
-    for file_id, paths in sorted(found.images.items()):
-        image, copies = _one_of(paths)
-        xml, other_xml = _one_of(found.regions.get(file_id, []))
+    archive, left_out = _find(data.dir)
+    has_hash = any(_parts(path)[1] for paths in archive.images.values() for path in paths)
+    entries, secrets = [], set(archive.secrets)
+    for file_id, paths in sorted(archive.images.items()):
+        image, copies = _original(paths)
+        xml, other_xml = _original(archive.regions.get(file_id, []))
         left_out += copies + other_xml
         if image is None:
             continue
@@ -105,9 +105,9 @@ def index(data: DataConfig) -> Index:
             secrets |= {header.patient, *header.secrets}
             if xml is None and other_xml:
                 raise Unusable("its regions are there in different versions; keep one XML file")
-            if xml is None and file_id in found.absent:
+            if xml is None and file_id in archive.absent:
                 raise Unusable(f"its regions are {disk.ABSENT}")
-            row = _row(found.rows.get(file_id, []), xml)
+            row = _row(archive.rows.get(file_id, []), xml)
             patient = _patient(image, header, has_hash)
         except Unusable as reason:
             left_out.append(LeftOut(str(image), str(reason)))
@@ -162,7 +162,7 @@ def read(entry: Entry, data: DataConfig) -> Reading:
     return Reading(example, repaired)
 
 
-def _find(folder: str) -> tuple[_Found, list[LeftOut]]:
+def _find(folder: str) -> tuple[_Archive, list[LeftOut]]:
     """The archive's files below a folder, and those that belong to nothing."""
     root = pairs.open_folder(folder, _EXPECTED)
     listing = disk.listing(root)
@@ -195,7 +195,7 @@ def _find(folder: str) -> tuple[_Found, list[LeftOut]]:
     names = [*listing.files, *(Path(gone.item) for gone in listing.absent)]
     secrets |= {_parts(path)[1] for path in names}
     unknown = frozenset(_parts(Path(gone.item))[0] for gone in unread)
-    return _Found(dict(images), dict(regions), rows, unknown, frozenset(secrets)), left_out
+    return _Archive(dict(images), dict(regions), rows, unknown, frozenset(secrets)), left_out
 
 
 def _is_muscle(path: Path, root: Path) -> bool:
@@ -207,7 +207,7 @@ def _table(root: Path, listing: disk.Listing) -> tuple[Path, dict[str, list[Row]
     """INbreast.csv, known by its columns or its name; its rows by file id, and its patients."""
     tables = {path: _cells(path) for path in listing.files}
     named = [path for path in tables if path.name.lower() == "inbreast.csv"]
-    path, others = _one_of([p for p, rows in tables.items() if COLUMNS[0] in rows[0][1]] or named)
+    path, others = _original([p for p, rows in tables.items() if COLUMNS[0] in rows[0][1]] or named)
     if path is None:
         problem = "several tables" if others else "no table"
         raise UserError(
@@ -253,7 +253,7 @@ def _parts(path: Path) -> tuple[str, str]:
     return (match[1], (match[2] or "").lower()) if match else ("", "")
 
 
-def _one_of(paths: Sequence[Path]) -> tuple[Path | None, list[LeftOut]]:
+def _original(paths: Sequence[Path]) -> tuple[Path | None, list[LeftOut]]:
     """The one file that counts among those of the same id, None where it is not known."""
     originals = [path for path in paths if path.suffix.lower() == ".dcm"] or list(paths)
     reason = "a copy of a picture that is there as DICOM too"

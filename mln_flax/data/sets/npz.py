@@ -15,8 +15,8 @@ else in [-1, 1] shifted, else in [0, 255] divided by 255. Anything else is refus
 
 Source of the layout: Z. Zhou et al., Generalizable Cross-modality Medical Image Segmentation via
 Style Augmentation and Dual Normalization, CVPR 2022, and its public code. Its folders ending in
-`_ss` and `_sd` hold views of the source, of which ours would be made once more: put the originals
-into a folder of their own.
+`_ss` and `_sd` hold views of the source, of which the views of this program would be made once
+more: put the originals into a folder of their own.
 """
 
 import re
@@ -154,24 +154,24 @@ def read(entry: Entry, data: DataConfig) -> Reading:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays `image` and `label` of a file, of numbers; nothing in it is run."""
-    found = {}
+    arrays = {}
     try:
         with open(path, "rb") as file:  # np.load would leave a damaged file open
             archive = np.load(file, allow_pickle=False)
             names = getattr(archive, "files", ())  # a single array has none
             labels = [name for name in ("label", "mask") if name in names]
             if "image" in names and len(labels) == 1:
-                found = {"image": archive["image"], "label": archive[labels[0]]}
+                arrays = {"image": archive["image"], "label": archive[labels[0]]}
     except _DAMAGE:
         raise Unusable("cannot be read: no whole .npz archive of numbers; save it again") from None
-    if not found:
+    if not arrays:
         raise Unusable(
             "the arrays of a slice are 'image', and 'label' or 'mask'; one is missing, or there "
             "are both labels"
         )
-    if any(array.dtype.kind not in "buif" for array in found.values()):
+    if any(array.dtype.kind not in "buif" for array in arrays.values()):
         raise Unusable("its arrays hold no numbers; save image and label as numbers")
-    return found
+    return arrays
 
 
 def _plane(array: np.ndarray, name: str) -> np.ndarray:

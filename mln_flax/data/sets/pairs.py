@@ -46,19 +46,19 @@ def images(root: Path) -> Files:
     Raises:
       UserError: there is no image.
     """
-    found, listing = sorted(reader.find(root)), disk.listing(root)
+    paths, listing = sorted(reader.find(root)), disk.listing(root)
     absent = tuple(gone for gone in listing.absent if reader.may_be_image(gone.item))
-    if not found:
+    if not paths:
         known = ", ".join(sorted(reader.SUFFIXES))
         raise UserError(
             f"{root} holds no image; known are DICOM and files ending in {known}"
             f"{disk.and_absent(absent)}"
         )
     by_stem = defaultdict(list)
-    for path in found:
+    for path in paths:
         by_stem[stem(path.relative_to(root).as_posix())].append(path)
     reason = "no image of a known format; convert it or take it away"
-    rest = sorted(set(listing.files).difference(found))
+    rest = sorted(set(listing.files).difference(paths))
     return Files(dict(by_stem), tuple(LeftOut(str(path), reason) for path in rest), absent)
 
 

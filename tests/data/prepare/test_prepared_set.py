@@ -9,9 +9,10 @@ import trees
 from mln_flax import files
 from mln_flax.config import SplitConfig, TilesConfig, ViewsConfig
 from mln_flax.data.core import PARTS
+from mln_flax.data.images import images_of
 from mln_flax.data.prepare import prepare, prepared_set
 from mln_flax.data.prepare.prepare import REPORT, SETTINGS
-from mln_flax.engine.input_pipeline import Plan, images_of, train_batches
+from mln_flax.engine.input_pipeline import Plan, train_batches
 from mln_flax.types import UserError
 from mln_flax.views.intensity import make_view
 
@@ -243,7 +244,7 @@ def test_two_hosts_see_every_example_once_an_epoch(tmp_path, backend, cache_gb):
     data, folder = make(tmp_path / "a", orders(("film",), 5), split=split)
     part = prepared_set.load(data, folder).part("film", "train")
     count = len(part.examples)
-    plan = Plan((make_view("identity"),), (0,), STILL, batch_size=4, seed=7)
+    plan = Plan((make_view("identity"),), STILL, batch_size=4, seed=7)
     images = images_of(part, cache_gb)
     known = np.stack([tile.image for tile in part.examples])
     assert len(np.unique(known, axis=0)) == count == images.total  # each can be told by its pixels
