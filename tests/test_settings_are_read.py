@@ -60,7 +60,7 @@ def a_prediction_of_mln(reads, tmp_path, workdir):
     config = settings.read_json(workdir / "config.json")
     config = settings.override(config, "method.selection", "cosine")
     path = tmp_path / "image.png"
-    Image.fromarray(np.full((32, 32), 99, np.uint8)).save(path)
+    Image.fromarray(np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)).save(path)
     watched = recording.watched(config, reads)
     assert modes.run("predict", watched, workdir, [path], str(tmp_path / "masks")) == 0
 
