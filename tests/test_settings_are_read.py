@@ -73,7 +73,7 @@ def a_benchmark_of_mln(reads, *_):
 
 
 def drawn_views(reads, *_):
-    views = ViewsConfig(strategy="mean", pairs=1, invert_all=True)
+    views = ViewsConfig(strategy="random", pairs=1, invert_all=True)
     assert len(intensity.view_names(recording.watched(views, reads), 0)) > 1
 
 
