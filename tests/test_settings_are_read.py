@@ -60,7 +60,7 @@ def a_prediction_of_mln(reads, tmp_path, workdir):
     config = settings.read_json(workdir / "config.json")
     config = settings.override(config, "method.selection", "cosine")
     path = tmp_path / "image.png"
-    Image.fromarray(np.full((32, 32), 99, np.uint8)).save(path)
+    Image.fromarray(np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)).save(path)
     watched = recording.watched(config, reads)
     assert modes.run("predict", watched, workdir, [path], str(tmp_path / "masks")) == 0
 
@@ -73,7 +73,7 @@ def a_benchmark_of_mln(reads, *_):
 
 
 def drawn_views(reads, *_):
-    views = ViewsConfig(strategy="mean", pairs=1, invert_all=True)
+    views = ViewsConfig(strategy="random", pairs=1, invert_all=True)
     assert len(intensity.view_names(recording.watched(views, reads), 0)) > 1
 
 

@@ -68,7 +68,7 @@ def test_tables_are_printed_as_markdown(capsys):
 
 
 def test_a_process_of_its_own_has_the_devices():
-    config = growth.changed_to(tiny.config(benchmark__runs="0"), ("train",))
+    config = growth.changed_to(tiny.config(**tiny.PLAIN, benchmark__runs="0"), ("train",))
     said = growth.elsewhere(config, 2)
     assert said["settings"]["devices"] == "2 x cpu" and said["peak_memory_gb"] > 0
     assert said["train_images_per_s"] is None

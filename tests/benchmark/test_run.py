@@ -9,6 +9,7 @@ import tiny
 
 from mln_flax.benchmark import run as benchmark
 from mln_flax.benchmark import speeds, step_cost
+from mln_flax.benchmark.cost import Cost
 from mln_flax.engine.build import build
 from mln_flax.main import main
 from mln_flax.methods import losses
@@ -97,7 +98,7 @@ def test_memory_and_operations_of_both_are_compared(tmp_path, capsys):
 
 
 def test_no_runs_compile_only(capsys):
-    assert main(words(benchmark__runs="0", benchmark__only="train_views")) == 0
+    assert main(words(**UNET, benchmark__runs="0", benchmark__only="train_views")) == 0
     out = capsys.readouterr().out
     said = json.loads(out.splitlines()[-1])
     known = {key for key in speeds.ROWS if said[key] is not None}
@@ -116,7 +117,8 @@ def test_a_network_without_branches_is_timed_too(capsys):
     assert "Prediction answers as method.name=supervised does" in " ".join(out.split())
 
 
-def test_windows_that_do_not_fit_are_said(capsys):
+def test_windows_that_do_not_fit_are_said(monkeypatch, capsys):
+    monkeypatch.setattr(step_cost, "compiled", lambda run: Cost(None, 1.0, 1, 1, None))
     assert main(words(benchmark__runs="0", benchmark__only="train", model__window_size="3")) == 0
     assert "windows of 3 do not divide 8 x 8 tokens of 32 pixels" in capsys.readouterr().out
 

@@ -28,7 +28,8 @@ def one_step():
     """The state after a step, and what was measured in it, by `model.dtype`."""
 
     def step(dtype):
-        run = build(tiny.config(model__dtype=dtype, optim__warmup_steps="0"))
+        small = {"model__depths": "1", "model__num_heads": "1", "views__names": "identity,invert"}
+        run = build(tiny.config(**small, model__dtype=dtype, optim__warmup_steps="0"))
         state = parallel.replicate(benchmark.random_state(run))
         side = run.config.views.crop_side(run.config.data.size)
         batch = parallel.shard(benchmark.random_batch(run, side))

@@ -207,6 +207,15 @@ def test_a_broken_file_of_arrays(workdir, content):
         write(workdir)
 
 
+def test_pictures_of_the_first_release_are_shown(workdir):
+    """There the map that answers was called its branch."""
+    wanted = write(workdir).read_bytes()
+    with np.load(workdir / "examples.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(workdir / "examples.npz", branch=arrays.pop("answered_by"), **arrays)
+    assert write(workdir).read_bytes() == wanted
+
+
 def test_missing_fields_and_lines(workdir):
     np.savez(workdir / "examples.npz", image=np.zeros((1, 4, 4), np.uint8))
     with pytest.raises(UserError, match=r"examples\.npz: has no .*mask"):
