@@ -19,7 +19,7 @@ from mln_flax.types import UserError
 # A path as the caller has it.
 PathLike = str | os.PathLike[str]
 
-MOST_BYTES = 240  # of a file's name: usual file systems take 255, a temporary name is longer
+MOST_BYTES = 230  # of a file's name: usual file systems take 255, a temporary name is longer
 
 
 def write_json(path: PathLike, value: Any) -> None:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mln_flax import files, parallel
@@ -14,6 +15,7 @@ from mln_flax.data.images import chunks, images_of
 from mln_flax.data.phantoms import phantom
 from mln_flax.engine import checkpoint
 from mln_flax.engine.build import Run
+from mln_flax.engine.train import random_state
 from mln_flax.engine.workdir import MODEL
 from mln_flax.metrics import pixel
 from mln_flax.registry import kind_of
@@ -32,12 +34,20 @@ def load_model(run: Run, workdir: Path) -> Any:
         raise UserError(f"--workdir={workdir}: holds no trained model; run --mode=train first")
     tree = checkpoint.load_tree(workdir / MODEL)
     try:
-        return run.kind.from_tree(tree)
+        fitted = run.kind.from_tree(tree)
+        state = jax.eval_shape(partial(random_state, run))
+        if hasattr(state, "params") and _shapes(tree["params"]) != _shapes(state.params):
+            raise KeyError("params")  # of another network
+        return fitted
     except (KeyError, TypeError):
         raise UserError(
             f"--workdir={workdir}: its model was written by another version, which kept other "
             "things; train again in another workdir"
         ) from None
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(np.shape, tree)
 
 
 def evaluate(run: Run, data: DataSet, workdir: Path) -> list[Record]:

@@ -27,12 +27,10 @@ def load_data(config: Config, prepared_dir: Path | None = None) -> DataSet:
     for part in data.parts:
         patients.setdefault(part.name, set()).update(part.patient_ids)
     splits.check_disjoint(patients)
-    needed = [(config.data.source, name) for name in PARTS]
-    needed += [(domain, "train") for domain in config.data.unlabeled]
-    for domain, part in needed:
-        if not data.examples(domain, part):
+    for part in PARTS:
+        if not data.examples(config.data.source, part):
             raise UserError(
-                f"--config.data: domain {domain!r} has no {part} images; "
+                f"--config.data: domain {config.data.source!r} has no {part} images; "
                 "change data.split or add images"
             )
     for domain in config.data.unlabeled:

@@ -135,6 +135,7 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
                 checkpoint.save(checkpoints, step, state, scores[SCORE])
                 saved = step
             if stop.agreed():
+                check_finite(jax.device_get(scalars), step)  # what is saved can be gone on from
                 if saved != step:
                     checkpoint.save(checkpoints, step, state, None)
                 raise Stopped(

@@ -21,7 +21,8 @@ import jax, numpy as np
 import tiny
 from mln_flax import files, parallel
 from mln_flax.engine import run as one_run, stop, train
-from mln_flax.engine.build import build, load_data
+from mln_flax.engine.build import build
+from mln_flax.engine.load_data import load_data
 from mln_flax.results import records
 from mln_flax.types import UserError
 

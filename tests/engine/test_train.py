@@ -195,8 +195,8 @@ def test_a_state_that_is_not_finite_is_never_saved_and_the_workdir_lives(tmp_pat
     run = build(tiny.config(**few))
     data, real = load_data(run.config), input_pipeline.train_batches
 
-    def spoiled(*words):
-        for number, batch in enumerate(real(*words), start=1):
+    def spoiled(*words, **named):
+        for number, batch in enumerate(real(*words, **named), start=1):
             yield batch._replace(image=batch.image * np.nan) if number == 3 else batch
 
     monkeypatch.setattr(input_pipeline, "train_batches", spoiled)
