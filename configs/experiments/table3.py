@@ -11,7 +11,8 @@ takes 4 images, each through all views of the row: Basenet and Unet have one vie
 45 runs, one (Basenet) to six minutes (U-Net) each on two cores. DSC on unseen domains of Basenet-S
 and MLN-net-P, three seeds: source `ffdm` 0.343 ± 0.015 and 0.396 ± 0.014, `dbt` 0.350 ± 0.012 and
 0.394 ± 0.015, `film` 0.290 ± 0.057 and 0.371 ± 0.007; from `ffdm` Unet-S 0.613 ± 0.024, Unet-P
-0.603 ± 0.015. docs/experiments.md has all rows, commits and the machines.
+0.603 ± 0.015. docs/experiments.md has all rows, commits and the machines. Its records hold the four
+plain rows as MLN-net with one branch, which trains and answers alike: they go on without --config.
 
 python -m mln_flax.main --mode=experiment --config=configs/experiments/table3.py --workdir=runs/t3
 """
