@@ -31,13 +31,13 @@ class Room(NamedTuple):
 def kinds(room: Room) -> dict[str, Any]:
     """Name -> the `KIND` of every file of a room that has one; of a folder that of `method.py`."""
     package = importlib.import_module(room.package)
-    found = {}
+    by_name = {}
     for entry in pkgutil.iter_modules(package.__path__):
         path = f"{room.package}.{entry.name}" + (".method" if entry.ispkg else "")
         kind = getattr(importlib.import_module(path), "KIND", None)
         if kind is not None:
-            found[entry.name] = kind
-    return found
+            by_name[entry.name] = kind
+    return by_name
 
 
 def kind_of(room: Room, name: str) -> Any:

@@ -45,14 +45,14 @@ def load(path: str, function: str) -> Any:
     """
     if not os.path.isfile(path):
         folder = os.path.dirname(path) or "."
-        found = (
+        present = (
             sorted(f for f in os.listdir(folder) if f.endswith(".py"))
             if os.path.isdir(folder)
             else []
         )
         raise UserError(
-            f"--config={path}: no such file{nearest(os.path.basename(path), found)}"
-            + (f"; in {folder}: {', '.join(found)}" if found else "")
+            f"--config={path}: no such file{nearest(os.path.basename(path), present)}"
+            + (f"; in {folder}: {', '.join(present)}" if present else "")
         )
 
     def take(module: Any) -> Any:
@@ -244,10 +244,10 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested values as `section.name`."""
     if not isinstance(value, dict):
         return {prefix: value}
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for name, item in value.items():
-        found.update(flat(item, f"{prefix}.{name}" if prefix else str(name)))
-    return found
+        flattened.update(flat(item, f"{prefix}.{name}" if prefix else str(name)))
+    return flattened
 
 
 def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config.json") -> Any:
@@ -305,11 +305,11 @@ def read_json(path: Any) -> Config:
         raise UserError(f"{path}: not the settings of a run ({error})") from None
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
     """Lines such as `optim.learning_rate: 0.001 -> 0.01` for what differs."""
     lines = []
-    for name in sorted(set(old) | set(new)):
-        a, b = old.get(name), new.get(name)
+    for name in sorted(set(before) | set(after)):
+        a, b = before.get(name), after.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
             lines += differences(a, b, f"{prefix}{name}.")
         elif a != b:
@@ -319,16 +319,16 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 def after_training(node: Any, prefix: str = "") -> set[str]:
     """The paths of the settings that touch nothing trained: how it answers, what is measured."""
-    found = set()
+    paths = set()
     for entry in dataclasses.fields(node):
         path, value = f"{prefix}{entry.name}", getattr(node, entry.name)
         is_after = AFTER_TRAINING in marks(hints_of(type(node))[entry.name])
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             below = flat(to_dict(value), path)
-            found |= set(below) if is_after else after_training(value, f"{path}.")
+            paths |= set(below) if is_after else after_training(value, f"{path}.")
         elif is_after:
-            found.add(path)
-    return found
+            paths.add(path)
+    return paths
 
 
 def of_first_release(values: dict[str, Any]) -> dict[str, Any]:

@@ -87,8 +87,8 @@ def _shape(variable: Any) -> tuple[int, ...]:
 def _inside(params: dict[str, Any]) -> Iterator[Jaxpr]:
     """The programs that an operation such as a scan or a jitted function holds."""
     for value in params.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, ClosedJaxpr):
-                yield one.jaxpr
-            elif isinstance(one, Jaxpr):
-                yield one
+        for inner in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(inner, ClosedJaxpr):
+                yield inner.jaxpr
+            elif isinstance(inner, Jaxpr):
+                yield inner

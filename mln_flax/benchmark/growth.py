@@ -40,11 +40,11 @@ def growth(config: Config, measure: Measure) -> dict[str, Any]:
       measure: the medians of a config's speeds, by the keys of the benchmark's JSON.
     """
     makers = {"size": by_size, "k": by_branches, "devices": by_devices}
-    said: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for name in config.benchmark.growth:
-        shown, said[name] = makers[name](config, measure)
+        shown, numbers[name] = makers[name](config, measure)
         print(f"\n{shown.to_markdown()}\n", flush=True)
-    return {"growth": said}
+    return {"growth": numbers}
 
 
 def by_size(config: Config, measure: Measure) -> tuple[Table, list[dict[str, Any]]]:
@@ -122,19 +122,19 @@ def changed_to(config: Config, only: tuple[str, ...], **groups: dict[str, Any]) 
     """The settings with some of them changed, for some programs of ours alone."""
     groups["benchmark"] = {"only": only, "against": "", "growth": ()}
     groups["train"] = {"accumulate": 1} | groups.get("train", {})
-    new = {
+    changed = {
         name: dataclasses.replace(getattr(config, name), **values)
         for name, values in groups.items()
     }
-    return dataclasses.replace(config, **new)
+    return dataclasses.replace(config, **changed)
 
 
-def seconds(found: dict[str, Any]) -> dict[str, float]:
+def seconds(speeds: dict[str, Any]) -> dict[str, float]:
     """Seconds per image of every program that was timed."""
     ending = "_images_per_s"
     return {
         key.removesuffix(ending): 1 / value
-        for key, value in found.items()
+        for key, value in speeds.items()
         if key.endswith(ending) and value
     }
 
@@ -155,13 +155,13 @@ def elsewhere(config: Config, devices: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         files.write_json(Path(folder) / "config.json", to_dict(config))
         words = ["-m", "mln_flax.main", "--mode=benchmark", f"--workdir={folder}"]
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, *words], env=environment, capture_output=True, text=True
         )
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        raise UserError(f"--config.benchmark.growth=devices: {devices} devices: {said}")
-    return json.loads(done.stdout.splitlines()[-1])
+    if process.returncode:
+        complaint = (process.stderr.strip().splitlines() or ["no word"])[-1]
+        raise UserError(f"--config.benchmark.growth=devices: {devices} devices: {complaint}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def _shown(value: float) -> str:

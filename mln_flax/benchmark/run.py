@@ -12,7 +12,7 @@ import numpy as np
 from mln_flax import parallel
 from mln_flax.benchmark import growth, speeds, step_cost, timing, yardstick
 from mln_flax.benchmark.cost import Cost
-from mln_flax.benchmark.speeds import Found
+from mln_flax.benchmark.speeds import Measurements
 from mln_flax.benchmark.timing import Program, Spread
 from mln_flax.benchmark.yardstick import Yardstick
 from mln_flax.config import PROGRAMS, Config
@@ -29,7 +29,7 @@ LABELED = 0.05  # share of the random masks' pixels
 FITTED = 2  # of these phantoms, by which a model is fitted that has learned nothing
 INPUT_S = 2.0  # of every measurement of the input pipeline
 STEPS_MEASURED = 3  # while the memory is watched
-THEIRS = "PyTorch: "  # before the names of its programs
+PYTORCH = "PyTorch: "  # before the names of its programs
 
 
 def benchmark(config: Config, commit: str) -> dict[str, Any]:
@@ -39,17 +39,17 @@ def benchmark(config: Config, commit: str) -> dict[str, Any]:
       UserError: `benchmark.against` cannot be used.
     """
     if config.benchmark.growth:
-        said = growth.growth(config, lambda changed: speeds.line(measure(changed)[0]))
+        summary = growth.growth(config, lambda changed: speeds.line(measure(changed)[0]))
     else:
         ours, theirs = measure(config)
         print(f"\n{speeds.table(config, ours, theirs).to_text()}\n")
-        said = speeds.report(ours, theirs)
-    said["settings"] = speeds.settings(config, build(config), commit)
-    print(json.dumps(said), flush=True)
-    return said
+        summary = speeds.report(ours, theirs)
+    summary["settings"] = speeds.settings(config, build(config), commit)
+    print(json.dumps(summary), flush=True)
+    return summary
 
 
-def measure(config: Config) -> tuple[Found, Found | None]:
+def measure(config: Config) -> tuple[Measurements, Measurements | None]:
     """Costs and speeds of our programs, and of the other's where there is one."""
     jax.clear_caches()  # of an earlier measurement: its programs hold memory
     several, single = build(config), build(one_view(config))
@@ -63,12 +63,12 @@ def measure(config: Config) -> tuple[Found, Found | None]:
     ours = speeds.of_costs(costs)
     if not config.benchmark.runs:
         return ours, None
-    theirs: Found = {}
+    theirs: Measurements = {}
     if "train" in wanted:
         note_memory(single, costs["train"], other, ours, theirs)
     programs = our_programs(several, single, costs, wanted)
     if other is not None:
-        programs = in_turns(programs, theirs_for(several, other, wanted))
+        programs = in_turns(programs, pytorch_programs(several, other, wanted))
     flop, product = large_product(config.model.dtype)
     programs["matmul"] = product
     print(f"benchmark: {len(programs)} programs, {config.benchmark.runs} runs of each", flush=True)
@@ -82,7 +82,7 @@ def measure(config: Config) -> tuple[Found, Found | None]:
         ours["input_images_per_s"] = input_rate(several)
     if other is None:
         return ours, None
-    timed = yardstick.as_ours(_named(seconds, THEIRS), wanted)
+    timed = yardstick.as_ours(_named(seconds, PYTORCH), wanted)
     return ours, theirs | speeds.of_seconds(timed, images, rate, theirs.get("train_gflop"))
 
 
@@ -186,21 +186,24 @@ def predict_program(run: Run) -> Program:
 
 def phantoms(config: Config) -> Images:
     """Drawn images of the config's size, in memory."""
-    made = [
+    drawn = [
         phantom.phantom(0, phantom.DOMAINS[0], i, height=config.data.size, width=config.data.size)
         for i in range(max(PHANTOMS, config.train.batch_size))
     ]
-    return from_arrays(np.stack([one.image for one in made]), np.stack([one.mask for one in made]))
+    images = np.stack([example.image for example in drawn])
+    return from_arrays(images, np.stack([example.mask for example in drawn]))
 
 
 def input_rate(run: Run) -> Spread:
     """Images per second of the input pipeline alone, each in all views."""
-    images, how = phantoms(run.config), plan(run)
+    images, training_plan = phantoms(run.config), plan(run)
     runs = range(run.config.benchmark.runs)
-    return Spread.of(input_pipeline.rate(images, how, INPUT_S) for _ in runs)
+    return Spread.of(input_pipeline.rate(images, training_plan, INPUT_S) for _ in runs)
 
 
-def note_memory(run: Run, step: Cost, other: Yardstick | None, ours: Found, theirs: Found) -> None:
+def note_memory(
+    run: Run, step: Cost, other: Yardstick | None, ours: Measurements, theirs: Measurements
+) -> None:
     """Adds the measured memory of both train steps, and what PyTorch counts of its own."""
     side = run.config.views.crop_side(run.config.data.size)
     held = _watched(lambda: train_program(run, step.call, side), _peak_of_device)
@@ -212,8 +215,8 @@ def note_memory(run: Run, step: Cost, other: Yardstick | None, ours: Found, thei
     held = _watched(lambda: yardstick.train(other, image, mask), lambda: yardstick.peak(other))
     if held is not None:
         theirs["measured_memory_gb"] = Spread.once(held / 1e9)
-    step_of_theirs = yardstick.train(yardstick.uncompiled(other), image, mask)
-    flops = yardstick.matrix_flops(other, step_of_theirs)
+    uncompiled_step = yardstick.train(yardstick.uncompiled(other), image, mask)
+    flops = yardstick.matrix_flops(other, uncompiled_step)
     theirs["train_gflop"] = Spread.once(flops / 1e9)
 
 
@@ -233,7 +236,7 @@ def _peak_of_device() -> int | None:
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
-def theirs_for(run: Run, other: Yardstick, wanted: Collection[str]) -> dict[str, Program]:
+def pytorch_programs(run: Run, other: Yardstick, wanted: Collection[str]) -> dict[str, Program]:
     """The same work on the same images in PyTorch."""
     size = run.config.data.size
     whole, _ = random_images(run.config, size)
@@ -248,14 +251,14 @@ def in_turns(ours: dict[str, Program], theirs: dict[str, Program]) -> dict[str, 
     both: dict[str, Program] = {}
     for name in (*ours, *theirs):
         both |= {name: ours[name]} if name in ours else {}
-        both |= {THEIRS + name: theirs[name]} if name in theirs else {}
+        both |= {PYTORCH + name: theirs[name]} if name in theirs else {}
     return both
 
 
 def _named(seconds: dict[str, Spread], prefix: str) -> dict[str, Spread]:
     """Those of one program, without its prefix."""
-    own = {name for name in seconds if name.startswith(THEIRS) == bool(prefix)}
-    return {name.removeprefix(prefix): seconds[name] for name in seconds if name in own}
+    names = {name for name in seconds if name.startswith(PYTORCH) == bool(prefix)}
+    return {name.removeprefix(prefix): seconds[name] for name in seconds if name in names}
 
 
 def large_product(dtype: str) -> tuple[float, Program]:

@@ -1,4 +1,4 @@
-"""What a benchmark found: names and units, table, and the line of JSON."""
+"""What a benchmark measures: names and units, table, and the line of JSON."""
 
 import math
 import platform
@@ -38,26 +38,26 @@ MORE_IS_BETTER = tuple(key for key in ROWS if key.endswith("_images_per_s"))
 LESS_IS_BETTER = ("measured_memory_gb",)
 # What of the network may differ from its preset.
 SIZES = ("embed_dim", "depths", "num_heads", "window_size", "widths")
-Found = dict[str, Spread]  # the keys of ROWS, as far as there is something
+Measurements = dict[str, Spread]  # the keys of ROWS, as far as there is something
 
 
-def of_costs(costs: Mapping[str, Cost]) -> Found:
+def of_costs(costs: Mapping[str, Cost]) -> Measurements:
     """What is known before the steps "train" and "train_views" run."""
-    found: Found = {}
+    measured: Measurements = {}
     for name, known in costs.items():
         before = "" if name == "train" else f"{name}_"
-        found[f"{before}compile_s"] = Spread.once(known.compile_s)
-        found[f"{before}peak_memory_gb"] = Spread.once(known.peak_bytes / 1e9)
+        measured[f"{before}compile_s"] = Spread.once(known.compile_s)
+        measured[f"{before}peak_memory_gb"] = Spread.once(known.peak_bytes / 1e9)
     if "train" in costs:
-        found["train_gflop"] = Spread.once(costs["train"].matrix_flops / 1e9)
+        measured["train_gflop"] = Spread.once(costs["train"].matrix_flops / 1e9)
         if costs["train"].xla_flops is not None:
-            found["train_all_gflop"] = Spread.once(costs["train"].xla_flops / 1e9)
-    return found
+            measured["train_all_gflop"] = Spread.once(costs["train"].xla_flops / 1e9)
+    return measured
 
 
 def of_seconds(
     seconds: Mapping[str, Spread], images: int, matmul: Spread, train_gflop: Spread | None
-) -> Found:
+) -> Measurements:
     """Images per second of each program, and the train step's share of the matrix-product rate.
 
     Args:
@@ -66,31 +66,31 @@ def of_seconds(
       matmul: operations per second of a large matrix product, whose median counts.
       train_gflop: matrix products of a train step, if known.
     """
-    found = {f"{name}_images_per_s": spent.rate(images) for name, spent in seconds.items()}
+    measured = {f"{name}_images_per_s": spent.rate(images) for name, spent in seconds.items()}
     if "train" in seconds and train_gflop is not None:
         per_second = seconds["train"].rate(train_gflop.median * 1e9)
-        found["matmul_share"] = per_second.times(1 / matmul.median)
-    return found
+        measured["matmul_share"] = per_second.times(1 / matmul.median)
+    return measured
 
 
-def line(found: Found) -> dict[str, Any]:
+def line(measured: Measurements) -> dict[str, Any]:
     """Every key with its median; None where there is none."""
-    return {key: _short(found[key].median) if key in found else None for key in ROWS}
+    return {key: _short(measured[key].median) if key in measured else None for key in ROWS}
 
 
-def report(ours: Found, theirs: Found | None) -> dict[str, Any]:
+def report(ours: Measurements, theirs: Measurements | None) -> dict[str, Any]:
     """The line of JSON: ours at the top, the other's under "against", and "ratio"."""
-    said = line(ours) | {"spread": _spreads(ours)}
+    summary = line(ours) | {"spread": _spreads(ours)}
     if theirs is not None:
-        said["against"] = line(theirs) | {"spread": _spreads(theirs)}
-        said["ratio"] = {
+        summary["against"] = line(theirs) | {"spread": _spreads(theirs)}
+        summary["ratio"] = {
             key: None if (times := ratio(key, ours, theirs)) is None else _short(times)
             for key in ROWS
         }
-    return said
+    return summary
 
 
-def ratio(key: str, ours: Found, theirs: Found) -> float | None:
+def ratio(key: str, ours: Measurements, theirs: Measurements) -> float | None:
     """How many times better ours is: more images per second, or less memory; else None."""
     if key not in ours or key not in theirs:
         return None
@@ -101,9 +101,13 @@ def ratio(key: str, ours: Found, theirs: Found) -> float | None:
     return None
 
 
-def _spreads(found: Found) -> dict[str, list[float]]:
+def _spreads(measured: Measurements) -> dict[str, list[float]]:
     """The quartiles of what was measured more than once."""
-    several = {key: found[key] for key in ROWS if key in found and found[key].low < found[key].high}
+    several = {
+        key: measured[key]
+        for key in ROWS
+        if key in measured and measured[key].low < measured[key].high
+    }
     return {key: [_short(spread.low), _short(spread.high)] for key, spread in several.items()}
 
 
@@ -111,8 +115,8 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def table(config: Config, ours: Found, theirs: Found | None) -> Table:
-    """All that was found; the other program's columns where there is one."""
+def table(config: Config, ours: Measurements, theirs: Measurements | None) -> Table:
+    """All that was measured; the other program's columns where there is one."""
     columns: tuple[str, ...] = ("what", "median", "quartiles")
     if theirs is not None:
         columns += ("PyTorch", "its quartiles", "times better")
@@ -154,7 +158,7 @@ def _note(config: Config, against: bool) -> str:
     if not runs:
         return "Compiled only (benchmark.runs=0): nothing was run. Memory is that of each device."
     side = product_side()
-    said = (
+    text = (
         f"Medians and quartiles of {runs} runs in turns. One pass and the train step are of one "
         f"branch. Prediction answers as method.name={config.method.name} does by these settings, "
         f"fitted to a few phantoms without training. Memory as planned "
@@ -163,11 +167,11 @@ def _note(config: Config, against: bool) -> str:
         f"large product is {side} x {side} in {config.model.dtype}."
     )
     if against:
-        said += (
+        text += (
             " PyTorch makes a pass for each view, with an optimizer step, and for each branch. "
             "Times better: images per second ours / PyTorch's, memory PyTorch's / ours."
         )
-    return said
+    return text
 
 
 def product_side() -> int:

@@ -100,8 +100,8 @@ def load(config: Config, model: Any, on_gpu: bool = False) -> Yardstick:
     path = config.benchmark.against
     flag = f"--config.benchmark.against={path}"
     if not Path(path).is_file():
-        said = "is a folder; give the file" if Path(path).is_dir() else "no such file"
-        raise UserError(f"{flag}: {said}")
+        problem = "is a folder; give the file" if Path(path).is_dir() else "no such file"
+        raise UserError(f"{flag}: {problem}")
     for name, wanted in SAME_WORK.items():
         group, field = name.split(".")
         if getattr(getattr(config, group), field) != wanted:
@@ -210,17 +210,17 @@ def programs(
       views: of each image in our train step.
       branches: k.
     """
-    made: dict[str, Program] = {}
+    work: dict[str, Program] = {}
     if "forward" in wanted:
-        made["forward"] = forward(other, whole)
+        work["forward"] = forward(other, whole)
     if "train" in wanted:
-        made["train"] = train(other, *cut)
+        work["train"] = train(other, *cut)
     if "train_views" in wanted:
-        made["train_views"] = train(other, *cut, steps=views)
+        work["train_views"] = train(other, *cut, steps=views)
     if {"predict", "predict_all"} & set(wanted):
-        made["k passes"] = forward(other, whole, passes=branches)
-        made["one batch"] = forward(other, np.repeat(whole, branches, axis=0))
-    return made
+        work["k passes"] = forward(other, whole, passes=branches)
+        work["one batch"] = forward(other, np.repeat(whole, branches, axis=0))
+    return work
 
 
 def as_ours(spent: dict[str, Spread], wanted: Collection[str]) -> dict[str, Spread]:

@@ -31,10 +31,10 @@ def augmented(update: Callable[..., Any], names: Sequence[str], seed: int) -> Ca
     def of_augmented(state: Any, batch: Batch) -> Any:
         key = jax.random.fold_in(device_key(seed, state.step), STREAM)
         image, mask = batch.image[..., 0], batch.mask
-        for augmentation, own in zip(
+        for augmentation, subkey in zip(
             augmentations, jax.random.split(key, len(augmentations)), strict=True
         ):
-            image, mask = augmentation(own, image, mask, batch.view)
+            image, mask = augmentation(subkey, image, mask, batch.view)
         return update(state, batch._replace(image=image[..., None], mask=mask))
 
     return of_augmented

@@ -163,7 +163,7 @@ def pictures(
 def write_examples(path: Path, shown: list[dict[str, Any]]) -> None:
     """The pictures' arrays as one .npz file."""
     names = ("image", "mask", "prediction", "domain", "image_id", "answered_by", "dsc")
-    files.write_npz(path, {name: np.array([one[name] for one in shown]) for name in names})
+    files.write_npz(path, {name: np.array([example[name] for example in shown]) for name in names})
 
 
 def describe_data(run: Run, data: DataSet, workdir: Path) -> None:
@@ -178,7 +178,7 @@ def describe_data(run: Run, data: DataSet, workdir: Path) -> None:
         }
         for part in data.parts
     ]
-    left_out = [{"item": one.item, "reason": one.reason} for one in data.left_out]
+    left_out = [{"item": absent.item, "reason": absent.reason} for absent in data.left_out]
     files.write_json(
         workdir / "data.json",
         {

@@ -119,12 +119,12 @@ def rate(images: Images, plan: Plan, seconds: float = 0.3, batches: int = 8) -> 
 
     Measured over so many seconds and batches at least, once those made ahead are used up.
     """
-    made = train_batches(images, plan, 0, sys.maxsize // plan.batch_size)
+    stream = train_batches(images, plan, 0, sys.maxsize // plan.batch_size)
     for _ in range(1 + BATCHES_AHEAD):  # and what is set up once does not count either
-        next(made)
+        next(stream)
     started, count, spent = time.monotonic(), 0, 0.0
     while count < batches or spent < seconds:
-        next(made)
+        next(stream)
         count, spent = count + 1, time.monotonic() - started
     return count * plan.batch_size / spent
 
@@ -166,8 +166,8 @@ def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
             scale=plan.config.scale,
             crop=crop,
         )
-        made = tf.stack([view.tf(image) for view in plan.views])[..., tf.newaxis]
-        return made, tf.repeat(tf.cast(mask, tf.int32)[tf.newaxis], len(plan.views), axis=0)
+        views = tf.stack([view.tf(image) for view in plan.views])[..., tf.newaxis]
+        return views, tf.repeat(tf.cast(mask, tf.int32)[tf.newaxis], len(plan.views), axis=0)
 
     dataset = (
         tf.data.Dataset.range(start_step * len(rows), steps * len(rows))
@@ -209,8 +209,10 @@ def _numpy_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
         return views, np.repeat(mask.astype(np.int32)[np.newaxis], len(plan.views), axis=0)
 
     def batch(step):
-        made = [example(step * plan.batch_size + place) for place in rows]
-        return _rows(np.stack([v for v, _ in made]), np.stack([m for _, m in made]))
+        examples = [example(step * plan.batch_size + place) for place in rows]
+        return _rows(
+            np.stack([views for views, _ in examples]), np.stack([mask for _, mask in examples])
+        )
 
     yield from _ahead(batch, range(start_step, steps))
 

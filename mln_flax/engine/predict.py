@@ -175,7 +175,7 @@ def find(paths: list[Path]) -> list[Picture]:
     Raises:
       UserError: a path does not exist, a folder has no image, two masks would have one name.
     """
-    found: list[Path] = []
+    images: list[Path] = []
     for path in paths:
         if path.is_dir():
             listing = disk.listing(path, below=False)
@@ -188,12 +188,12 @@ def find(paths: list[Path]) -> list[Picture]:
                     f"{path}: no images in this folder ({known}, DICOM without a suffix)"
                     f"{disk.and_absent(listing.absent)}"
                 )
-            found += inside
+            images += inside
         elif path.exists():
-            found.append(path)
+            images.append(path)
         else:
             raise UserError(f"{path}: no such file or folder")
-    pictures = [picture for file in found for picture in _pictures(file)]
+    pictures = [picture for file in images for picture in _pictures(file)]
     masks = Counter(picture.mask for picture in pictures)
     for picture in pictures:
         if masks[picture.mask] > 1:

@@ -70,8 +70,8 @@ def load(run: Run, workdir: Path) -> DataSet:
     config, folder = run.config.data, None
     if not is_drawn(run.config):
         prepared_set.check_also(config)
-        own = (config.source, *(() if config.also else config.targets))
-        folder = prepare_data(run.config, workdir, own)
+        domains = (config.source, *(() if config.also else config.targets))
+        folder = prepare_data(run.config, workdir, domains)
     data = load_data(run.config, folder)
     for note in data.notes:
         print(f"data: {note}")

@@ -30,13 +30,13 @@ def refuse_other_settings(workdir: Path, config: Config) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: is a file; give a folder, or a name not yet taken")
     if (workdir / "config.json").exists():
-        old = to_dict(read_json(workdir / "config.json"))
+        stored = to_dict(read_json(workdir / "config.json"))
         may_change = after_training(config)
         if content_of(workdir) is not None:
             may_change |= PLACES
         changed = [
             line
-            for line in differences(old, to_dict(config))
+            for line in differences(stored, to_dict(config))
             if line.partition(":")[0] not in may_change
         ]
         if changed:
@@ -115,10 +115,10 @@ def commit() -> str:
     that lies unpacked inside another repository has no commit.
     """
     package = Path(__file__).resolve().parents[1]
-    own = f"{package.name}/{Path(__file__).resolve().relative_to(package).as_posix()}"
+    this_file = f"{package.name}/{Path(__file__).resolve().relative_to(package).as_posix()}"
     if _git(package.parent, "rev-parse", "--show-prefix") != "":
         return "unknown"
-    if _git(package.parent, "ls-files", "--error-unmatch", own) != own:
+    if _git(package.parent, "ls-files", "--error-unmatch", this_file) != this_file:
         return "unknown"
     return _git(package.parent, "describe", "--always", "--abbrev=10", "--dirty=+") or "unknown"
 

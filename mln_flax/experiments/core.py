@@ -49,7 +49,7 @@ class Experiment:
 
     def sources_of(self, row: Row) -> tuple[str, ...]:
         """The sources that a row is trained on."""
-        return tuple(one for one in self.sources if not row.sources or one in row.sources)
+        return tuple(source for source in self.sources if not row.sources or source in row.sources)
 
 
 class Shard(NamedTuple):
@@ -153,23 +153,23 @@ def shard_of(text: str) -> Shard:
 _PLACES = {f"base.{path}" for path in settings.PLACES}  # its runs compare the content
 
 
-def merged(old: Experiment, new: Experiment, where: str) -> Experiment:
+def merged(stored: Experiment, added: Experiment, where: str) -> Experiment:
     """The experiment of a workdir to which another command adds rows, sources and seeds.
 
-    The old ones come first, so that what was begun keeps its name.
+    The stored ones come first, so that what was begun keeps its name.
 
     Raises:
       UserError: it is another experiment: a base, domains or a row of other settings.
     """
-    before, after = _compared(old), _compared(new)
+    before, after = _compared(stored), _compared(added)
     changed = [
         line
         for line in settings.differences(before, after)
         if not line.startswith(("base.evaluate.", "base.benchmark."))
         and line.partition(":")[0] not in _PLACES
     ]
-    known = {row.name: row for row in old.rows}
-    for row in new.rows:
+    known = {row.name: row for row in stored.rows}
+    for row in added.rows:
         if row.name in known:
             a, b = dict(known[row.name].settings), dict(row.settings)
             # A path holds dots itself: as a level below the row it is named in full.
@@ -180,16 +180,16 @@ def merged(old: Experiment, new: Experiment, where: str) -> Experiment:
             + (f"; {len(changed) - 3} more" if len(changed) > 3 else "")
             + "); take another workdir"
         )
-    rows = [_joined(row, new.rows) for row in old.rows]
-    rows += [row for row in new.rows if row.name not in known]
-    all_shown = not old.only or not new.only
+    rows = [_joined(row, added.rows) for row in stored.rows]
+    rows += [row for row in added.rows if row.name not in known]
+    all_shown = not stored.only or not added.only
     return dataclasses.replace(
-        new,
+        added,
         rows=tuple(rows),
-        domains=old.domains,  # the targets of a run that is there already stand in this order
-        sources=_union(old.sources, new.sources),
-        seeds=_union(old.seeds, new.seeds),
-        only=() if all_shown else _union(old.only, new.only),
+        domains=stored.domains,  # the targets of a run that is there already stand in this order
+        sources=_union(stored.sources, added.sources),
+        seeds=_union(stored.seeds, added.seeds),
+        only=() if all_shown else _union(stored.only, added.only),
     )
 
 
@@ -216,8 +216,8 @@ def _joined(row: Row, others: Sequence[Row]) -> Row:
     return row
 
 
-def _union(old: Iterable[Any], new: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(dict.fromkeys((*old, *new)))
+def _union(first: Iterable[Any], second: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
 
 
 def validate(experiment: Experiment) -> None:

@@ -30,20 +30,20 @@ class Picture(NamedTuple):
 
 def pictures(experiment: Experiment, outcome: Outcome) -> dict[str, Picture]:
     """Every picture of the report by the name of its file; none of a source without a run."""
-    found = {}
+    by_name = {}
     for source in experiment.sources:
         if not any(trained_on == source for _, trained_on, _ in outcome):
             continue
-        found[f"dots-{source}"] = Picture(
+        by_name[f"dots-{source}"] = Picture(
             dot_plot(experiment, outcome, source),
             f"DSC of every row trained on {source}: a dot is a seed, a bar the mean over seeds.",
         )
         if experiment.figure:
             draw, caption = _FIGURES[experiment.figure]
-            found[f"{experiment.figure}-{source}"] = Picture(
+            by_name[f"{experiment.figure}-{source}"] = Picture(
                 draw(experiment, outcome, source), f"Trained on {source}. {caption}"
             )
-    return found
+    return by_name
 
 
 def dot_plot(experiment: Experiment, outcome: Outcome, source: str) -> bytes:

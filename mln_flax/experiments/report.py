@@ -39,8 +39,8 @@ _PHANTOMS = (
 )
 
 
-class Made(NamedTuple):
-    """What was written."""
+class Report(NamedTuple):
+    """The page and the tables that were written."""
 
     page: Path
     tables: tuple[Table, ...]
@@ -54,7 +54,7 @@ def write(
     records: Mapping[str, Sequence[Record]],
     networks: Sequence[Network],
     environments: Mapping[str, Mapping[str, str]],
-) -> Made:
+) -> Report:
     """Writes `report/` of an experiment's workdir: index.html, table.md, .tex, .csv and pictures.
 
     Args:
@@ -96,17 +96,17 @@ def write(
         ("index.html", content),
     ):
         files.write_bytes(folder / name, text.encode())
-    return Made(folder / "index.html", (*shown, parameters), missing)
+    return Report(folder / "index.html", (*shown, parameters), missing)
 
 
 def tables(experiment: Experiment, outcome: Outcome, missing: str = "") -> list[Table]:
     """A table for each source, and one over all where there are several; notes say what misses."""
-    found = [
+    shown = [
         experiment_tables.source_table(experiment, outcome, source) for source in experiment.sources
     ]
     if len(experiment.sources) > 1:
-        found.append(experiment_tables.overall_table(experiment, outcome))
-    return [table._replace(note=f"{missing} {table.note}".strip()) for table in found]
+        shown.append(experiment_tables.overall_table(experiment, outcome))
+    return [table._replace(note=f"{missing} {table.note}".strip()) for table in shown]
 
 
 def comparison(jobs: Sequence[Job], records: Mapping[str, Sequence[Record]]) -> list[Table]:
@@ -145,7 +145,7 @@ def _page(
     pictures: Mapping[str, plots.Picture],
     environments: Mapping[str, Mapping[str, str]],
 ) -> str:
-    figures = "".join(page.figure(one.png, one.caption) for one in pictures.values())
+    figures = "".join(page.figure(picture.png, picture.caption) for picture in pictures.values())
     lead = (
         f"{missing} {len(experiment.shown())} rows, seeds {', '.join(map(str, experiment.seeds))}."
     )
@@ -174,9 +174,9 @@ def _described(experiment: Experiment, environments: Mapping[str, Mapping[str, s
         if value != defaults.get(name)  # another network or method has settings of its own
     }
     ran = Counter(
-        f"commit {one.get('commit', '?')}, jax {one.get('jax', '?')}, {one.get('devices', '?')}, "
-        f"{one.get('machine', '?')}"
-        for one in environments.values()
+        f"commit {environment.get('commit', '?')}, jax {environment.get('jax', '?')}, "
+        f"{environment.get('devices', '?')}, {environment.get('machine', '?')}"
+        for environment in environments.values()
     )
     return "\n".join(
         [

@@ -134,13 +134,13 @@ def run_jobs(
         print(f"\n{progress(number, len(left), time.monotonic() - started)}: {job.name}")
         print(f"rows: {', '.join(job.rows)}", flush=True)
         try:
-            made, folder = build(job.config), folder_of(workdir, job)
+            run_of_job, folder = build(job.config), folder_of(workdir, job)
             if data is None or data[0] != job.config.data:
                 data = None  # before the next is drawn: there may be no room for both
-                read = one_run.load(made, folder)
+                read = one_run.load(run_of_job, folder)
                 check_content(job.config, read.content, workdir)
                 data = job.config.data, read
-            one_run.train_all(made, folder, stop, command, data[1])
+            one_run.train_all(run_of_job, folder, stop, command, data[1])
         except UserError as error:
             print(f"error: {job.name}: {error}; going on", file=sys.stderr, flush=True)
             failed.append(job.name)
@@ -155,14 +155,14 @@ def check_content(config: Config, content: str, workdir: Path) -> None:
 
     Rows would be compared with each other on different images.
     """
-    own = {"data": settings.to_dict(config)["data"]}
+    present = {"data": settings.to_dict(config)["data"]}
     # Sources and targets are the same domains in an experiment.
     may_differ = {*settings.PLACES, "data.source", "data.targets"}
     for folder in sorted((workdir / RUNS).glob("*")):
         if workdirs.content_of(folder) in (None, content):
             continue
-        theirs = {"data": files.read_json(folder / "config.json")["data"]}
-        lines = settings.differences(theirs, own)
+        recorded = {"data": files.read_json(folder / "config.json")["data"]}
+        lines = settings.differences(recorded, present)
         if all(line.partition(":")[0] in may_differ for line in lines):
             raise UserError(
                 f"{folder} has read data of another content than there is now in "
@@ -170,12 +170,12 @@ def check_content(config: Config, content: str, workdir: Path) -> None:
             )
 
 
-def progress(done: int, total: int, seconds: float) -> str:
+def progress(finished: int, total: int, seconds: float) -> str:
     """`run 3 of 12, 9 after it, about 1:20:00 left`, from the mean time of those that are done."""
-    line = f"run {done + 1} of {total}, {total - done - 1} after it"
-    if not done:
+    line = f"run {finished + 1} of {total}, {total - finished - 1} after it"
+    if not finished:
         return line
-    left = int(seconds / done * (total - done))
+    left = int(seconds / finished * (total - finished))
     return f"{line}, about {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
 
 
@@ -222,12 +222,12 @@ def report(whole: Experiment, workdir: Path) -> None:
         for name in recorded
         if (path := workdir / RUNS / name / "environment.json").exists()
     }
-    made = experiment_report.write(
+    written = experiment_report.write(
         workdir, whole, all_jobs, recorded, networks(all_jobs), environments
     )
-    for table in made.tables:
+    for table in written.tables:
         print(f"\n{table.to_text()}")
-    print(f"\n{made.missing}\nreport: {made.page}")
+    print(f"\n{written.missing}\nreport: {written.page}")
 
 
 def recorded_of(all_jobs: Sequence[Job], workdir: Path) -> dict[str, list[Record]]:
@@ -236,12 +236,12 @@ def recorded_of(all_jobs: Sequence[Job], workdir: Path) -> dict[str, list[Record
     Raises:
       UserError: a file is broken, or a run's folder belongs to other settings.
     """
-    found = {}
+    by_run = {}
     for job in all_jobs:
         if is_done(workdir, job):
             workdirs.refuse_other_settings(folder_of(workdir, job), job.config)
-            found[job.name] = records.read_whole(records_of(workdir, job))
-    return found
+            by_run[job.name] = records.read_whole(records_of(workdir, job))
+    return by_run
 
 
 def networks(all_jobs: Sequence[Job]) -> list[Network]:
@@ -258,7 +258,7 @@ def networks(all_jobs: Sequence[Job]) -> list[Network]:
             state = jax.eval_shape(lambda run=run: train.random_state(run))
             shared, per_branch = shared_and_per_branch(run.model, state.params)
             counts[network] = run.model.num_branches, shared, per_branch
-    return [Network(tuple(dict.fromkeys(rows[one])), *counts[one]) for one in counts]
+    return [Network(tuple(dict.fromkeys(rows[network])), *counts[network]) for network in counts]
 
 
 def is_done(workdir: Path, job: Job) -> bool:

@@ -50,7 +50,7 @@ def outcome(
     Raises:
       UserError: a row asks for an answer that was not recorded.
     """
-    found: dict[tuple[str, str, int], dict[str, dict[str, Record]]] = {}
+    scores: dict[tuple[str, str, int], dict[str, dict[str, Record]]] = {}
     for job in jobs:
         images = [line for line in records.get(job.name, ()) if line["kind"] == "image"]
         for row in experiment.shown() if images else ():
@@ -62,20 +62,20 @@ def outcome(
                 names = study.answering(images, method)
             except UserError as error:
                 raise UserError(f"row {row.name!r}, run {job.name}: {error}") from None
-            by_domain = found.setdefault((row.name, job.source, job.seed), {})
+            by_domain = scores.setdefault((row.name, job.source, job.seed), {})
             for line, name in zip(images, names, strict=True):
                 score = line["scores"][name]
                 labeled = {LABELED: score["dsc"] if is_labeled(score) else None}
                 by_domain.setdefault(line["domain"], {})[line["image_id"]] = score | labeled
-    return found
+    return scores
 
 
 def means(outcome: Outcome, row: str, source: str, domain: str, metric: str) -> dict[int, float]:
     """Seed -> a row's mean over the images of a domain; nan where the metric has no meaning."""
     return {
-        seed: finite_mean(score[metric] for score in found[domain].values())
-        for (name, trained_on, seed), found in outcome.items()
-        if (name, trained_on) == (row, source) and domain in found
+        seed: finite_mean(score[metric] for score in domains[domain].values())
+        for (name, trained_on, seed), domains in outcome.items()
+        if (name, trained_on) == (row, source) and domain in domains
     }
 
 
@@ -87,7 +87,9 @@ def unseen_means(
         means(outcome, row, source, domain, metric) for domain in targets(experiment, source)
     ]
     seeds = set.intersection(*map(set, per_target))
-    return {seed: float(np.mean([one[seed] for one in per_target])) for seed in sorted(seeds)}
+    return {
+        seed: float(np.mean([by_seed[seed] for by_seed in per_target])) for seed in sorted(seeds)
+    }
 
 
 def targets(experiment: Experiment, source: str) -> tuple[str, ...]:
@@ -115,11 +117,11 @@ def compared(
         for seed in seeds:
             a, b = (outcome[name, source, seed].get(domain, {}) for name in (row, other))
             per_seed.append({image: a[image]["dsc"] - b[image]["dsc"] for image in a if image in b})
-        images = [image for image in per_seed[0] if all(image in one for one in per_seed)]
+        images = [image for image in per_seed[0] if all(image in by_image for by_image in per_seed)]
         if not images:
             return None
         differences.append(
-            np.array([np.mean([one[image] for one in per_seed]) for image in images])
+            np.array([np.mean([by_image[image] for by_image in per_seed]) for image in images])
         )
     return paired_bootstrap(differences)
 
@@ -159,6 +161,11 @@ def source_table(experiment: Experiment, outcome: Outcome, source: str) -> Table
                 *_comparison(experiment, outcome, row, source),
             )
         )
+    note = _source_note(experiment, outcome, source)
+    return Table(f"Trained on {source}", header, tuple(rows), note)
+
+
+def _source_note(experiment: Experiment, outcome: Outcome, source: str) -> str:
     note = (
         "DSC and HD: mean over images, then over seeds, ± standard deviation over seeds "
         "where there are several. Unseen: the mean over the targets. With lesions: unseen DSC over "
@@ -174,18 +181,19 @@ def source_table(experiment: Experiment, outcome: Outcome, source: str) -> Table
             "(10,000 resamples within each target). It holds for these seeds: how much another "
             "seed would change is the standard deviation's matter."
         )
-    return Table(f"Trained on {source}", header, tuple(rows), note)
+    return note
 
 
 def nothing_marked(outcome: Outcome, experiment: Experiment, source: str) -> float:
     """The unseen DSC of empty masks: the mean over the targets of the share without a lesion."""
-    for (_, trained_on, _), found in outcome.items():
-        if trained_on == source and all(one in found for one in targets(experiment, source)):
-            shares = (
-                np.mean([not is_labeled(score) for score in found[domain].values()])
-                for domain in targets(experiment, source)
-            )
-            return float(np.mean(list(shares)))
+    unseen = targets(experiment, source)
+    for (_, trained_on, _), domains in outcome.items():
+        if trained_on == source and all(target in domains for target in unseen):
+            shares = [
+                np.mean([not is_labeled(score) for score in domains[target].values()])
+                for target in unseen
+            ]
+            return float(np.mean(shares))
     return math.nan
 
 
@@ -204,7 +212,7 @@ def overall_table(experiment: Experiment, outcome: Outcome) -> Table:
             ]
             # Every source has as many targets: the mean of means is that over all pairs.
             seeds = sorted(set.intersection(*map(set, over)))
-            values = [float(np.mean([one[seed] for one in over])) for seed in seeds]
+            values = [float(np.mean([by_seed[seed] for by_seed in over])) for seed in seeds]
             cells += [spread(values, digits)] if cells else [f"{len(values)}", spread(values)]
         rows.append((row.name, *cells))
     pairs = len(experiment.sources) * (len(experiment.domains) - 1)
@@ -223,8 +231,8 @@ def raw_table(experiment: Experiment, outcome: Outcome) -> Table:
     for row in experiment.shown():
         for source in experiment.sources_of(row):
             for seed in experiment.seeds:
-                found = outcome.get((row.name, source, seed), {})
-                for domain, images in found.items():
+                domains = outcome.get((row.name, source, seed), {})
+                for domain, images in domains.items():
                     role = "source" if domain == source else "target"
                     for metric in METRICS:
                         values = [score[metric] for score in images.values()]
@@ -243,34 +251,37 @@ def raw_table(experiment: Experiment, outcome: Outcome) -> Table:
 
 def network_table(networks: Iterable[Network]) -> Table:
     """Parameters of each distinct network: in all, shared, and what a branch adds (section 5.2)."""
-    rows = tuple(
-        (
-            ", ".join(one.rows),
-            str(one.branches),
-            f"{one.shared + one.branches * one.per_branch:,}",
-            f"{one.shared:,}",
-            f"{one.per_branch:,}",
-            f"{one.branches * one.per_branch / (one.shared + one.branches * one.per_branch):.1%}",
+    rows = []
+    for network in networks:
+        of_branches = network.branches * network.per_branch
+        total = network.shared + of_branches
+        rows.append(
+            (
+                ", ".join(network.rows),
+                str(network.branches),
+                f"{total:,}",
+                f"{network.shared:,}",
+                f"{network.per_branch:,}",
+                f"{of_branches / total:.1%}",
+            )
         )
-        for one in networks
-    )
     header = ("rows", "branches", "parameters", "shared", "per branch", "all branches' share")
-    return Table("Parameters of the networks", header, rows)
+    return Table("Parameters of the networks", header, tuple(rows))
 
 
 def unit_of(outcome: Outcome) -> str:
     """`mm`, or `px` where one image has no spacing."""
     scores = (
         score
-        for found in outcome.values()
-        for images in found.values()
+        for domains in outcome.values()
+        for images in domains.values()
         for score in images.values()
     )
     return "px" if any(score["hausdorff_mm"] is None for score in scores) else "mm"
 
 
-def _seeds(experiment: Experiment, done: Mapping[int, float]) -> str:
-    here, all_seeds = len(done), len(experiment.seeds)
+def _seeds(experiment: Experiment, by_seed: Mapping[int, float]) -> str:
+    here, all_seeds = len(by_seed), len(experiment.seeds)
     return str(here) if here == all_seeds else f"{here}/{all_seeds}"
 
 
@@ -283,11 +294,11 @@ def _comparison_header(experiment: Experiment) -> tuple[str, ...]:
 def _comparison(experiment: Experiment, outcome: Outcome, row: Row, source: str) -> tuple[str, ...]:
     if not experiment.against:
         return ()
-    found = compared(outcome, experiment, row.name, experiment.against, source)
-    if row.name == experiment.against or found is None:
+    comparison = compared(outcome, experiment, row.name, experiment.against, source)
+    if row.name == experiment.against or comparison is None:
         return ("-", "-", "-")
     return (
-        f"{found.difference:+.3f}",
-        f"{found.low:+.3f} to {found.high:+.3f}",
-        "<0.001" if found.p < 0.001 else f"{found.p:.3f}",
+        f"{comparison.difference:+.3f}",
+        f"{comparison.low:+.3f} to {comparison.high:+.3f}",
+        "<0.001" if comparison.p < 0.001 else f"{comparison.p:.3f}",
     )

@@ -171,8 +171,8 @@ def thumbnail_sheet(thumbnails: Sequence[tuple[np.ndarray, np.ndarray, str]]) ->
 
 def _by_step(lines: Sequence[Record], key: str) -> dict[int, Any]:
     """Step -> value, in the order of steps, of the lines that have one."""
-    found = {line["step"]: line[key] for line in lines if line.get(key) is not None}
-    return dict(sorted(found.items()))
+    values = {line["step"]: line[key] for line in lines if line.get(key) is not None}
+    return dict(sorted(values.items()))
 
 
 def _keys(dictionaries: Any) -> list[str]:

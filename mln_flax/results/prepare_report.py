@@ -22,7 +22,7 @@ _MOST_OPEN = 20  # a longer list on the page is folded, reason by reason
 _MOST_NAMED = 4  # sizes or spacings of a domain
 _NUMBERS = re.compile(r"(?:[+-]?\w*\d\w*(?:\.\w+)*)+")  # and every other word with a digit in it
 _AGAIN = "remove the folder and prepare it again"
-_HOW_TO_LOOK = (
+_WHAT_TO_CHECK = (
     "Small copies of some images of every domain and part, labeled ones first. A thin blue line "
     "runs one pixel outside of each label. Are the lines where calcifications are, is every "
     "breast whole and alone, are the gray levels those of a mammogram?"
@@ -50,10 +50,10 @@ def write(folder: str | Path) -> Path:
     for name in (*_FILES, "sheet.npz"):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing; {_AGAIN}")
-    said, splits, settings = (files.read_json(folder / name) for name in _FILES)
+    summary, splits, settings = (files.read_json(folder / name) for name in _FILES)
     sheet = plots.thumbnail_sheet(_read_sheet(folder / "sheet.npz"))
     try:
-        content = _page(said, splits, settings, sheet)
+        content = _page(summary, splits, settings, sheet)
     except KeyError as error:
         raise UserError(f"{folder}: a file of it lacks the field {error}; {_AGAIN}") from None
     try:
@@ -67,13 +67,13 @@ def write(folder: str | Path) -> Path:
     return folder / PAGE
 
 
-def table(said: Mapping[str, Any]) -> Table:
+def table(summary: Mapping[str, Any]) -> Table:
     """The counts of every domain and part, and of all: images, patients, tiles, label area.
 
     Args:
-      said: what `prepare.json` says.
+      summary: what `prepare.json` says.
     """
-    totals = said["totals"]
+    totals = summary["totals"]
     columns = (
         *("domain", "part", "images", "patients", "tiles", "labeled tiles", "megapixels"),
         *("label pixels", "label mm2"),
@@ -91,15 +91,15 @@ def table(said: Mapping[str, Any]) -> Table:
     return Table("Prepared images", columns, (*rows, total), " ".join(notes))
 
 
-def lines(said: Mapping[str, Any]) -> list[str]:
+def lines(summary: Mapping[str, Any]) -> list[str]:
     """What was left out and repaired, for a terminal: the commonest reasons first.
 
     Reasons that differ in their numbers only share a line.
 
     Args:
-      said: what `prepare.json` says.
+      summary: what `prepare.json` says.
     """
-    totals = said["totals"]
+    totals = summary["totals"]
     return [
         *_counted_lines("left out", totals["left_out_by_reason"]),
         *_counted_lines("repaired", totals["repaired_by_reason"]),
@@ -120,9 +120,9 @@ def _read_sheet(path: Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
 
 
 def _page(
-    said: Mapping[str, Any], splits: Mapping[str, Any], settings: Mapping[str, Any], sheet: bytes
+    summary: Mapping[str, Any], splits: Mapping[str, Any], settings: Mapping[str, Any], sheet: bytes
 ) -> str:
-    totals = said["totals"]
+    totals = summary["totals"]
     lead = (
         f"{settings['name']}: {_count(totals['images'], 'image')} of "
         f"{_count(totals['patients'], 'patient')}, {totals['labeled_images']:,} with a label, cut "
@@ -132,11 +132,11 @@ def _page(
     )
     known = {name: str(value) or "none" for name, value in settings.items()}
     sections = [
-        ("Counts", table(said).to_html()),
-        ("Left out", _left_out(said)),
-        ("Repaired", _repaired(said)),
-        ("Contact sheet", page.figure(sheet, _HOW_TO_LOOK)),
-        ("Images", _images(said["images"])),
+        ("Counts", table(summary).to_html()),
+        ("Left out", _left_out(summary)),
+        ("Repaired", _repaired(summary)),
+        ("Contact sheet", page.figure(sheet, _WHAT_TO_CHECK)),
+        ("Images", _images(summary["images"])),
         ("Split", _split(splits)),
         ("Settings", page.definitions(known)),
         ("About this page", page.paragraph(_IDS)),
@@ -144,23 +144,23 @@ def _page(
     return page.page("Prepared mammograms", lead, sections)
 
 
-def _left_out(said: Mapping[str, Any]) -> str:
-    found = [(one["reason"], (one["file"],)) for one in said["left_out"]]
-    return _one_by_one(found, ("file",), "reason") or page.paragraph("Nothing was left out.")
+def _left_out(summary: Mapping[str, Any]) -> str:
+    entries = [(item["reason"], (item["file"],)) for item in summary["left_out"]]
+    return _itemized(entries, ("file",), "reason") or page.paragraph("Nothing was left out.")
 
 
-def _repaired(said: Mapping[str, Any]) -> str:
-    found = [
+def _repaired(summary: Mapping[str, Any]) -> str:
+    entries = [
         (line, (image["image_id"], image["domain"], image["part"]))
-        for image in said["images"]
+        for image in summary["images"]
         for line in image["repaired"]
     ]
     columns = ("image", "domain", "part")
-    return _one_by_one(found, columns, "repair") or page.paragraph("Nothing was repaired.")
+    return _itemized(entries, columns, "repair") or page.paragraph("Nothing was repaired.")
 
 
-def _one_by_one(
-    found: Sequence[tuple[str, tuple[str, ...]]], columns: tuple[str, ...], reason: str
+def _itemized(
+    entries: Sequence[tuple[str, tuple[str, ...]]], columns: tuple[str, ...], reason: str
 ) -> str:
     """Every item with its reason: one table, or where that is long one folded for each reason."""
 
@@ -170,14 +170,14 @@ def _one_by_one(
         rows = [(str(n), why, *names) for n, (why, names) in enumerate(items, start=1)]
         return Table(title, ("", reason, *columns), tuple(rows)).to_html()
 
-    if len(found) <= _MOST_OPEN:
-        return listed("One by one", found) if found else ""
-    groups = _grouped(collections.Counter(why for why, _ in found))
+    if len(entries) <= _MOST_OPEN:
+        return listed("One by one", entries) if entries else ""
+    groups = _grouped(collections.Counter(why for why, _ in entries))
     folded = []
     for name, reasons in groups.items():
-        items = [one for one in found if one[0] in reasons]
+        items = [entry for entry in entries if entry[0] in reasons]
         folded.append(page.folded(f"{len(items):,} x {name}", listed("", items)))
-    text = f"{len(found):,} in all. Open a line to see them one by one."
+    text = f"{len(entries):,} in all. Open a line to see them one by one."
     return page.paragraph(text) + "".join(folded)
 
 
@@ -212,7 +212,10 @@ def _images(images: Sequence[Mapping[str, Any]]) -> str:
 def _views(domains: _Domains) -> Table:
     counts = {domain: collections.Counter(map(_view, group)) for domain, group in domains.items()}
     columns = sorted(set().union(*counts.values()))
-    rows = [(domain, *(f"{found[view]:,}" for view in columns)) for domain, found in counts.items()]
+    rows = [
+        (domain, *(f"{per_view[view]:,}" for view in columns))
+        for domain, per_view in counts.items()
+    ]
     note = "Side and view of the images; ? where their files do not say it."
     return Table("Views", ("domain", *columns), tuple(rows), note)
 
@@ -226,9 +229,9 @@ def _labels(domains: _Domains) -> Table:
     rows = []
     for domain, group in domains.items():
         for kind in sorted({image["label_kind"] for image in group}):
-            found = [image for image in group if image["label_kind"] == kind]
-            labeled = [image["label_pixels"] for image in found if image["label_pixels"]]
-            numbers = (len(found), len(labeled), sum(image["objects"] for image in found))
+            of_kind = [image for image in group if image["label_kind"] == kind]
+            labeled = [image["label_pixels"] for image in of_kind if image["label_pixels"]]
+            numbers = (len(of_kind), len(labeled), sum(image["objects"] for image in of_kind))
             median = f"{np.median(labeled):,.0f}" if labeled else "-"
             rows.append((domain, kind, *(f"{number:,}" for number in numbers), median))
     header = ("domain", "label", "images", "with label", "abnormalities", "median px")

@@ -16,7 +16,7 @@ from mln_flax.results.study import PLAIN, Section, Study, settled
 from mln_flax.types import Record, UserError
 
 # What the page is made of, and the mode that writes it.
-_MADE_BY = {
+_WRITTEN_BY = {
     "config.json": "train",
     "environment.json": "train",
     "data.json": "train",
@@ -112,7 +112,7 @@ def answered_records(folder: pathlib.Path, study: Study, method_settings: Any) -
 
 
 def _read(folder: pathlib.Path, study: Study, method_settings: Any) -> _Work:
-    for name, mode in _MADE_BY.items():
+    for name, mode in _WRITTEN_BY.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing: --mode={mode} makes it")
     sheet = folder / "sheet.npz"
@@ -214,7 +214,7 @@ def _trained(work: _Work) -> str:
 
 
 def _section(section: Section) -> str:
-    figures = [page.figure(one.png, one.caption) for one in section.pictures.values()]
+    figures = [page.figure(picture.png, picture.caption) for picture in section.pictures.values()]
     return "".join([*figures, *(table.to_html() for table in section.tables)])
 
 
