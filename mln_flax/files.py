@@ -62,7 +62,8 @@ def naming(path: PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = str(path)
+        if error.errno is not None:  # without a number Python would print nothing but the name
+            error.filename = str(path)
         raise
 
 

@@ -22,7 +22,7 @@ sys.path[:0] = ["tests", "tests/support"]
 import jax
 import numpy as np
 from mln_flax import parallel
-from mln_flax.engine.train import random_state
+from mln_flax.engine.states import random_state
 from test_parallel import RUNS, UNET, a_run, after_steps, assert_equal
 
 assert jax.device_count() == 4

@@ -10,7 +10,7 @@ from PIL import Image
 from mln_flax import modes, settings
 from mln_flax.benchmark import yardstick
 from mln_flax.config import BenchmarkConfig, ViewsConfig
-from mln_flax.engine import build, train
+from mln_flax.engine import build, states
 from mln_flax.engine.load_data import load_data
 from mln_flax.views import intensity
 
@@ -49,7 +49,7 @@ def a_plain_run_on_a_folder(reads, tmp_path, _):
 
 def a_start_from_random_weights(reads, *_):
     run = build.build(recording.watched(tiny.config(), reads))
-    assert train.pretrained_path(run) == ""
+    assert states.pretrained_path(run) == ""
 
 
 def drawn_phantoms(reads, *_):

@@ -12,12 +12,12 @@ import tiny
 
 from mln_flax import files, parallel, settings
 from mln_flax.config import validate
-from mln_flax.engine import train
+from mln_flax.engine import states
 from mln_flax.engine.build import build
 from mln_flax.experiments import core
 from mln_flax.experiments import jobs as experiment_jobs
 from mln_flax.main import main
-from mln_flax.methods.mln import branches, choice
+from mln_flax.methods.mln import branches, recorded
 from mln_flax.results import records
 from mln_flax.types import Batch
 
@@ -48,7 +48,7 @@ def dry_run(run):
         return
     DONE.add(network_and_method)
     side, rows = config.views.crop_side(config.data.size), 2 * len(run.view_names)
-    state = jax.eval_shape(run.method.init, jax.random.key(0), train.empty_batch(run))
+    state = jax.eval_shape(run.method.init, jax.random.key(0), states.empty_batch(run))
     batch = Batch(
         image=jax.ShapeDtypeStruct((1, rows, side, side, 1), jnp.float32),
         mask=jax.ShapeDtypeStruct((1, rows, side, side), jnp.int32),
@@ -104,7 +104,7 @@ def test_the_ablation_of_the_paper_shares_its_trainings():
     assert others == {("Basenet",), ("Basenet-S",), ("MLN-net", "MLN-net-P", "MLN-net-W")}
     methods = [core.config_of(experiment, row, "ffdm", 0).method for row in experiment.rows]
     assert [method.name for method in methods] == ["supervised"] * 4 + ["mln"] * 12
-    assert [choice.of_settings(method) for method in methods[4:]] == [
+    assert [recorded.of_settings(method) for method in methods[4:]] == [
         *("union", "union", "euclidean", "euclidean"),
         *("cosine", "cosine", "euclidean+", "cosine+"),
         *("polarity", "polarity", "weighted", "weighted"),

@@ -20,7 +20,7 @@ from mln_flax.data.images import Images, from_arrays
 from mln_flax.data.phantoms import phantom
 from mln_flax.engine import input_pipeline
 from mln_flax.engine.build import Run, build, plan
-from mln_flax.engine.train import random_state
+from mln_flax.engine.states import random_state
 from mln_flax.models.core import all_branches
 from mln_flax.types import Batch
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mln_flax import parallel
 from mln_flax.benchmark import cost
 from mln_flax.benchmark.cost import Cost
-from mln_flax.engine import train
+from mln_flax.engine import states
 from mln_flax.engine.build import Run
 from mln_flax.types import Batch
 
@@ -22,7 +22,7 @@ def shapes(run: Run) -> tuple[Any, Batch]:
     def of(*shape: int, dtype: type = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((devices, here, *shape), dtype)
 
-    state = jax.eval_shape(run.method.init, jax.random.key(0), train.empty_batch(run))
+    state = jax.eval_shape(run.method.init, jax.random.key(0), states.empty_batch(run))
     batch = Batch(
         image=of(side, side, 1),
         mask=of(side, side, dtype=jnp.int32),

@@ -15,7 +15,7 @@ from mln_flax.data.images import chunks, images_of
 from mln_flax.data.phantoms import phantom
 from mln_flax.engine import checkpoint
 from mln_flax.engine.build import Run
-from mln_flax.engine.train import random_state
+from mln_flax.engine.states import random_state
 from mln_flax.engine.workdir import MODEL
 from mln_flax.metrics import pixel
 from mln_flax.registry import kind_of

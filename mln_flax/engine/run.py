@@ -9,7 +9,7 @@ from mln_flax import parallel
 from mln_flax.config import Config
 from mln_flax.data.core import DataSet
 from mln_flax.data.prepare import prepare, prepared_set
-from mln_flax.engine import evaluate, stop, train
+from mln_flax.engine import evaluate, states, stop, train
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run
 from mln_flax.engine.load_data import is_drawn, load_data
@@ -32,8 +32,8 @@ def train_all(
         print(f"evaluation: done already ({lines}); --mode=evaluate does it again")
     if model.exists() and lines.exists():
         return
-    if train.pretrained_path(run) and not model.exists():
-        train.pretrained(run)  # what is wrong with it is said before anything is written
+    if states.pretrained_path(run) and not model.exists():
+        states.pretrained(run)  # what is wrong with it is said before anything is written
     with read_data(run, workdir, data) as read:
         if not model.exists():
             workdirs.write_environment(workdir, command)

@@ -1,6 +1,7 @@
 """The training loop: steps, validation on the source, checkpoints, and a clean stop."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,61 +9,17 @@ import jax
 import numpy as np
 
 from mln_flax import parallel
-from mln_flax.config import NETWORKS
 from mln_flax.data.core import DataSet
 from mln_flax.data.images import Images, images_of
 from mln_flax.engine import checkpoint, input_pipeline, optim
 from mln_flax.engine.build import Run, plan
 from mln_flax.engine.clock import Progress, Stopwatch
+from mln_flax.engine.states import initial_state, random_state
 from mln_flax.engine.stop import Stopped, StopSignal
 from mln_flax.engine.workdir import MODEL, read_log, writers
 from mln_flax.methods.core import SCORE
-from mln_flax.registry import kind_of
 from mln_flax.results import records
-from mln_flax.types import Batch, Record, UserError
-
-
-def random_state(run: Run) -> Any:
-    """A state of the run's form with parameters drawn from the run's seed."""
-    return jax.jit(run.method.init)(jax.random.key(run.config.train.seed), empty_batch(run))
-
-
-def initial_state(run: Run) -> Any:
-    """The state before the first step: random, or with a PyTorch checkpoint's parameters."""
-    state = random_state(run)
-    if pretrained_path(run):
-        params, report = pretrained(run)
-        print(report)
-        state = state._replace(params=params)
-    return state
-
-
-def pretrained_path(run: Run) -> str:
-    """The PyTorch checkpoint that a run starts from, or nothing."""
-    return getattr(run.config.model, "pretrained", "")
-
-
-def pretrained(run: Run) -> tuple[Any, str]:
-    """A PyTorch checkpoint's parameters, and lines that say what became of each of them.
-
-    Raises:
-      UserError: the file cannot be read, or does not fit the network.
-    """
-    read = kind_of(NETWORKS, run.config.model.name).read_pretrained
-    return read(pretrained_path(run), run.model, empty_batch(run).image.shape)
-
-
-def empty_batch(run: Run) -> Batch:
-    """One black row of the size that a step sees: what a state is made for."""
-    side = run.config.views.crop_side(run.config.data.size)
-    return Batch(
-        image=np.zeros((1, side, side, 1), np.float32),
-        mask=np.zeros((1, side, side), np.int32),
-        view=np.zeros(1, np.int32),
-        domain=np.zeros(1, np.int32),
-        labeled=np.ones(1, bool),
-        valid=np.ones(1, bool),
-    )
+from mln_flax.types import Record, UserError
 
 
 def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None) -> Path:
@@ -79,10 +36,10 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
     log = workdir / "train.jsonl"
 
     with checkpoint.manager(workdir) as checkpoints, stop.watched(), writers(workdir) as write:
-        state = initial_state(run)
-        restored = checkpoint.restore(checkpoints, state)
-        if restored is not None:
-            state = restored
+        state = checkpoint.restore(checkpoints, jax.eval_shape(partial(random_state, run)))
+        if state is None:
+            state = initial_state(run)
+        else:
             print(f"training: going on from step {int(state.step)}")
         state = parallel.replicate(state)
         first = int(state.step)

@@ -15,8 +15,8 @@ from mln_flax.config import Config, DataConfig
 from mln_flax.data.core import DataSet
 from mln_flax.data.phantoms import phantom
 from mln_flax.engine import run as one_run
+from mln_flax.engine import states
 from mln_flax.engine import stop as stopping
-from mln_flax.engine import train
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import build
 from mln_flax.experiments import core
@@ -255,7 +255,7 @@ def networks(all_jobs: Sequence[Job]) -> list[Network]:
         network = str(run.model)
         rows.setdefault(network, []).extend(job.rows)
         if network not in counts:
-            state = jax.eval_shape(lambda run=run: train.random_state(run))
+            state = jax.eval_shape(lambda run=run: states.random_state(run))
             shared, per_branch = shared_and_per_branch(run.model, state.params)
             counts[network] = run.model.num_branches, shared, per_branch
     return [Network(tuple(dict.fromkeys(rows[network])), *counts[network]) for network in counts]

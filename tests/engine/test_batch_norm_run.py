@@ -9,7 +9,7 @@ import tiny
 from PIL import Image
 
 from mln_flax.data.images import images_of
-from mln_flax.engine import checkpoint, evaluate, train
+from mln_flax.engine import checkpoint, evaluate, states
 from mln_flax.engine.build import build
 from mln_flax.engine.load_data import load_data
 from mln_flax.main import main
@@ -50,7 +50,7 @@ def data(run):
 
 
 def best_state(run, workdir):
-    shapes = jax.eval_shape(lambda: train.random_state(run))
+    shapes = jax.eval_shape(lambda: states.random_state(run))
     with checkpoint.manager(workdir) as checkpoints:
         return checkpoint.restore(checkpoints, shapes, checkpoints.best_step())
 

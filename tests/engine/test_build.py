@@ -11,7 +11,7 @@ import tiny
 from mln_flax.config import METHODS, NETWORKS
 from mln_flax.engine.augment import augmented
 from mln_flax.engine.build import build
-from mln_flax.engine.train import empty_batch
+from mln_flax.engine.states import empty_batch
 from mln_flax.models.swin_unet import SwinUnet
 from mln_flax.models.unet import UNet
 from mln_flax.registry import kinds

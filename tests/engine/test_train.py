@@ -12,7 +12,7 @@ import tiny
 from tiny import wait_for
 
 from mln_flax.data.images import images_of
-from mln_flax.engine import checkpoint, clock, evaluate, input_pipeline, stop, train
+from mln_flax.engine import checkpoint, clock, evaluate, input_pipeline, states, stop, train
 from mln_flax.engine.build import build
 from mln_flax.engine.load_data import load_data
 from mln_flax.engine.workdir import MODEL, read_log
@@ -50,7 +50,7 @@ def workdir(kind, request):
 
 
 def last_state(run, workdir):
-    shapes = jax.eval_shape(lambda: train.random_state(run))
+    shapes = jax.eval_shape(lambda: states.random_state(run))
     with checkpoint.manager(workdir) as checkpoints:
         return checkpoint.restore(checkpoints, shapes)
 
@@ -135,7 +135,7 @@ def test_the_log_holds_steps_and_validations(workdir):
 
 
 def test_the_model_is_the_best_state_and_has_the_operating_point_of_its_validation(run, workdir):
-    shapes = jax.eval_shape(lambda: train.random_state(run))
+    shapes = jax.eval_shape(lambda: states.random_state(run))
     with checkpoint.manager(workdir) as checkpoints:
         best = checkpoints.best_step()
         state = checkpoint.restore(checkpoints, shapes, best)

@@ -9,7 +9,7 @@ from mln_flax.data.images import images_of
 from mln_flax.engine import input_pipeline
 from mln_flax.engine.build import build, plan
 from mln_flax.engine.load_data import load_data
-from mln_flax.engine.train import initial_state
+from mln_flax.engine.states import initial_state
 
 # Every third loss, from commit 36b0bec, before attention, norms and the final expansion were
 # written for speed. The sums run in another order since then, and training lets that grow.

@@ -14,7 +14,7 @@ import trees
 from mln_flax.config import METHODS, one_of
 from mln_flax.data.core import PARTS
 from mln_flax.data.prepare import prepare
-from mln_flax.engine import checkpoint, evaluate, stop, train
+from mln_flax.engine import checkpoint, evaluate, states, stop, train
 from mln_flax.engine.build import build
 from mln_flax.engine.load_data import load_data
 from mln_flax.main import main
@@ -77,7 +77,7 @@ def run(entered):
 
 
 def last_state(run, folder):
-    shapes = jax.eval_shape(lambda: train.random_state(run))
+    shapes = jax.eval_shape(lambda: states.random_state(run))
     with checkpoint.manager(folder) as checkpoints:
         return checkpoint.restore(checkpoints, shapes)
 

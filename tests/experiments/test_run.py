@@ -14,7 +14,7 @@ from tiny import refused, wait_for
 
 from mln_flax import files
 from mln_flax.data.core import DataSet
-from mln_flax.engine import train
+from mln_flax.engine import states, train
 from mln_flax.experiments import core, run
 from mln_flax.experiments import jobs as experiment_jobs
 from mln_flax.main import main
@@ -301,7 +301,7 @@ def test_networks_are_counted_once_each():
     assert (one.shared, one.per_branch) == (two.shared, two.per_branch)
     assert 0 < one.per_branch < one.shared
     made = run.build(jobs[1].config)
-    params = jax.eval_shape(lambda: train.random_state(made)).params
+    params = jax.eval_shape(lambda: states.random_state(made)).params
     total = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     assert two.shared + 2 * two.per_branch == total
 

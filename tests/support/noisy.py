@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 
+from mln_flax.models import moments
 from mln_flax.models.norms import DomainLayerNorm
 from mln_flax.types import AXIS
 
@@ -15,6 +16,7 @@ class Noisy(nn.Module):
     @nn.compact
     def __call__(self, image, branch, train=False):
         norm = DomainLayerNorm(self.num_branches, axis_name=AXIS, name="norm")
-        x, moments = norm(nn.Conv(4, (3, 3), name="conv")(image), branch, train=train)
+        with moments.collected() as norm_moments:
+            x = norm(nn.Conv(4, (3, 3), name="conv")(image), branch, train=train)
         x = nn.Dropout(0.5, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, name="head")(x), {"moments": moments}
+        return nn.Dense(self.num_classes, name="head")(x), {"moments": norm_moments}

@@ -18,7 +18,7 @@ import numpy as np
 from mln_flax import parallel
 from mln_flax.data.images import Images, chunks
 from mln_flax.methods.core import Answers
-from mln_flax.methods.mln import branches, choice, image_rules
+from mln_flax.methods.mln import branches, image_rules, recorded
 from mln_flax.methods.mln.bank import Early, Fitted, ViewMap, Weighted
 from mln_flax.methods.mln.image_features import foreground_mean, image_features
 from mln_flax.methods.mln.settings import MlnSettings
@@ -166,7 +166,7 @@ def _facts(programs: Programs, fitted: Fitted, by_norms: dict[str, np.ndarray], 
     """What the record of image i says of its choice: by all norms, and by those that suffice."""
     by_all = {rule: distances[:, -1] for rule, distances in by_norms.items()}
     return {
-        "answer": choice.of_settings(programs.settings),
+        "answer": recorded.of_settings(programs.settings),
         "selection": programs.settings.selection,
         "branches": list(programs.branch_names),
         "distances": {rule: of_all[i].tolist() for rule, of_all in by_all.items()},
@@ -223,7 +223,7 @@ def answer(
     point = fitted.weighted.point if settings.answer == WEIGHTED else fitted.point
     facts = [
         {
-            "answer": choice.of_settings(settings),
+            "answer": recorded.of_settings(settings),
             "selection": settings.selection,
             "early": is_early(programs, fitted),
             "branch": programs.branch_names[branch],

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from mln_flax.methods.mln import choice
+from mln_flax.methods.mln import recorded
 from mln_flax.results.statistics import finite_mean
 from mln_flax.results.study import Training
 from mln_flax.results.table_layout import Table, number, spread
@@ -52,8 +52,8 @@ def worth_table(training: Training) -> Table:
         cells = []
         for domain in domains:
             best = _per_seed(training, domain, _share_of_best(rule))
-            lost = _per_seed(training, domain, _lost(rule, choice.ORACLE))
-            of_domain = _per_seed(training, domain, _lost(rule, f"{choice.ORACLE}@domain"))
+            lost = _per_seed(training, domain, _lost(rule, recorded.ORACLE))
+            of_domain = _per_seed(training, domain, _lost(rule, f"{recorded.ORACLE}@domain"))
             cells += [spread(best, 2), number(finite_mean(lost)), number(finite_mean(of_domain))]
         rows.append((rule, *cells))
     header = [
@@ -78,7 +78,7 @@ def level_table(training: Training) -> Table:
     domains = training.domains()
     rows = []
     for rule in _rules(training):
-        if rule in choice.TOGETHER:
+        if rule in recorded.TOGETHER:
             continue
         for level in LEVELS:
             way = rule if level == "image" else f"{rule}@{level}"
@@ -94,13 +94,13 @@ def share_table(training: Training) -> Table:
     names = training.seeds[0][0]["branches"]
     rows = []
     for domain in training.domains():
-        for rule in (*_by_distance(training), choice.ORACLE):
+        for rule in (*_by_distance(training), recorded.ORACLE):
             counts = [
-                np.bincount(choice.branches(images(lines, domain), rule), minlength=len(names))
+                np.bincount(recorded.branches(images(lines, domain), rule), minlength=len(names))
                 for lines in training.seeds
             ]
             total = np.sum(counts, axis=0)
-            shown = "best branch" if rule == choice.ORACLE else rule
+            shown = "best branch" if rule == recorded.ORACLE else rule
             rows.append((domain, shown, *(f"{share:.2f}" for share in total / total.sum())))
     note = "Shares of the images of all seeds. Where several branches are best the first counts."
     title = f"Which branch is chosen ({training.name})"
@@ -152,7 +152,7 @@ def _per_seed(
 
 
 def _dsc(way: str) -> Callable[[list[Record]], float]:
-    return lambda lines: float(np.mean([score["dsc"] for score in choice.scores(lines, way)]))
+    return lambda lines: float(np.mean([score["dsc"] for score in recorded.scores(lines, way)]))
 
 
 def _lost(way: str, oracle: str) -> Callable[[list[Record]], float]:
@@ -163,7 +163,9 @@ def _share_of_best(way: str) -> Callable[[list[Record]], float]:
     """The share of images that get the DSC of their best branch, or more."""
 
     def share(lines: list[Record]) -> float:
-        pairs = zip(choice.scores(lines, way), choice.scores(lines, choice.ORACLE), strict=True)
+        pairs = zip(
+            recorded.scores(lines, way), recorded.scores(lines, recorded.ORACLE), strict=True
+        )
         return float(np.mean([got["dsc"] >= best["dsc"] for got, best in pairs]))
 
     return share
@@ -173,7 +175,7 @@ def _tied(training: Training) -> str:
     """`dbt 0.23, film 0.55`: the shares of images that all branches answer equally well."""
     shares = {
         domain: finite_mean(
-            float(len({score["dsc"] for score in choice.of_branches(line)}) == 1)
+            float(len({score["dsc"] for score in recorded.of_branches(line)}) == 1)
             for lines in training.seeds
             for line in images(lines, domain)
         )
@@ -207,7 +209,7 @@ def _by_distance(training: Training) -> list[str]:
 
 def _rules(training: Training) -> list[str]:
     """Rules that choose a branch, then the answers of several branches."""
-    together = (name for name in choice.TOGETHER if name in training.seeds[0][0]["scores"])
+    together = (name for name in recorded.TOGETHER if name in training.seeds[0][0]["scores"])
     return [*_by_distance(training), *together]
 
 

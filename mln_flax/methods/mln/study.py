@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mln_flax.methods.mln import choice, comparison, plots
+from mln_flax.methods.mln import comparison, plots, recorded
 from mln_flax.methods.mln.branches import SELECTIONS
 from mln_flax.methods.mln.plots import Matrix
 from mln_flax.results.statistics import finite_mean
@@ -49,7 +49,7 @@ def selection_table(records: Iterable[Record]) -> Table:
     rows = []
     for domain, group in domains.items():
         means = (
-            finite_mean(score["dsc"] for score in choice.scores(group, way))
+            finite_mean(score["dsc"] for score in recorded.scores(group, way))
             for way in ways.values()
         )
         rows.append((domain_name(domain, group), str(len(group)), *map(number, means)))
@@ -161,16 +161,16 @@ def _rules(records: list[Record]) -> list[str]:
 
 def _ways(records: list[Record]) -> dict[str, str]:
     """Column -> way to answer; `*` marks the shipped one."""
-    together = [name for name in choice.TOGETHER if all(name in r["scores"] for r in records)]
+    together = [name for name in recorded.TOGETHER if all(name in r["scores"] for r in records)]
     shipped = records[0]["answer"]
     rules = [*_rules(records), *together]
     if shipped not in rules:  # a rule for whole cases or domains
         rules.append(shipped)
     return {
         **{f"{way}*" if way == shipped else way: way for way in rules},
-        **{f"{choice.ONLY}{name}": f"{choice.ONLY}{name}" for name in records[0]["branches"]},
-        "best branch": choice.ORACLE,
-        "best of domain": f"{choice.ORACLE}@domain",
+        **{f"{recorded.ONLY}{name}": f"{recorded.ONLY}{name}" for name in records[0]["branches"]},
+        "best branch": recorded.ORACLE,
+        "best of domain": f"{recorded.ORACLE}@domain",
     }
 
 
@@ -186,4 +186,4 @@ def _shown_rules(records: Sequence[Record]) -> list[str]:
     return [rule for rule in rules if rule in recorded] or [first.get("selection", "")]
 
 
-STUDY = Study(choice.answering, headline, sections, comparison.tables)
+STUDY = Study(recorded.answering, headline, sections, comparison.tables)

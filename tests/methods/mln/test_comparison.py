@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mln_flax.methods.mln import choice, comparison
+from mln_flax.methods.mln import comparison, recorded
 from mln_flax.results.study import Training
 
 DOMAINS = ("ffdm", "dbt", "film")
@@ -122,7 +122,7 @@ def test_levels_and_shares(training):
             np.mean(
                 [
                     score["dsc"]
-                    for score in choice.scores(comparison.images(lines, "dbt"), f"cosine@{level}")
+                    for score in recorded.scores(comparison.images(lines, "dbt"), f"cosine@{level}")
                 ]
             )
             for lines in training.seeds

@@ -6,7 +6,7 @@ import json
 import pytest
 from some_records import BRANCHES, RECORDS, rows
 
-from mln_flax.methods.mln import choice, study
+from mln_flax.methods.mln import recorded, study
 from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.results import records, report, tables
 from mln_flax.results.study import settled
@@ -62,7 +62,7 @@ def test_records_of_the_first_release_give_the_same_tables(tmp_path):
 def answered(**settings):
     """The records as a run with these settings leaves them."""
     settings = MlnSettings(**{"selection": "image"} | settings)
-    way = {"answer": choice.of_settings(settings)}
+    way = {"answer": recorded.of_settings(settings)}
     lines = [line | way if line["kind"] == "image" else line for line in RECORDS]
     return settled(lines, study.STUDY, settings)
 

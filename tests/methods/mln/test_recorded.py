@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from mln_flax.methods.mln import choice
+from mln_flax.methods.mln import recorded
 from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.types import UserError
 
@@ -62,36 +62,36 @@ RECORDS = [
 )
 def test_every_way_that_takes_one_branch(way, chosen):
     before = copy.deepcopy(RECORDS)
-    assert choice.branches(RECORDS, way) == chosen
+    assert recorded.branches(RECORDS, way) == chosen
     names = [BRANCHES[branch] for branch in chosen]
-    assert choice.maps(RECORDS, way) == names
+    assert recorded.maps(RECORDS, way) == names
     expected = [record["scores"][name] for record, name in zip(RECORDS, names, strict=True)]
-    assert choice.scores(RECORDS, way) == expected
+    assert recorded.scores(RECORDS, way) == expected
     assert before == RECORDS
     order = [4, 2, 0, 5, 1, 3]
-    mixed = choice.branches([RECORDS[i] for i in order], way)
+    mixed = recorded.branches([RECORDS[i] for i in order], way)
     assert mixed == [chosen[i] for i in order]
 
 
 @pytest.mark.parametrize("way", ["union", "weighted"])
 def test_ways_that_take_all_branches(way):
-    assert choice.maps(RECORDS, way) == [way] * len(RECORDS)
-    found = choice.scores(RECORDS, way)
+    assert recorded.maps(RECORDS, way) == [way] * len(RECORDS)
+    found = recorded.scores(RECORDS, way)
     assert found == [record["scores"][way] for record in RECORDS]
-    assert choice.maps([], way) == choice.scores([], way) == []
+    assert recorded.maps([], way) == recorded.scores([], way) == []
 
 
 def test_the_scores_of_the_branches_stand_in_their_order():
-    assert [score["dsc"] for score in choice.of_branches(RECORDS[3])] == [0.7, 0.1, 0.8]
+    assert [score["dsc"] for score in recorded.of_branches(RECORDS[3])] == [0.7, 0.1, 0.8]
     turned = RECORDS[3] | {"branches": BRANCHES[::-1]}
-    assert [score["dsc"] for score in choice.of_branches(turned)] == [0.8, 0.1, 0.7]
+    assert [score["dsc"] for score in recorded.of_branches(turned)] == [0.8, 0.1, 0.7]
 
 
 def test_an_image_alone_is_its_own_case_and_domain():
     for record in RECORDS:
         nearest = int(np.argmin(record["distances"]["cosine"]))
         for level in ("image", "case", "domain"):
-            assert choice.branches([record], f"cosine@{level}") == [nearest]
+            assert recorded.branches([record], f"cosine@{level}") == [nearest]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_an_image_alone_is_its_own_case_and_domain():
     ],
 )
 def test_ways_that_were_not_recorded(way, message):
-    for read in (choice.scores, choice.maps, choice.branches):
+    for read in (recorded.scores, recorded.maps, recorded.branches):
         with pytest.raises(UserError) as error:
             read(RECORDS, way)
         assert message in str(error.value) and "\n" not in str(error.value)
@@ -122,7 +122,7 @@ def test_older_records_have_no_weighted_answer():
     for record in older:
         del record["scores"]["weighted"]
     with pytest.raises(UserError, match="'weighted': not recorded; known: cosine, image, union;"):
-        choice.scores(older, "weighted")
+        recorded.scores(older, "weighted")
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_older_records_have_no_weighted_answer():
 )
 def test_the_way_of_the_settings(settings, way):
     method = MlnSettings(**{"selection": "image"} | settings)
-    assert choice.of_settings(method) == way
+    assert recorded.of_settings(method) == way
     rule, _, level = way.partition("@")
-    recorded = [r | {"distances": {rule: r["distances"]["cosine"]}} for r in RECORDS]
-    by_rule = choice.maps(RECORDS, f"cosine@{level or 'image'}")
-    expected = [way] * len(RECORDS) if way in choice.TOGETHER else by_rule
-    assert choice.answering(recorded, method) == expected
+    lines = [r | {"distances": {rule: r["distances"]["cosine"]}} for r in RECORDS]
+    by_rule = recorded.maps(RECORDS, f"cosine@{level or 'image'}")
+    expected = [way] * len(RECORDS) if way in recorded.TOGETHER else by_rule
+    assert recorded.answering(lines, method) == expected
