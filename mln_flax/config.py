@@ -138,7 +138,7 @@ class DataConfig:
     cache_gb: Annotated[float, not_negative, AFTER_TRAINING] = 4.0
 
     def check(self) -> None:
-        """Raises UserError for an unlabelled domain that is no target, or named twice."""
+        """Raises UserError for an unlabeled domain that is no target, or named twice."""
         for domain in self.unlabeled:
             if domain not in self.targets:
                 raise UserError(

@@ -1,9 +1,10 @@
-"""Names with literal arguments, such as `bezier(0.3)`, that stand for objects."""
+"""Names that stand for files of a room or for functions, such as `unet` and `bezier(0.3)`."""
 
 import ast
 import difflib
 import functools
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -32,21 +33,34 @@ def kinds(room: Room) -> dict[str, Any]:
     """Name -> the `KIND` of every file of a room that has one; of a folder that of `method.py`."""
     package = importlib.import_module(room.package)
     by_name = {}
-    for entry in pkgutil.iter_modules(package.__path__):
-        path = f"{room.package}.{entry.name}" + (".method" if entry.ispkg else "")
+    for module in pkgutil.iter_modules(package.__path__):
+        path = f"{room.package}.{module.name}" + (".method" if module.ispkg else "")
         kind = getattr(importlib.import_module(path), "KIND", None)
         if kind is not None:
-            by_name[entry.name] = kind
+            by_name[module.name] = kind
     return by_name
 
 
 def kind_of(room: Room, name: str) -> Any:
-    """The `KIND` that a name of a room stands for.
+    """The `KIND` that a name of a room stands for; no other file of the room is imported.
 
     Raises:
       UserError: there is no such file; the nearest known name is given.
     """
+    for path in (f"{room.package}.{name}", f"{room.package}.{name}.method"):
+        kind = getattr(_module(path), "KIND", None) if name.isidentifier() else None
+        if kind is not None:
+            return kind
     return entry(kinds(room), name, room.word)
+
+
+def _module(path: str) -> Any:
+    """The module of that path; None where there is none."""
+    try:
+        spec = importlib.util.find_spec(path)
+    except ModuleNotFoundError:  # what should hold it is no package
+        spec = None
+    return None if spec is None else importlib.import_module(path)
 
 
 class Registry:

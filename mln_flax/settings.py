@@ -187,7 +187,7 @@ def _chosen(old: Any, room: Room, name: str, flag: str) -> Any:
 def _parse(text: str, hint: Any, flag: str) -> Any:
     """The value that a text stands for, of the field's type."""
     if isinstance(hint, types.UnionType):  # a value or None: as the preset says
-        if text.lower() in ("none", "", "0", "()", "[]"):  # the first release wrote 0 and ()
+        if text.lower() in ("none", ""):
             return None
         hint = typing.get_args(hint)[0]
     if hint is str:

@@ -1,5 +1,4 @@
 import dataclasses
-import itertools
 import json
 import math
 import pathlib
@@ -18,10 +17,8 @@ from mln_flax.types import UserError
 PACKAGE = pathlib.Path(configs.__file__).parent
 # Every network and every method once.
 CHOICES = [
-    Config(model=network(model), method=method(name))
-    for model, name in itertools.zip_longest(
-        kinds(configs.NETWORKS), kinds(configs.METHODS), fillvalue="mln"
-    )
+    *(Config(model=network(name)) for name in kinds(configs.NETWORKS)),
+    *(Config(method=method(name)) for name in kinds(configs.METHODS)),
 ]
 
 
@@ -74,10 +71,8 @@ def with_value(path, value, config=None):
         ("model.depths", "2,2,18,2", (2, 2, 18, 2)),
         ("model.depths", "(2, 2)", (2, 2)),
         ("model.depths", "[2]", (2,)),
-        ("model.depths", "()", None),  # as the preset says
-        ("model.depths", "", None),
+        ("model.depths", "", None),  # as the preset says
         ("model.depths", "none", None),
-        ("model.window_size", "0", None),  # as the first release wrote it
         ("model.window_size", "None", None),
         ("model.window_size", "7", 7),
         ("model.momentum", "0.9", 0.9),

@@ -62,7 +62,7 @@ def dry_run(run):
     assert jax.tree.structure(after) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
-    assert {name: value.shape for name, value in measured.items()} == {"loss": (), "dice": ()}
+    assert "loss" in measured and all(value.shape == () for value in measured.values())
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=os.path.basename)

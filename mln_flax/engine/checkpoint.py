@@ -16,9 +16,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from mln_flax import parallel
+from mln_flax.methods.core import SCORE
 from mln_flax.types import UserError
-
-METRIC = "validation_dsc"
 
 
 def manager(workdir: Path) -> ocp.CheckpointManager:
@@ -32,7 +31,7 @@ def manager(workdir: Path) -> ocp.CheckpointManager:
         _check_json(metrics, metrics.parents[1])
 
     def best(metrics: Any) -> float:
-        return float(metrics[METRIC])
+        return float(metrics[SCORE])
 
     keep = policies.AnyPreservationPolicy(
         [
@@ -60,7 +59,7 @@ def save(
             f"the state after step {step} holds numbers that are not finite: it is not saved{kept};"
             " a smaller --config.optim.learning_rate may help"
         )
-    metrics = None if validation_dsc is None else {METRIC: validation_dsc}
+    metrics = None if validation_dsc is None else {SCORE: validation_dsc}
     with _written(Path(checkpoints.directory)):
         args = ocp.args.StandardSave(parallel.as_global(state))
         checkpoints.save(step, args=args, metrics=metrics)

@@ -16,7 +16,7 @@ from mln_flax.data.phantoms import phantom
 from mln_flax.engine import checkpoint
 from mln_flax.engine.build import Run
 from mln_flax.engine.states import random_state
-from mln_flax.engine.workdir import MODEL
+from mln_flax.engine.workdir import DATA, MODEL, RECORDS
 from mln_flax.metrics import pixel
 from mln_flax.registry import kind_of
 from mln_flax.results import records
@@ -36,7 +36,7 @@ def load_model(run: Run, workdir: Path) -> Any:
     try:
         fitted = run.kind.from_tree(tree)
         state = jax.eval_shape(partial(random_state, run))
-        if hasattr(state, "params") and _shapes(tree["params"]) != _shapes(state.params):
+        if hasattr(state, "params") and _shapes(tree.get("params")) != _shapes(state.params):
             raise KeyError("params")  # of another network
         return fitted
     except (KeyError, TypeError):
@@ -67,7 +67,7 @@ def evaluate(run: Run, data: DataSet, workdir: Path) -> list[Record]:
         lines += run.method.further(fitted, images, lines, [image.kept for image in measured])
     if parallel.is_main_process():
         write_examples(workdir / "examples.npz", shown)
-        records.write_whole(workdir / "records.jsonl", lines)
+        records.write_whole(workdir / RECORDS, lines)
     return lines
 
 
@@ -111,6 +111,7 @@ def image_records(
                 "threshold": float(point.threshold),
                 "min_pixels": int(point.min_pixels),
                 **answers.facts[i],
+                "answered_by": answers.chosen[i],
                 "scores": {name: score(mask, example) for name, mask in masks.items()},
             }
             if run.config.data.unlabeled:
@@ -180,7 +181,7 @@ def describe_data(run: Run, data: DataSet, workdir: Path) -> None:
     ]
     left_out = [{"item": absent.item, "reason": absent.reason} for absent in data.left_out]
     files.write_json(
-        workdir / "data.json",
+        workdir / DATA,
         {
             "notes": data.notes,
             "left_out": left_out,

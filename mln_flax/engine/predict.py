@@ -142,8 +142,8 @@ def segment(
     `common` is what the method looks at, for all tiles instead of their own.
     """
     tiled, affines = cut(run, image)
-    shared = None if common is None else np.tile(common, (len(tiled), 1))
-    answers = run.method.answer(fitted, tiled, shared)
+    shared = () if common is None else (np.tile(common, (len(tiled), 1)),)
+    answers = run.method.answer(fitted, tiled, *shared)
     probability = [answers.maps[name][i] for i, name in enumerate(answers.chosen)]
     point = answers.points[answers.chosen[0]]
     if not affines:

@@ -25,7 +25,7 @@ def train_all(
     data: DataSet | None = None,
 ) -> None:
     """Trains and evaluates, or says that it is done. `data` is what is read already."""
-    model, lines = workdir / workdirs.MODEL, workdir / "records.jsonl"
+    model, lines = workdir / workdirs.MODEL, workdir / workdirs.RECORDS
     if model.exists():
         print(f"training: done already ({run.config.train.steps} steps, {model})")
     if lines.exists():

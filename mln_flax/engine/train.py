@@ -16,7 +16,7 @@ from mln_flax.engine.build import Run, plan
 from mln_flax.engine.clock import Progress, Stopwatch
 from mln_flax.engine.states import initial_state, random_state
 from mln_flax.engine.stop import Stopped, StopSignal
-from mln_flax.engine.workdir import MODEL, read_log, writers
+from mln_flax.engine.workdir import LOG, MODEL, read_log, writers
 from mln_flax.methods.core import SCORE
 from mln_flax.results import records
 from mln_flax.types import Record, UserError
@@ -33,7 +33,7 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
     """
     config, stop = run.config.train, stop or StopSignal()
     training, validation, *unlabeled = training_images(run, data)
-    log = workdir / "train.jsonl"
+    log = workdir / LOG
 
     with checkpoint.manager(workdir) as checkpoints, stop.watched(), writers(workdir) as write:
         state = checkpoint.restore(checkpoints, jax.eval_shape(partial(random_state, run)))

@@ -17,7 +17,10 @@ from mln_flax.results import records
 from mln_flax.settings import PLACES, after_training, differences, read_json, to_dict
 from mln_flax.types import UserError
 
+# Files of a workdir.
 DATA = "data.json"  # what was read, with a hash of its content
+LOG = "train.jsonl"  # a line for some steps and for every validation
+RECORDS = "records.jsonl"  # a line for each image: there when all is evaluated
 MODEL = "model"  # the folder of a workdir that holds the trained model: there when training is done
 
 
@@ -158,7 +161,7 @@ def writers(workdir: Path) -> Iterator[Any]:
     def write(row: dict[str, Any]) -> None:
         if not parallel.is_main_process():
             return
-        records.append(workdir / "train.jsonl", row)
+        records.append(workdir / LOG, row)
         if board is not None:
             scalars = {k: v for k, v in row.items() if k != "step" and isinstance(v, float)}
             board.write_scalars(row["step"], scalars)

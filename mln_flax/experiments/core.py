@@ -13,7 +13,11 @@ from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
 FILE = "experiment.json"  # what a workdir holds of its experiment
-_RENAMED = {"method.momentum": "model.momentum"}  # settings of rows of the first release
+# Of rows of the first release.
+_RENAMED = {"method.momentum": "model.momentum"}
+_SIZES = {
+    f"model.{name}" for name in "patch_size embed_dim depths num_heads window_size widths".split()
+}
 FIGURES = ("", "pairs", "augmentation")
 # What the sources, the domains and the seeds of an experiment decide.
 RESERVED = ("data.source", "data.targets", "train.seed")
@@ -81,13 +85,18 @@ def read(workdir: Path) -> Experiment:
 def of_first_release(values: Any) -> Any:
     """The values of an experiment as they are now: a row's momentum is the network's.
 
-    The base is renewed as any settings of a run are.
+    A row's sizes were 0 or () where the preset decides. The base is renewed as any settings are.
     """
     if not isinstance(values, dict) or "momentum" not in values.get("base", {}).get("method", {}):
         return values
     rows = [
         row
-        | {"settings": {_RENAMED.get(p, p): text for p, text in row.get("settings", {}).items()}}
+        | {
+            "settings": {
+                _RENAMED.get(path, path): "none" if path in _SIZES and text in ("0", "()") else text
+                for path, text in row.get("settings", {}).items()
+            }
+        }
         for row in values.get("rows", ())
     ]
     return values | {"rows": rows}

@@ -268,7 +268,7 @@ def is_done(workdir: Path, job: Job) -> bool:
 
 def records_of(workdir: Path, job: Job) -> Path:
     """The file that a run writes last."""
-    return folder_of(workdir, job) / "records.jsonl"
+    return folder_of(workdir, job) / workdirs.RECORDS
 
 
 def folder_of(workdir: Path, job: Job) -> Path:

@@ -22,7 +22,8 @@ SCORE = "validation_dsc"  # what every validation holds: the higher, the better 
 class TrainState(NamedTuple):
     """All that training needs to go on, for methods of one network and one optimizer.
 
-    Others may have any pytree with a `step`.
+    Others may have any pytree with a `step`. One with `params` can start from a PyTorch
+    checkpoint, and its `to_tree` keeps them under that name.
     """
 
     step: Any  # int32 scalar: optimizer steps done
@@ -55,8 +56,9 @@ class Method(NamedTuple):
     """What is trained and how it answers, all of it pure functions.
 
     `update` is written for one device of several, with the device axis named 'batch'; it gives
-    the same result on every device. `images` are float32 [N, H, W] in [0, 1]; an image's answer
-    depends on no other image.
+    the same result on every device. Its scalars hold a "loss". Images to answer are float32
+    [N, H, W] in [0, 1]; the answer for one depends on no other, but where several share what
+    `look` saw of them.
     """
 
     model: nn.Module
@@ -65,8 +67,8 @@ class Method(NamedTuple):
     validate: Callable[[Any, Images], Record]  # (state, source validation) -> scalars with SCORE
     # (state, source training images, source validation) -> what is kept for answering
     fit: Callable[[Any, Images, Images], Any]
-    # (fitted, images, common) -> the maps that answer; `common` [N, ...] is what `look` saw,
-    # summed over images that share a choice, or None
+    # (fitted, images) -> the maps that answer. Of a method with `look` also (fitted, images,
+    # common): `common` [N, ...] is what it saw, summed over the images that share a choice.
     answer: Callable[..., Answers]
     answer_all: Callable[[Any, np.ndarray], Answers]  # (fitted, images) -> every map, for records
     # (fitted, images) -> [N, ...]: what decides how an image is answered; None: nothing does
@@ -92,7 +94,7 @@ class Ingredients(NamedTuple):
 class Kind(NamedTuple):
     """A kind of method, as its file offers it."""
 
-    settings: type  # a dataclass of its settings, the first of them `name`
+    settings: type  # a dataclass of its settings, with a `name`
     build: Callable[[Any, Ingredients], Method]  # of settings and ingredients
     to_tree: Callable[[Any], dict[str, Any]]  # what is kept, as nested dicts of arrays
     from_tree: Callable[[dict[str, Any]], Any]  # and back; KeyError where something is missing

@@ -80,7 +80,7 @@ def build(settings: SupervisedSettings, ingredients: Ingredients) -> Method:
     def fit(state: TrainState, _: Images, images: Images) -> Fitted:
         return Fitted(state.variables, validated(state, images)[1])
 
-    def answer(fitted: Fitted, image: np.ndarray, common=None) -> Answers:
+    def answer(fitted: Fitted, image: np.ndarray) -> Answers:
         maps = {MAP: of_images(fitted.variables, image)}
         return Answers(maps, {MAP: fitted.point}, [MAP] * len(image), [{}] * len(image))
 

@@ -17,7 +17,7 @@ from mln_flax.types import AXIS
 class Kind(NamedTuple):
     """A kind of network; a file calls its own `KIND`, and `model.name` is the file's name."""
 
-    settings: type  # a dataclass of its settings, the first of them `name`
+    settings: type  # a dataclass of its settings, with a `name`
     build: Callable[[Any, int], nn.Module]  # (settings, number of branches)
     least_side: Callable[[Any], tuple[int, str]]  # smallest image in pixels, and why, of settings
     # (path of a PyTorch checkpoint, network, [1, H, W, 1]) -> parameters, and what became of each

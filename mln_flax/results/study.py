@@ -43,16 +43,17 @@ class Training(NamedTuple):
 class Study(NamedTuple):
     """What only the records of one method show."""
 
-    # (image records of one run, the method's settings) -> the map that answers for each image
+    # (image records of one run, the method's settings) -> the map that answers for each image,
+    # where images share a choice, or where other settings answer than those they were recorded by
     answering: Callable[[Sequence[Record], Any], list[str]]
     headline: Callable[[Sequence[Record]], list[Table]]  # printed behind the results of a run
     sections: Callable[[Sequence[Record]], list[Section]]  # of a run's page
     comparison: Callable[[Sequence[Training]], list[Table]]  # of an experiment's page
 
 
-def _only_map(records: Sequence[Record], settings: Any) -> list[str]:
+def _as_recorded(records: Sequence[Record], settings: Any) -> list[str]:
     del settings
-    return [next(iter(record["scores"])) for record in records]
+    return [record["answered_by"] for record in records]
 
 
 def _nothing(records: Sequence[Any]) -> list[Any]:
@@ -60,8 +61,8 @@ def _nothing(records: Sequence[Any]) -> list[Any]:
     return []
 
 
-# Of a method with one map, which shows nothing beside what all show.
-PLAIN = Study(_only_map, _nothing, _nothing, _nothing)
+# Of a method that answers as it is recorded, and shows nothing beside what all show.
+PLAIN = Study(_as_recorded, _nothing, _nothing, _nothing)
 
 
 def settled(records: Sequence[Record], study: Study, settings: Any) -> list[Record]:

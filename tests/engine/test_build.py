@@ -92,13 +92,18 @@ def test_what_cannot_work_is_refused(changes, message):
     assert "\n" not in str(refused.value)
 
 
-PRESETS = {"swin_unet": "demo", "unet": "unet_demo"}
+PRESETS = {"swin_unet": "demo", "unet": "unet_demo"}  # small ones; others are taken as they are
+
+
+def named_network(name):
+    preset = {"model__preset": PRESETS[name]} if name in PRESETS else {}
+    return {"model__name": name} | preset
 
 
 @pytest.mark.parametrize("name", sorted(kinds(NETWORKS)))
 def test_every_network_keeps_the_contract(name):
     """Any height and width, a branch for each row, moments of every norm, float32 logits."""
-    run = build(tiny.config(model__name=name, model__preset=PRESETS[name]))
+    run = build(tiny.config(**named_network(name)))
     image = jax.ShapeDtypeStruct((5, 33, 50, 1), jnp.float32)
     branch = jax.ShapeDtypeStruct((5,), jnp.int32)
     variables = jax.eval_shape(run.model.init, jax.random.key(0), image, branch)
@@ -113,7 +118,7 @@ def test_every_network_keeps_the_contract(name):
 @pytest.mark.parametrize("method", sorted(kinds(METHODS)))
 def test_every_method_steps_with_every_network(method, network):
     """A step keeps the state's form and gives numbers, on as many devices as there are."""
-    names = {"method__name": method, "model__name": network, "model__preset": PRESETS[network]}
+    names = {"method__name": method} | named_network(network)
     run = build(tiny.config(**names, views__augment="jitter(0.5),jitter(1)"))
     state = jax.eval_shape(run.method.init, jax.random.key(0), empty_batch(run))
     rows = Batch(*(np.repeat(field, 3, axis=0)[None] for field in empty_batch(run)))
@@ -122,7 +127,7 @@ def test_every_method_steps_with_every_network(method, network):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    assert {"loss", "dice"} <= set(scalars) and all(s.shape == () for s in scalars.values())
+    assert "loss" in scalars and all(s.shape == () for s in scalars.values())
 
 
 def test_augmentation_changes_images_alone_and_by_step_and_seed():

@@ -21,13 +21,13 @@ from mln_flax.methods.core import Answers
 from mln_flax.methods.mln import branches, image_rules, recorded
 from mln_flax.methods.mln.bank import Early, Fitted, ViewMap, Weighted
 from mln_flax.methods.mln.image_features import foreground_mean, image_features
+from mln_flax.methods.mln.recorded import UNION, WEIGHTED
 from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.metrics import decision, pixel
 from mln_flax.models.core import all_branches
 from mln_flax.types import Record
 
 AGREEMENT = 0.99  # of the choices from the first norms with those from all of them
-UNION, WEIGHTED = "union", "weighted"  # the maps of several branches
 ANSWER = "answer"  # the map of an answer for which no other map was needed
 
 
@@ -212,7 +212,7 @@ def answer(
     seen: Seen | None = None
     if common is not None:
         distances = common
-    elif is_early(programs, fitted):
+    elif is_early(programs, fitted) and settings.answer != UNION:
         distances = look(programs, fitted, image)
     else:
         seen = see(programs, fitted, image)
@@ -227,8 +227,9 @@ def answer(
             "selection": settings.selection,
             "early": is_early(programs, fitted),
             "branch": programs.branch_names[branch],
+            "shares": dict(zip(programs.branch_names, share.tolist(), strict=True)),
         }
-        for branch in branches.select(distances)
+        for branch, share in zip(branches.select(distances), shares, strict=True)
     ]
     return Answers({ANSWER: together}, {ANSWER: point}, [ANSWER] * len(image), facts)
 

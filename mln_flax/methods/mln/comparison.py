@@ -163,10 +163,9 @@ def _share_of_best(way: str) -> Callable[[list[Record]], float]:
     """The share of images that get the DSC of their best branch, or more."""
 
     def share(lines: list[Record]) -> float:
-        pairs = zip(
-            recorded.scores(lines, way), recorded.scores(lines, recorded.ORACLE), strict=True
-        )
-        return float(np.mean([got["dsc"] >= best["dsc"] for got, best in pairs]))
+        best = recorded.scores(lines, recorded.ORACLE)
+        pairs = zip(recorded.scores(lines, way), best, strict=True)
+        return float(np.mean([score["dsc"] >= highest["dsc"] for score, highest in pairs]))
 
     return share
 

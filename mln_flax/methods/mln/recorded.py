@@ -14,7 +14,8 @@ from mln_flax.types import Record, UserError
 
 ORACLE = "oracle"  # also `oracle@domain`: the branch that is best for the whole domain
 ONLY = "only "
-TOGETHER = ("union", "weighted")  # answers of several branches, not of one
+UNION, WEIGHTED = "union", "weighted"  # maps of several branches
+TOGETHER = (UNION, WEIGHTED)
 
 
 def of_settings(settings: Any) -> str:
