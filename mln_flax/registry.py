@@ -47,20 +47,14 @@ def kind_of(room: Room, name: str) -> Any:
     Raises:
       UserError: there is no such file; the nearest known name is given.
     """
-    for path in (f"{room.package}.{name}", f"{room.package}.{name}.method"):
-        kind = getattr(_module(path), "KIND", None) if name.isidentifier() else None
+    path = f"{room.package}.{name}"
+    spec = importlib.util.find_spec(path) if name.isidentifier() else None
+    if spec is not None:
+        is_folder = spec.submodule_search_locations is not None
+        kind = getattr(importlib.import_module(path + ".method" * is_folder), "KIND", None)
         if kind is not None:
             return kind
     return entry(kinds(room), name, room.word)
-
-
-def _module(path: str) -> Any:
-    """The module of that path; None where there is none."""
-    try:
-        spec = importlib.util.find_spec(path)
-    except ModuleNotFoundError:  # what should hold it is no package
-        spec = None
-    return None if spec is None else importlib.import_module(path)
 
 
 class Registry:
