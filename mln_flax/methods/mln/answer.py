@@ -122,11 +122,11 @@ def see(programs: Programs, fitted: Fitted, image: np.ndarray) -> Seen:
     """Images [N, H, W] in all branches, with their distances by every rule."""
     probabilities, measured = [], []
     for rows, count in chunks(len(image), programs.chunk):
-        probability, moments = programs.every(fitted.variables, _padded(programs, image[rows]))
-        moments = {layer: (m[:count], s[:count]) for layer, (m, s) in moments.items()}
+        batch = _padded(programs, image[rows])
+        probability, moments = programs.every(fitted.variables, batch)
         distances = {
             rule: np.cumsum(
-                _layer_distances(fitted, rule, programs.order(), moments, image[rows]), axis=1
+                _layer_distances(fitted, rule, programs.order(), moments, batch)[:count], axis=1
             )
             for rule in branches.BY_MOMENTS
         }
@@ -188,9 +188,10 @@ def look(programs: Programs, fitted: Fitted, image: np.ndarray) -> np.ndarray:
         layers = programs.order()
         if is_early(programs, fitted):
             layers = layers[: int(fitted.early[rule].norms)]
-        moments = programs.first(layers)(fitted.variables, _padded(programs, image[rows]))
-        moments = {layer: (m[:count], s[:count]) for layer, (m, s) in moments.items()}
-        distances.append(_layer_distances(fitted, rule, layers, moments, image[rows]).sum(axis=1))
+        batch = _padded(programs, image[rows])
+        moments = programs.first(layers)(fitted.variables, batch)
+        of_batch = _layer_distances(fitted, rule, layers, moments, batch)
+        distances.append(of_batch[:count].sum(axis=1))
     return np.concatenate(distances)
 
 
@@ -307,15 +308,18 @@ def _early(values: np.ndarray, rule: str) -> Early:
 
 
 def _layer_distances(
-    fitted: Fitted, rule: str, order: tuple[str, ...], moments: Any, image: np.ndarray
+    fitted: Fitted, rule: str, order: tuple[str, ...], moments: Any, batch: np.ndarray
 ) -> np.ndarray:
-    """What each layer adds to the distances of images [B, H, W]: [B, layers, k]."""
+    """What each layer adds to the distances of a full batch [B, H, W, 1]: [B, layers, k].
+
+    Padding is compared too: batches of other lengths would each be compiled anew.
+    """
     mean = {layer: fitted.bank.mean[layer] for layer in order}
     spread = {layer: fitted.bank.spread[layer] for layer in order}
     metric = branches.WITH_FOREGROUND.get(rule, rule)
     if metric != rule:
         mean = branches.with_foreground(mean, fitted.bank.image.foreground)
-        moments = branches.with_foreground(moments, foreground_mean(image))
+        moments = branches.with_foreground(moments, foreground_mean(batch[..., 0]))
     return np.asarray(_compiled_distances(mean, moments, metric, spread, order))
 
 

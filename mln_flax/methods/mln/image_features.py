@@ -1,6 +1,7 @@
 """Numbers of an image itself that know how its grays were changed: no network is needed."""
 
 import functools
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ def image_features(image: np.ndarray) -> ImageFeatures:
     """
     if len(image) < 2:
         return _features(image)
-    with ThreadPoolExecutor() as pool:  # most of it is sorting, which threads do side by side
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # mostly sorting, which goes side by side
         features = list(pool.map(lambda single: _features(single[None]), image))
     return ImageFeatures(*(np.concatenate(numbers) for numbers in zip(*features, strict=True)))
 
