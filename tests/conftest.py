@@ -36,12 +36,14 @@ def _keep_whole(cache, key, value):
 
 def _write_programs_whole():
     """Where jax keeps programs in another way, each worker has a folder of its own."""
+    import jax
     from jax._src import lru_cache
 
     if getattr(lru_cache, "_CACHE_SUFFIX", "") == "-cache":
         lru_cache.LRUCache.put = _keep_whole
     elif "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] += os.environ["PYTEST_XDIST_WORKER"]
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] + os.environ["PYTEST_XDIST_WORKER"]
+        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 _write_programs_whole()
