@@ -32,13 +32,9 @@ class Room(NamedTuple):
 def kinds(room: Room) -> dict[str, Any]:
     """Name -> the `KIND` of every file of a room that has one; of a folder that of `method.py`."""
     package = importlib.import_module(room.package)
-    by_name = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        path = f"{room.package}.{module.name}" + (".method" if module.ispkg else "")
-        kind = getattr(importlib.import_module(path), "KIND", None)
-        if kind is not None:
-            by_name[module.name] = kind
-    return by_name
+    names = (module.name for module in pkgutil.iter_modules(package.__path__))
+    by_name = {name: _kind(room, name) for name in names}
+    return {name: kind for name, kind in by_name.items() if kind is not None}
 
 
 def kind_of(room: Room, name: str) -> Any:
@@ -47,14 +43,18 @@ def kind_of(room: Room, name: str) -> Any:
     Raises:
       UserError: there is no such file; the nearest known name is given.
     """
+    kind = _kind(room, name) if name.isidentifier() else None
+    return entry(kinds(room), name, room.word) if kind is None else kind
+
+
+def _kind(room: Room, name: str) -> Any:
+    """The `KIND` of one file, or of the `method.py` of a folder; None where there is none."""
     path = f"{room.package}.{name}"
-    spec = importlib.util.find_spec(path) if name.isidentifier() else None
-    if spec is not None:
-        is_folder = spec.submodule_search_locations is not None
-        kind = getattr(importlib.import_module(path + ".method" * is_folder), "KIND", None)
-        if kind is not None:
-            return kind
-    return entry(kinds(room), name, room.word)
+    spec = importlib.util.find_spec(path)
+    if spec is not None and spec.submodule_search_locations is not None:
+        path = f"{path}.method"
+        spec = importlib.util.find_spec(path)
+    return None if spec is None else getattr(importlib.import_module(path), "KIND", None)
 
 
 class Registry:
@@ -97,14 +97,17 @@ def call_named(known: Mapping[str, Callable[..., Any]], text: str, word: str) ->
     Raises:
       UserError: the name is unknown, or the arguments are not literals or do not fit.
     """
-    name, parenthesis, rest = text.strip().partition("(")
+    name, parenthesis, _ = text.strip().partition("(")
     function = entry(known, name, word)
-    arguments: tuple[Any, ...] = ()
+    arguments: list[Any] = []
     if parenthesis:
         try:
-            arguments = ast.literal_eval(f"({rest[:-1]},)") if rest[:-1].strip() else ()
-            if not rest.endswith(")"):
+            call = ast.parse(text.strip(), mode="eval").body
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
                 raise SyntaxError
+            if call.keywords:
+                raise SyntaxError
+            arguments = [ast.literal_eval(argument) for argument in call.args]
         except (SyntaxError, ValueError):
             raise UserError(
                 f"{word} {text!r}: arguments must be literals, as in {name}(0.3)"

@@ -7,7 +7,7 @@ import jax
 
 from mln_flax.methods.optimize import device_key
 from mln_flax.registry import Room, call_named, kinds
-from mln_flax.types import Augmentation, Batch
+from mln_flax.types import Augmentation, Batch, UserError
 
 AUGMENTATIONS = Room("mln_flax.views", "augmentation")
 STREAM = 1  # folded into the step's key: other numbers than the network's own
@@ -42,4 +42,7 @@ def augmented(update: Callable[..., Any], names: Sequence[str], seed: int) -> Ca
 
 def named(text: str) -> Augmentation:
     """The augmentation that a text such as `jitter(0.5)` names; raises UserError."""
-    return call_named(kinds(AUGMENTATIONS), text, AUGMENTATIONS.word)
+    try:
+        return call_named(kinds(AUGMENTATIONS), text, AUGMENTATIONS.word)
+    except UserError as error:
+        raise UserError(f"--config.views.augment={text}: {error}") from None

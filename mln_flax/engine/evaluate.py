@@ -140,7 +140,7 @@ def settle(run: Run, measured: Iterator[Measured]) -> list[Measured]:
 def pictures(
     run: Run, examples: Sequence[Example], measured: Sequence[Measured]
 ) -> list[dict[str, Any]]:
-    """A few images for the report: spread evenly from the best to the worst DSC."""
+    """A few labeled images for the report: spread evenly between the best and the worst tenth."""
     lines = [image.record for image in measured]
     dsc = [answering_score(line)["dsc"] for line in lines]
     labeled = [i for i, line in enumerate(lines) if line["label_pixels"]]
@@ -157,7 +157,7 @@ def pictures(
             "answered_by": lines[i]["answered_by"],
             "dsc": dsc[i],
         }
-        for i in (ranked[round(place)] for place in places)
+        for i in dict.fromkeys(ranked[round(place)] for place in places)
     ]
 
 
@@ -201,7 +201,7 @@ def describe_data(run: Run, data: DataSet, workdir: Path) -> None:
 
 
 def _sheet_examples(run: Run, data: DataSet) -> list[Example]:
-    """Whole phantoms in every domain, or the first labeled and unlabeled test tiles."""
+    """Whole phantoms in every domain, or eight test tiles of the source, labeled ones first."""
     if run.config.data.name == "phantom":
         return [example for row in phantom.sheet(run.config.data.phantom.seed) for example in row]
     part = data.part(run.config.data.source, "test")

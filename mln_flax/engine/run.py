@@ -57,6 +57,8 @@ def read_data(run: Run, workdir: Path, data: DataSet | None = None) -> Iterator[
     It belongs to these settings from here on. Not sooner: after a mistyped data folder, the right
     one is no other setting.
     """
+    if data is None:
+        parallel.on_main(lambda: workdirs.refuse_held(workdir))
     read = load(run, workdir) if data is None else data
     with workdirs.claimed(workdir, run.config, read.content):
         parallel.on_main(lambda: evaluate.describe_data(run, read, workdir))

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,9 @@ def claimed(workdir: Path, config: Config, content: str) -> Iterator[None]:
       OSError: it cannot be written.
     """
 
-    def busy() -> None:
-        raise UserError(
-            f"--workdir={workdir}: another process is at work in it; wait for its end, or take "
-            "another workdir"
-        )
-
     def take() -> None:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock.enter_context(locks.alone(workdir, busy))
+        lock.enter_context(locks.alone(workdir, partial(_busy, workdir)))
         if content_of(workdir) not in (None, content):
             raise UserError(
                 f"--workdir={workdir} belongs to data of another content than that in "
@@ -91,6 +86,20 @@ def claimed(workdir: Path, config: Config, content: str) -> Iterator[None]:
     with contextlib.ExitStack() as lock:
         parallel.on_main(take)
         yield
+
+
+def refuse_held(workdir: Path) -> None:
+    """Raises UserError where another run is at work in a workdir, before its data is read."""
+    if (workdir / locks.LOCK).exists():
+        with locks.alone(workdir, partial(_busy, workdir)):
+            pass
+
+
+def _busy(workdir: Path) -> None:
+    raise UserError(
+        f"--workdir={workdir}: another process is at work in it; wait for its end, or take "
+        "another workdir"
+    )
 
 
 def write_environment(workdir: Path, command: str) -> None:

@@ -123,22 +123,33 @@ def _upright(image: np.ndarray, dataset: Any) -> tuple[np.ndarray, tuple[str, ..
     return image, notes
 
 
+_LEAST_BETWEEN = 0.01  # of the pixels, between black and white
+
+
 def _require_levels(
     image: np.ndarray, pixels: np.ndarray, valid: np.ndarray | None, raw: bool
 ) -> None:
-    """Raises Unusable where most of an image ends up white and was not so before.
+    """Raises Unusable where most of an image ends up white, or all black and white, by its window.
 
-    In raw images that may be air; there the other end counts.
+    In raw images white may be air; there the other end counts.
     """
     end = 0.0 if raw and borders.air_level(image, valid) > 0.5 else 1.0
-    gone = image == end
-    if valid is not None:
-        gone &= valid
-    count = image.size if valid is None else np.count_nonzero(valid)
+    valid = np.ones(image.shape, bool) if valid is None else valid
+    gone = (image == end) & valid
+    count = np.count_nonzero(valid)
     if 2 * np.count_nonzero(gone) > count and np.ptp(pixels[gone]):
         raise Unusable(
             f"more than half of it is {'white' if end else 'black'} through its window or lookup "
             "table; correct that, or export it without"
+        )
+    dark, bright = (image == 0) & valid, (image == 1) & valid
+    between = count - np.count_nonzero(dark) - np.count_nonzero(bright)
+    if between < _LEAST_BETWEEN * count and any(
+        np.ptp(pixels[e]) for e in (dark, bright) if e.any()
+    ):
+        raise Unusable(
+            "its window or lookup table leaves little but black and white; correct that, or export "
+            "it without"
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mln_flax.data.sets import pairs
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
@@ -104,7 +105,7 @@ def _case(line: int, columns: Sequence[str], cells: Sequence[str]) -> Case:
         return Case(
             line,
             image,
-            named.get("patient", ""),
+            pairs.whole_number(named.get("patient", "")),
             _one_of("laterality", named.get("laterality", ""), LATERALITIES),
             _word("view", named.get("view", "").upper(), r"[A-Z]{2,5}", "codes such as CC, MLO"),
             _spacing(named.get("spacing", "")),
@@ -113,7 +114,7 @@ def _case(line: int, columns: Sequence[str], cells: Sequence[str]) -> Case:
             _one_of("part", named.get("part", ""), {part: part for part in PARTS}),
         )
     except _Fault as fault:
-        return Case(line, image, named.get("patient", ""), fault=str(fault))
+        return Case(line, image, pairs.whole_number(named.get("patient", "")), fault=str(fault))
 
 
 class _Fault(Exception):

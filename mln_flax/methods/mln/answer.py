@@ -213,7 +213,7 @@ def answer(
     seen: Seen | None = None
     if common is not None:
         distances = common
-    elif is_early(programs, fitted) and settings.answer != UNION:
+    elif is_early(programs, fitted):
         distances = look(programs, fitted, image)
     else:
         seen = see(programs, fitted, image)
@@ -254,9 +254,12 @@ def is_early(programs: Programs, fitted: Fitted) -> bool:
     """Whether the choice is made before the network has run to the end.
 
     Always by the image; by the first norms where the settings allow it and it saves time: they
-    are run in all k branches, and then the rest in one.
+    are run in all k branches, and then the whole network in the chosen one. Never for the union,
+    which has all branches.
     """
     settings, early = programs.settings, fitted.early.get(programs.settings.selection)
+    if settings.answer == UNION:
+        return False
     if settings.selection in branches.BY_IMAGE:
         return True
     if not settings.early or early is None:

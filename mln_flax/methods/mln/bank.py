@@ -12,6 +12,7 @@ from mln_flax.methods.core import point_tree
 from mln_flax.methods.mln import branches, image_rules
 from mln_flax.methods.mln.image_features import foreground_mean, image_features
 from mln_flax.metrics.decision import OperatingPoint
+from mln_flax.parallel import pad_rows
 from mln_flax.views import intensity
 from mln_flax.views.jitter import jittered
 
@@ -108,8 +109,9 @@ def collect(
         image = images.stack(rows)[0]
         for seen, view, branch in zip(gathered, functions, views.branch, strict=True):
             shown = view(image)
-            _, moments = forward(variables, shown[..., None], np.full(count, branch, np.int32))
-            seen.add(moments, shown)
+            batch = pad_rows(shown[..., None], chunk)  # full ones: one length, one compilation
+            _, moments = forward(variables, batch, np.full(chunk, branch, np.int32))
+            seen.add(jax.tree.map(lambda x, count=count: x[:count], moments), shown)
         other = [jittered(single, rng, OTHER_MACHINES) for single in image]
         jittered_polarity.append(image_features(np.stack(other)).polarity)
     moments = [_of_branch(gathered, views.branch, b) for b in range(views.num_branches)]

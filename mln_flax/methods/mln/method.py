@@ -10,6 +10,7 @@ from mln_flax.methods.core import Ingredients, Kind, Method, TrainState
 from mln_flax.methods.mln import answer, bank, further, study, update
 from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.models import norm_kinds
+from mln_flax.parallel import pad_rows
 from mln_flax.types import Record
 from mln_flax.views import intensity
 
@@ -27,8 +28,9 @@ def build(settings: MlnSettings, ingredients: Ingredients) -> Method:
         """Each view in its own branch."""
 
         def probability(image: np.ndarray, view: int) -> np.ndarray:
-            branch = np.full(len(image), branch_of_view[view], np.int32)
-            return programs.with_moments(state.variables, image[..., None], branch)[0]
+            batch = pad_rows(image[..., None], chunk)
+            branch = np.full(chunk, branch_of_view[view], np.int32)
+            return programs.with_moments(state.variables, batch, branch)[0][: len(image)]
 
         return validation.of_views(probability, views.names, images, chunk)
 
