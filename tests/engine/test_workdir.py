@@ -30,10 +30,13 @@ def test_a_second_run_is_refused_while_the_first_is_at_work(tiny_workdir, tmp_pa
             err = refused(capsys, [*tiny.flags(copy), f"--mode={mode}"])
             assert f"--workdir={copy}: another process is at work in it; wait for its end" in err
         assert tiny.snapshot(copy) == before
+        with pytest.raises(UserError, match="at work in it"):
+            workdirs.refuse_held(copy)  # asked before the data is read
         shutil.copy(tiny_workdir / "records.jsonl", copy)
         assert main([f"--workdir={copy}", "--mode=report"]) == 0  # reads alone
         words = [f"--workdir={copy}", "--mode=predict", f"--output={tmp_path / 'out'}"]
         assert "no such file" in refused(capsys, [*words, tmp_path / "none.png"])
+    workdirs.refuse_held(copy)
     assert main([*tiny.flags(copy), "--mode=prepare"]) == 0
 
 

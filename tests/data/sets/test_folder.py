@@ -471,3 +471,8 @@ def test_ids_that_a_spreadsheet_made_numbers_are_found(tmp_path):
     fill(tmp_path, ("12345", "67"), "image,patient\n12345.0,P1\n67.0,P2\n")
     assert [entry.patient for entry in index(tmp_path).entries] == ["P1", "P2"]
     assert left_out(tmp_path) == []
+
+
+def test_a_patient_that_a_spreadsheet_made_a_number_is_one(tmp_path):
+    fill(tmp_path, ("a", "b"), "image,patient\na,17.0\nb,17\n")
+    assert {entry.patient for entry in index(tmp_path).entries} == {"17"}
