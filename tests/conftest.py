@@ -15,38 +15,12 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Programs that several tests compile are compiled once: the workers of a parallel run inherit the
-# folder of the process that starts them.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _compiled = tempfile.mkdtemp(prefix="mln_flax_tests_")
-    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
-    os.environ["MLN_FLAX_PHANTOM_CACHE"] = os.path.join(_compiled, "phantoms")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-
-
-def _keep_whole(cache, key, value):
-    """Keeps a compiled program under its name in one step: others may read it meanwhile."""
-    path = cache.path / f"{key}-cache"
-    if not path.exists():
-        with tempfile.NamedTemporaryFile(dir=cache.path, delete=False) as file:
-            file.write(value)
-        os.replace(file.name, path)
-
-
-def _write_programs_whole():
-    """Where jax keeps programs in another way, each worker has a folder of its own."""
-    import jax
-    from jax._src import lru_cache
-
-    if getattr(lru_cache, "_CACHE_SUFFIX", "") == "-cache":
-        lru_cache.LRUCache.put = _keep_whole
-    elif "PYTEST_XDIST_WORKER" in os.environ:
-        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] + os.environ["PYTEST_XDIST_WORKER"]
-        jax.config.update("jax_compilation_cache_dir", folder)
-
-
-_write_programs_whole()
+# Programs that several tests compile, some of them in processes of their own, are compiled once.
+_compiled = tempfile.mkdtemp(prefix="mln_flax_tests_")
+atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+os.environ["MLN_FLAX_PHANTOM_CACHE"] = os.path.join(_compiled, "phantoms")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 
 @pytest.fixture(scope="session")
