@@ -361,13 +361,23 @@ def validate(config: Any) -> None:
 
 def _limited(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[Limit, ...]]]:
     """Path, value and limits of every setting."""
-    hints = typing.get_type_hints(type(node), include_extras=True)
+    hints = hints_of(type(node))
     for entry in dataclasses.fields(node):
         value, path = getattr(node, entry.name), f"{prefix}{entry.name}"
         if dataclasses.is_dataclass(value):
             yield from _limited(value, f"{path}.")
         else:
-            yield path, value, tuple(getattr(hints[entry.name], "__metadata__", ()))
+            yield path, value, marks(hints[entry.name])
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """The types of a group's fields, with what is annotated to them."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def marks(hint: Any) -> tuple[Any, ...]:
+    """What is annotated to a field: its limits, its room, whether it comes after training."""
+    return getattr(hint, "__metadata__", ())
 
 
 def _groups(node: Any) -> Iterator[Any]:

@@ -85,6 +85,15 @@ _REMEDIES = {
 }
 
 
+def user_cache() -> pathlib.Path | None:
+    """The folder that this package keeps for the user; None where a user has no home."""
+    try:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    except RuntimeError:  # what pathlib says where there is none
+        return None
+    return cache / "mln_flax"
+
+
 def write_npz(path: PathLike, arrays: dict[str, np.ndarray]) -> None:
     """A compressed file of named arrays, there in full or not at all."""
     buffer = io.BytesIO()

@@ -10,7 +10,14 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from mln_flax.config import AFTER_TRAINING, NETWORKS, Config, network_of_first_release
+from mln_flax.config import (
+    AFTER_TRAINING,
+    NETWORKS,
+    Config,
+    hints_of,
+    marks,
+    network_of_first_release,
+)
 from mln_flax.registry import Room, kind_of, nearest
 from mln_flax.types import UserError
 
@@ -138,16 +145,6 @@ def _replace(node: Any, parts: list[str], text: str, flag: str) -> Any:
     if rest:
         raise UserError(f"{flag}: {name!r} is a value, it has no {'.'.join(rest)!r}")
     return dataclasses.replace(node, **{name: _parse(text, _plain(hint), flag)})
-
-
-def hints_of(kind: type) -> dict[str, Any]:
-    """The types of a group's fields, with what is annotated to them."""
-    return typing.get_type_hints(kind, include_extras=True)
-
-
-def marks(hint: Any) -> tuple[Any, ...]:
-    """What is annotated to a field: its limits, its room, whether it comes after training."""
-    return getattr(hint, "__metadata__", ())
 
 
 def _plain(hint: Any) -> Any:

@@ -33,9 +33,9 @@ def load_model(run: Run, workdir: Path) -> Any:
     if not (workdir / MODEL).exists():
         raise UserError(f"--workdir={workdir}: holds no trained model; run --mode=train first")
     tree = checkpoint.load_tree(workdir / MODEL)
+    state = jax.eval_shape(partial(random_state, run))
     try:
         fitted = run.kind.from_tree(tree)
-        state = jax.eval_shape(partial(random_state, run))
         if hasattr(state, "params") and _shapes(tree.get("params")) != _shapes(state.params):
             raise KeyError("params")  # of another network
         return fitted

@@ -146,8 +146,8 @@ def _git(folder: Path, *words: str) -> str | None:
 
 def cache_compiled(config: Config) -> None:
     """Keeps compiled programs in the user's cache, so that the next start is quick."""
-    if config.train.cache_compiled:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mln_flax"
+    folder = files.user_cache()
+    if config.train.cache_compiled and folder is not None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 

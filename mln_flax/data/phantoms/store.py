@@ -57,11 +57,8 @@ def folder() -> pathlib.Path | None:
         return None
     if place:
         return pathlib.Path(place)
-    try:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    except RuntimeError:  # a user without a home
-        return None
-    return cache / "mln_flax" / "phantoms"
+    cache = files.user_cache()
+    return None if cache is None else cache / "phantoms"
 
 
 def read(folder: pathlib.Path, block: Block) -> list[Example] | None:

@@ -222,11 +222,14 @@ def answer(
     probability = _of_shares(programs, fitted, image, shares) if seen is None else seen.probability
     together = branches.combine(probability, None if settings.answer == UNION else shares)
     point = fitted.weighted.point if settings.answer == WEIGHTED else fitted.point
+    of_all = {
+        "answer": recorded.of_settings(settings),
+        "selection": settings.selection,
+        "early": is_early(programs, fitted),
+    }
     facts = [
         {
-            "answer": recorded.of_settings(settings),
-            "selection": settings.selection,
-            "early": is_early(programs, fitted),
+            **of_all,
             "branch": programs.branch_names[branch],
             "shares": dict(zip(programs.branch_names, share.tolist(), strict=True)),
         }
