@@ -48,6 +48,11 @@ def below_one(value: float) -> str:
     return "" if 0 <= value < 1 else "must be 0 or more, below 1"
 
 
+def overlap_share(value: float) -> str:
+    """The complaint about a number outside [0, 0.5]: further tiles would add nothing."""
+    return "" if 0 <= value <= 0.5 else "must lie between 0 and 0.5"
+
+
 def random_seed(value: int) -> str:
     """The complaint about a number that is no seed.
 
@@ -234,6 +239,7 @@ class EvaluateConfig:
     batch_size: Annotated[int, positive] = 8
     examples: Annotated[int, not_negative] = 3  # pictures per domain in the report
     metrics: tuple[str, ...] = ()  # beside the usual ones: files of metrics/, such as "area"
+    whole: bool = False  # whole images too: clusters found against false ones
 
     def check(self) -> None:
         """Raises UserError for a metric that there is not."""
@@ -242,6 +248,29 @@ class EvaluateConfig:
                 kind_of(METRICS, name)
             except UserError as error:
                 raise UserError(f"--config.evaluate.metrics={name}: {error}") from None
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """How a trained model answers whole images."""
+
+    # Of a pixel, of images whose file does not say it; 0: not known.
+    spacing_mm: Annotated[float, not_negative] = 0.0
+    tile: Annotated[int, not_negative] = 0  # side, pixels; 0: that of training, at least 256
+    overlap: Annotated[float, overlap_share] = 0.125  # of neighboring tiles, as a share of a side
+    batch_size: Annotated[int, positive] = 4  # tiles
+    # What shares one branch: a "tile", an "image" (a frame), a "case" (all frames of a file).
+    choice: Annotated[str, one_of("case", "image", "tile")] = "case"
+    # False clusters per normal image, on source validation, that set what is marked.
+    false_clusters: Annotated[float, positive] = 0.5
+    threshold: Annotated[float, below_one] = 0.0  # of the probability; 0: by `false_clusters`
+    min_count: Annotated[int, positive] = 3  # calcifications of a cluster ...
+    cluster_mm2: Annotated[float, positive] = 100.0  # ... in a circle of this area
+    keep: Annotated[str, one_of("clusters", "all")] = "clusters"  # calcifications in the mask
+    explain_tiles: Annotated[int, not_negative] = 8  # where branches are compared; 0: no reasons
+    attribution: bool = True  # for the first cluster of an image
+    # Segments of a DICOM answer: each cluster, all together, or probabilities.
+    dicom: Annotated[str, one_of("clusters", "binary", "fractional", "none")] = "clusters"
 
 
 @dataclass(frozen=True)
@@ -344,6 +373,7 @@ class Config:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluate: Annotated[EvaluateConfig, AFTER_TRAINING] = EvaluateConfig()
+    predict: Annotated[PredictConfig, AFTER_TRAINING] = PredictConfig()
     benchmark: Annotated[BenchmarkConfig, AFTER_TRAINING] = BenchmarkConfig()
 
 

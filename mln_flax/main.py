@@ -63,7 +63,10 @@ def run(argv: Sequence[str]) -> int:
     from mln_flax import modes
 
     config = choose(flags.config, overrides, workdir)
-    return modes.run(flags.mode, config, workdir, [Path(p) for p in paths], flags.output, command)
+    files_given = [Path(path) for path in paths]
+    return modes.run(
+        flags.mode, config, workdir, files_given, flags.output, command, flags.overwrite
+    )
 
 
 def run_experiment(
@@ -122,7 +125,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list
     parser.add_argument("--config", default="", help="a file with get_config() or get_experiment()")
     parser.add_argument("--workdir", default="", help="folder for all that a run writes")
     parser.add_argument("--mode", default="train", help=", ".join(MODES))
-    parser.add_argument("--output", default="", help="predict: folder for the masks")
+    parser.add_argument("--output", default="", help="predict: folder for the answers")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="predict: replace answers of another model"
+    )
     known, rest = parser.parse_known_args(list(argv))
     overrides, paths = {}, []
     for word in rest:
@@ -131,7 +137,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list
             continue
         name, equals, value = word.partition("=")
         if not name.startswith("--config."):
-            flags = ["--config", "--workdir", "--mode", "--output"]
+            flags = ["--config", "--workdir", "--mode", "--output", "--overwrite"]
             raise UserError(f"unknown flag {name}{nearest(name, flags)}")
         if not equals:
             raise UserError(f"{name}: give its value as {name}=VALUE")

@@ -21,8 +21,9 @@ def run(
     paths: list[Path],
     output: str,
     command: str = "",
+    overwrite: bool = False,
 ) -> int:
-    """Does what the mode asks; returns the exit code. `command` is noted with what is trained."""
+    """Does what the mode asks; returns the exit code. `command` is noted with what it makes."""
     if mode == "summary":
         print(summary.summary(build(config)))
         return 0
@@ -43,8 +44,7 @@ def run(
         return 0
     workdirs.refuse_other_settings(workdir, config)
     if mode == "predict":
-        predict.predict(run_of_config, workdir, paths, output)
-        return 0
+        return predict.predict(config, workdir, paths, output, overwrite, command)
     if mode == "prepare":
         with one_run.read_data(run_of_config, workdir):
             return 0

@@ -1,250 +1,304 @@
-"""Masks for a user's own images, decided on the whole image."""
+"""Answers for a folder of a user's own images; what is answered already is not answered again.
 
-import dataclasses
-from collections import Counter
+Files are read ahead and answers written behind while the network works. An image's JSON file is
+written last, so an answer that has one is whole. A file that cannot be read is named and left out.
+"""
+
+import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mln_flax import files
-from mln_flax.data import disk
-from mln_flax.data.core import Example, Unusable
-from mln_flax.data.prepare import tiles
-from mln_flax.data.readers import reader
+from mln_flax import files, locks
+from mln_flax.config import Config
+from mln_flax.data.core import Unusable
 from mln_flax.data.readers.reader import Mammogram
-from mln_flax.data.sets import pairs
-from mln_flax.engine import evaluate
-from mln_flax.engine.build import Run, build
-from mln_flax.metrics.decision import OperatingPoint, decide
-from mln_flax.results import records
-from mln_flax.types import Record, UserError
+from mln_flax.engine import answers, inputs
+from mln_flax.engine import workdir as workdirs
+from mln_flax.engine.answers import Origin, Whole
+from mln_flax.engine.inputs import Case, Inputs
+from mln_flax.engine.predictor import Prediction, Predictor
+from mln_flax.metrics import clusters
+from mln_flax.results import answer_tables, answers_page
+from mln_flax.settings import after_training, flat, to_dict
+from mln_flax.types import UserError
 
-LEAST_SIDE = 8  # pixels of an image: no calcification can be told from its surround in fewer
-KEPT_BYTES = 2 * 10**9  # of images that are decoded already; what is beyond is decoded again
-
-
-class Picture(NamedTuple):
-    """One image to segment: a file, or one frame of it, and the name of its mask."""
-
-    file: Path
-    frame: int
-    mask: str
+MANIFEST = "prediction.json"  # what a folder of answers was made with
+READ_AHEAD = 1  # files that are decoded while another is answered
+WRITE_BEHIND = 2  # images that wait to be written
 
 
-def predict(run: Run, workdir: Path, paths: list[Path], output: str) -> list[Record]:
-    """Writes a mask per image and predictions.jsonl into the output folder; returns its lines.
+def predict(
+    config: Config,
+    workdir: Path,
+    paths: Sequence[Path],
+    output: str,
+    overwrite: bool = False,
+    command: str = "",
+) -> int:
+    """Answers every image among the paths; returns 0, or 1 where one could not be read.
+
+    Args:
+      config: of the run.
+      workdir: that holds its model.
+      paths: image files, and folders, which are searched with all that is below them.
+      output: the folder for the answers; they stand in it as the images stand in theirs.
+      overwrite: answers of another model or other settings are replaced.
+      command: is noted.
 
     Raises:
-      UserError: no paths, no output folder, an image that cannot be read, two of one name,
-        or a mask that would overwrite an image; nothing is written then.
+      UserError: no paths, no output, no image, or an output that holds something else.
     """
     if not paths:
         raise UserError("--mode=predict: give image files or folders after the flags")
     if not output:
-        raise UserError("--output is missing: the folder for the masks")
-    run = for_one_image(run)
-    fitted = evaluate.load_model(run, workdir)
-    pictures, read = find(paths), kept_reader()
-    for picture in pictures:
-        read(picture)  # all of them, before anything is written
+        raise UserError("--output is missing: the folder for the answers")
     folder = Path(output)
-    inputs = {picture.file.resolve() for picture in pictures}
-    for name in (*(picture.mask for picture in pictures), "predictions.jsonl"):
-        if (folder / name).resolve() in inputs:
-            raise UserError(f"--output={output}: {name} is one of the images; take another")
+    given = inputs.find(paths, folder)
+    predictor = Predictor.of(config, workdir)
+    origin = origin_of(predictor)
+    with claimed(folder, origin, given, overwrite, command):
+        unread = answer_all(predictor, origin, given, folder)
+        lines = answer_tables.write(folder, [case_place(case) for case in given.cases], unread)
+        page = answers_page.write(folder)
+    for image, reason in unread:
+        print(f"predict: left out {image}: {reason}", flush=True)
+    count = sum(len(line["clusters"]) for line in lines)
+    print(
+        f"predict: {len(lines)} images answered, {count} clusters, {len(unread)} files left out",
+        flush=True,
+    )
+    print(f"predict: page: {page}", flush=True)
+    return 1 if unread else 0
+
+
+def origin_of(predictor: Predictor) -> Origin:
+    """What answers, by its hashes: of all that was kept, and of the settings that matter."""
+    run = predictor.run
+    kept = run.kind.to_tree(predictor.fitted)
+    whole = predictor.whole
+    settings = flat(to_dict(run.config))
+    passing = after_training(run.config)
+    matter = {
+        name: value
+        for name, value in settings.items()
+        if name.startswith(("predict.", "method.")) or name not in passing
+    }
+    text = repr(sorted(matter.items())) + repr(whole)
+    return Origin(
+        answers.tree_hash(kept),
+        answers.text_hash(text),
+        whole.spacing_mm if whole else None,
+        answers.versions(workdirs.commit()),
+    )
+
+
+@contextlib.contextmanager
+def claimed(
+    folder: Path, origin: Origin, given: Inputs, overwrite: bool, command: str
+) -> Iterator[None]:
+    """Holds the output folder, made if there is none, for this command and these answers.
+
+    Raises:
+      UserError: it is a file, holds answers of another model, settings or images, or another
+        process is at work in it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output={output}: {error.strerror}") from None
-    common = common_looks(run, fitted, pictures, read)
-    lines = []
-    for number, picture in enumerate(pictures, start=1):
-        mammogram = read(picture)
-        for note in mammogram.repaired:
-            print(f"predict: {picture.file.name}: {note}", flush=True)
-        mask, facts = segment(run, fitted, mammogram.image, common.get(_group(run, picture)))
-        _save_png(folder / picture.mask, mask)
-        lines.append(
-            {
-                "image": picture.file.name,
-                "frame": picture.frame,
-                "mask": picture.mask,
-                "label_pixels": int(mask.sum()),
-                "tiles": list(facts),
-                "notes": list(mammogram.repaired),
-            }
-        )
-        print(f"predict: {number}/{len(pictures)} {folder / picture.mask}", flush=True)
-    records.write_whole(folder / "predictions.jsonl", lines)
-    return lines
+    except FileExistsError:
+        raise UserError(f"--output={folder}: is a file; give a folder") from None
 
+    def busy() -> None:
+        raise UserError(f"--output={folder}: another process is at work in it; take another")
 
-def for_one_image(run: Run) -> Run:
-    """The run with passes of as many images as one image has tiles."""
-    config, tiling = run.config, run.config.data.tiles
-    count = max(tiling.rows * tiling.columns, 1)
-    evaluate_config = dataclasses.replace(config.evaluate, batch_size=count)
-    return build(dataclasses.replace(config, evaluate=evaluate_config))
-
-
-def kept_reader() -> Callable[[Picture], Mammogram]:
-    """`read(picture)`, the image as preparation reads it; decoded once as long as there is room."""
-    kept: dict[Picture, Mammogram] = {}
-    room = KEPT_BYTES
-
-    def read(picture: Picture) -> Mammogram:
-        nonlocal room
-        if picture in kept:
-            return kept[picture]
-        mammogram = read_mammogram(picture.file, picture.frame)
-        if mammogram.image.nbytes <= room:
-            kept[picture] = mammogram
-            room -= mammogram.image.nbytes
-        return mammogram
-
-    return read
-
-
-def common_looks(
-    run: Run,
-    fitted: Any,
-    pictures: Sequence[Picture],
-    read: Callable[[Picture], Mammogram],
-) -> dict[str, np.ndarray]:
-    """The sum of what the method looks at over all tiles that share a choice; empty where none do.
-
-    Here a case is one file with all its frames and tiles, and a domain is all that is asked for.
-    """
-    look = run.method.look
-    common: dict[str, np.ndarray] = {}
-    if look is None or run.method.level == "image":
-        return common
-    for picture in pictures:
-        tiled, _ = cut(run, read(picture).image)
-        group = _group(run, picture)
-        common[group] = common.get(group, 0) + look(fitted, tiled).sum(axis=0)
-    return common
-
-
-def _group(run: Run, picture: Picture) -> str:
-    return str(picture.file) if run.method.level == "case" else ""
-
-
-def segment(
-    run: Run, fitted: Any, image: np.ndarray, common: np.ndarray | None = None
-) -> tuple[np.ndarray, Sequence[Record]]:
-    """The mask uint8 [H, W] of an image [H, W] in [0, 1], and what is said of each tile.
-
-    The image is cut as the training images were; one that was trained on whole goes in whole.
-    Probabilities are put together, and what is marked is decided once, on the whole image.
-    `common` is what the method looks at, for all tiles instead of their own.
-    """
-    tiled, affines = cut(run, image)
-    shared = () if common is None else (np.tile(common, (len(tiled), 1)),)
-    answers = run.method.answer(fitted, tiled, *shared)
-    probability = [answers.maps[name][i] for i, name in enumerate(answers.chosen)]
-    point = answers.points[answers.chosen[0]]
-    if not affines:
-        return decide(probability[0], point).astype(np.uint8), answers.facts
-    whole = tiles.put_back(probability, affines, image.shape)
-    return decide(whole, in_image(point, affines[0])).astype(np.uint8), answers.facts
-
-
-def in_image(point: OperatingPoint, affine: np.ndarray) -> OperatingPoint:
-    """An operating point of tiles in the pixels of their image: an object has as large an area."""
-    area = abs(affine[0, 0] * affine[1, 1])  # of a tile's pixel, in pixels of the image
-    return point._replace(min_pixels=max(1, round(float(point.min_pixels) * area)))
-
-
-def cut(run: Run, image: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The tiles [N, h, w] of an image and their ways back; the image itself and none if not cut."""
-    config = run.config.data
-    if not config.tiles.rows:
-        return image[None], []
-    whole = Example(image, np.zeros(image.shape, np.uint8), "image", "", "", "", "", None, "none")
-    tiled = tiles.cut(whole, config.tiles.rows, config.tiles.columns, config.size)
-    affines = [tile.to_image for tile in tiled if tile.to_image is not None]
-    return np.stack([tile.image for tile in tiled]), affines
-
-
-def find(paths: list[Path]) -> list[Picture]:
-    """The images among the paths and in the folders among them, each frame of a volume by itself.
-
-    Raises:
-      UserError: a path does not exist, a folder has no image, two masks would have one name.
-    """
-    images: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            listing = disk.listing(path, below=False)
-            inside = [file for file in listing.files if reader.is_image(file)]
-            for absent in (item for item in listing.absent if reader.may_be_image(item.item)):
-                print(f"predict: left out {absent.item}: {absent.reason}", flush=True)
-            if not inside:
-                known = ", ".join(sorted(reader.SUFFIXES))
+    manifest = {
+        "model": origin.model,
+        "config": origin.config,
+        "images": str(given.root),
+    }
+    with locks.alone(folder, busy):
+        path = folder / MANIFEST
+        if path.exists():
+            stored = files.read_json(path)
+            other = [name for name in manifest if stored.get(name) != manifest[name]]
+            if other and not overwrite:
                 raise UserError(
-                    f"{path}: no images in this folder ({known}, DICOM without a suffix)"
-                    f"{disk.and_absent(listing.absent)}"
+                    f"--output={folder}: holds answers of another {', another '.join(other)}; take "
+                    "another folder, or --overwrite"
                 )
-            images += inside
-        elif path.exists():
-            images.append(path)
-        else:
-            raise UserError(f"{path}: no such file or folder")
-    pictures = [picture for file in images for picture in _pictures(file)]
-    masks = Counter(picture.mask for picture in pictures)
-    for picture in pictures:
-        if masks[picture.mask] > 1:
-            raise UserError(
-                f"{picture.file}: the mask of another image is also called {picture.mask}: they "
-                "would overwrite each other"
-            )
-    return pictures
+        elif not overwrite:
+            refuse_foreign(folder, given)
+        details = {"command": command, "versions": origin.versions}
+        files.write_json(path, manifest | details)
+        yield
 
 
-def _pictures(file: Path) -> Iterator[Picture]:
-    try:
-        frames = reader.header(file).frames
-    except Unusable as reason:
-        raise UserError(f"{file}: {reason}") from None
-    for frame in range(frames):
-        yield Picture(file, frame, pairs.mask_name(file.name, frame, frames))
+def refuse_foreign(folder: Path, given: Inputs) -> None:
+    """Raises UserError where answers would overwrite files that are none."""
+    for case in given.cases:
+        for path in (folder / case.folder).glob(f"{glob_safe(case.stem)}_*"):
+            if path.name.removeprefix(case.stem) in answers.ENDINGS:
+                raise UserError(
+                    f"--output={folder}: holds {path.name}, which this command did not write; take "
+                    "another folder, or --overwrite"
+                )
 
 
-def read_image(file: Path, frame: int = 0) -> np.ndarray:
-    """A mammogram, or one frame of a volume, as float32 [H, W] in [0, 1], as preparation reads it.
-
-    Raises UserError as `read_mammogram` does.
-    """
-    return read_mammogram(file, frame).image
+def glob_safe(name: str) -> str:
+    """The name for `glob`, which would take its brackets and stars for patterns."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def read_mammogram(file: Path, frame: int = 0) -> Mammogram:
-    """A mammogram, or one frame of a volume, with what was mended or is doubtful.
+def case_place(case: Case) -> str:
+    """Where the answers of a case begin, below the output."""
+    return f"{case.folder}/{case.stem}".lstrip("/")
+
+
+class Decoded(NamedTuple):
+    """A file that is being answered: its frames, decoded when asked for."""
+
+    whole: Whole
+    folder: str  # of its answers, below the output
+    frames: int
+    read: Callable[[int], Mammogram]
+
+
+def answer_all(
+    predictor: Predictor, origin: Origin, given: Inputs, folder: Path
+) -> list[tuple[str, str]]:
+    """Answers what is not answered yet; returns the files that could not be, with the reason."""
+    unread = list(given.absent)
+    started, fresh = time.monotonic(), 0
+    with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
+        ahead: list[Future[Decoded | None]] = []
+        behind: list[Future[None]] = []
+        queue = iter(given.cases)
+
+        def fill() -> None:
+            while len(ahead) <= READ_AHEAD and (case := next(queue, None)) is not None:
+                ahead.append(reading.submit(decoded, case, origin, folder))
+
+        try:
+            fill()
+            for number, case in enumerate(given.cases, start=1):
+                future = ahead.pop(0)
+                try:
+                    source = future.result()
+                    fill()
+                    if source is None:
+                        print(f"predict: {number}/{len(given.cases)} {case.image}: done already")
+                        continue
+                    begun = time.monotonic()
+                    count = answer(predictor, origin, source, folder, writing, behind)
+                    fresh += 1
+                except Unusable as reason:
+                    fill()
+                    unread.append((case.image, str(reason)))
+                    print(f"predict: {case.image}: {reason}", flush=True)
+                    continue
+                total, now = len(given.cases), time.monotonic()
+                left = int((now - started) / fresh * (total - number))
+                print(
+                    f"predict: {number}/{total} {case.image}: {counted(count)}, {now - begun:.1f} "
+                    f"s; {left // 60}:{left % 60:02d} left",
+                    flush=True,
+                )
+            for written in behind:
+                written.result()
+        except BaseException:
+            for waiting in (*ahead, *behind):
+                waiting.cancel()
+            raise
+    return unread
+
+
+def counted(count: int) -> str:
+    """`1 cluster`, `2 clusters`."""
+    return f"{count} cluster{'' if count == 1 else 's'}"
+
+
+def decoded(case: Case, origin: Origin, folder: Path) -> Decoded | None:
+    """A file with its first frame decoded; None where it is answered already.
 
     Raises:
-      UserError: it cannot be read, has colors, is of one gray level, or of a few pixels.
+      Unusable: it cannot be read.
     """
     try:
-        mammogram = reader.read(file, frame)
-    except Unusable as reason:
-        raise UserError(f"{file}: {reason}") from None
-    height, width = mammogram.image.shape
-    if min(height, width) < LEAST_SIDE:
-        raise UserError(
-            f"{file}: an image of {height}x{width} pixels: nothing can be found in it; allowed are "
-            f"sides of {LEAST_SIDE} pixels or more"
+        digest = answers.file_hash(case.file)
+    except OSError as error:
+        raise Unusable(f"cannot be opened: {(error.strerror or '').lower()}") from None
+    if is_done(folder / case.folder, case.stem, digest, origin):
+        return None
+    header = inputs.header(case.file)
+    read = inputs.frames_of(case.file, header.frames)
+    read(0)
+    whole = Whole(case.file, case.image, case.stem, digest)
+    return Decoded(whole, case.folder, header.frames, read)
+
+
+def is_done(folder: Path, stem: str, digest: str, origin: Origin) -> bool:
+    """Whether a folder holds the whole answer for a file of this hash."""
+    hashes = {"file": digest, "model": origin.model, "config": origin.config}
+    for name in (f"{stem}.json", f"{stem}_0001.json"):  # of a volume the first is written last
+        if (folder / name).exists():
+            with contextlib.suppress(UserError):
+                return files.read_json(folder / name).get("hashes") == hashes
+    return False
+
+
+def answer(
+    predictor: Predictor,
+    origin: Origin,
+    source: Decoded,
+    folder: Path,
+    writing: ThreadPoolExecutor,
+    behind: list[Future[None]],
+) -> int:
+    """Answers all frames of a file and has the answers written; returns the number of clusters."""
+    place, whole, count = folder / source.folder, source.whole, source.frames
+    begun = time.monotonic()
+    common = shared_look(predictor, source)
+    predictions: list[Prediction] = []
+    for frame in range(count):
+        mammogram = source.read(frame)
+        sized = predictor.sized(mammogram.image, mammogram.header.spacing_mm, "file")
+        own = predictor.look([sized]) if common is None else common
+        prediction = predictor.answer(sized, own)
+        prediction = prediction._replace(notes=(*mammogram.repaired, *prediction.notes))
+        submit(writing, behind, answers.write_maps, place, whole.stem_of(frame, count), prediction)
+        predictions.append(prediction if count == 1 else answers.lighter(prediction))
+    numbers = clusters.linked([prediction.marks for prediction in predictions])
+    seconds = (time.monotonic() - begun) / count
+    kind = predictor.run.config.predict.dicom
+    submit(
+        writing, behind, answers.write, place, whole, predictions, numbers, origin, kind, seconds
+    )
+    return len({number for of_frame in numbers for number in of_frame.values()})
+
+
+def shared_look(predictor: Predictor, source: Decoded) -> np.ndarray | None:
+    """What decides the branch of all frames of a volume; None where each decides for itself."""
+    if source.frames == 1 or predictor.run.config.predict.choice != "case":
+        return None
+    total: Any = None
+    for frame in range(source.frames):
+        mammogram = source.read(frame)
+        look = predictor.look(
+            [predictor.sized(mammogram.image, mammogram.header.spacing_mm, "file")]
         )
-    return mammogram
+        if look is not None:
+            total = look if total is None else total + look
+    return total
 
 
-def _save_png(path: Path, mask: np.ndarray) -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
-    buffer = BytesIO()
-    Image.fromarray(mask * 255).save(buffer, format="PNG")
-    files.write_bytes(path, buffer.getvalue())
+def submit(
+    writing: ThreadPoolExecutor, behind: list[Future[None]], task: Any, *arguments: Any
+) -> None:
+    """Has something written, after what is waiting; raises what went wrong with what is done."""
+    while len(behind) >= WRITE_BEHIND:
+        behind.pop(0).result()
+    behind.append(writing.submit(task, *arguments))

@@ -17,6 +17,16 @@ class OperatingPoint(NamedTuple):
     min_pixels: Any = 1  # of an object: smaller ones are taken for noise
 
 
+class WholePoint(NamedTuple):
+    """What is marked in a whole image, and how it was chosen."""
+
+    threshold: float  # of the probability
+    min_area_mm2: float  # of an object
+    asked: float  # false clusters per normal image
+    reached: float  # and how many there were in source validation
+    images: int  # whole images that it was chosen on; 0: it is the point of tiles
+
+
 def decide(probability: np.ndarray, point: OperatingPoint) -> np.ndarray:
     """The mask bool [H, W] of probabilities [H, W]."""
     mask = probability > float(point.threshold)

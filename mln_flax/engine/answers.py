@@ -1,0 +1,258 @@
+"""The answer for one image as files: pictures, numbers, and what a viewer of DICOM opens."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from mln_flax import files
+from mln_flax.engine.predictor import Prediction
+from mln_flax.metrics.clusters import Calcification, Cluster
+from mln_flax.results import overlay
+from mln_flax.types import Record
+
+LIBRARIES = ("jax", "flax", "numpy", "scipy")
+# What the names of an image's answers end in, but for maps of branches.
+ENDINGS = ("_probability.png", "_mask.png", "_overlay.png", "_seg.dcm", "_sr.dcm", ".json")
+
+
+class Whole(NamedTuple):
+    """A file whose frames are answered together."""
+
+    file: Path
+    image: str  # its path below the folder of all that was given
+    stem: str  # begins the names of its answers
+    hash: str  # SHA-256 of the file
+
+    def stem_of(self, frame: int, frames: int) -> str:
+        """What begins the names of a frame's answers: `a`, of a volume `a_0001` ..."""
+        return f"{self.stem}_{frame + 1:04d}" if frames > 1 else self.stem
+
+
+class Origin(NamedTuple):
+    """What answers: hashes of the model and of its settings, and versions."""
+
+    model: str
+    config: str
+    model_spacing_mm: tuple[float, float] | None
+    versions: dict[str, str]
+
+
+def record_of(
+    prediction: Prediction,
+    whole: Whole,
+    frame: tuple[int, int],
+    origin: Origin,
+    numbers: Mapping[int, int],
+    names: Mapping[str, str],
+    seconds: float,
+) -> Record:
+    """The answer for an image as plain numbers: what its JSON file holds.
+
+    Args:
+      prediction: for the image.
+      whole: its file.
+      frame: its number from 0, and how many there are.
+      origin: of the answer.
+      numbers: of clusters in the volume, by those in the frame.
+      names: of the files beside the JSON, by what they show.
+      seconds: that the answer took.
+    """
+    spacing = prediction.measured_mm
+    calcifications = prediction.marks.calcifications
+    return {
+        "kind": "answer",
+        "image": whole.image,
+        "frame": frame[0],
+        "frames": frame[1],
+        "height": prediction.image.shape[0],
+        "width": prediction.image.shape[1],
+        "spacing_mm": prediction.spacing_mm,
+        "spacing_from": prediction.spacing_from,
+        "model_spacing_mm": origin.model_spacing_mm,
+        "operating_point": prediction.point._asdict(),
+        "branch": prediction.branch,
+        "clusters": [
+            _cluster(cluster, numbers[cluster.number], calcifications, spacing)
+            for cluster in prediction.clusters
+        ],
+        "calcifications": [
+            _calcification(calcification, numbers, spacing) for calcification in calcifications
+        ],
+        "marked_pixels": int(np.count_nonzero(prediction.mask)),
+        "facts": prediction.facts,
+        "why": prediction.why,
+        "notes": list(prediction.notes),
+        "warnings": list(prediction.warnings),
+        "files": dict(names),
+        "hashes": {"file": whole.hash, "model": origin.model, "config": origin.config},
+        "versions": origin.versions,
+        "seconds": seconds,
+    }
+
+
+def _cluster(
+    cluster: Cluster,
+    number: int,
+    calcifications: tuple[Calcification, ...],
+    spacing_mm: tuple[float, float],
+) -> Record:
+    return {
+        **cluster._asdict(),
+        "number": number,
+        "row_mm": (cluster.row_px + 0.5) * spacing_mm[0],
+        "column_mm": (cluster.column_px + 0.5) * spacing_mm[1],
+        "calcifications": [c.number for c in calcifications if c.cluster == cluster.number],
+    }
+
+
+def _calcification(
+    calcification: Calcification, numbers: Mapping[int, int], spacing_mm: tuple[float, float]
+) -> Record:
+    return {
+        **calcification._asdict(),
+        "cluster": numbers.get(calcification.cluster, 0),
+        "row_mm": (calcification.row_px + 0.5) * spacing_mm[0],
+        "column_mm": (calcification.column_px + 0.5) * spacing_mm[1],
+    }
+
+
+def write_maps(folder: Path, stem: str, prediction: Prediction) -> None:
+    """Writes what is drawn of a frame whatever its clusters are called."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(folder / f"{stem}_probability.png", probability_png(prediction.probability))
+    files.write_bytes(folder / f"{stem}_mask.png", mask_png(prediction.mask))
+    shown = overlay.pictures(prediction.image, maps=prediction.maps)
+    for name in prediction.maps:
+        files.write_bytes(folder / f"{stem}{overlay.ending(name)}", shown[name])
+
+
+def lighter(prediction: Prediction) -> Prediction:
+    """The prediction of a frame without what is written already: a volume has many of them."""
+    nothing = np.zeros((0, 0), np.float32)
+    return prediction._replace(
+        image=np.round(prediction.image * 255).astype(np.uint8),
+        probability=nothing,
+        breast=nothing.astype(bool),
+        maps=dict.fromkeys(prediction.maps, nothing),
+        mask=np.packbits(prediction.mask),
+        marks=prediction.marks._replace(labels=sparse.coo_array(prediction.marks.labels)),
+    )
+
+
+def write(
+    folder: Path,
+    whole: Whole,
+    predictions: Sequence[Prediction],
+    numbers: Sequence[Mapping[int, int]],
+    origin: Origin,
+    dicom: str,
+    seconds: float,
+) -> None:
+    """Writes what is left of the answers for a file; an image's JSON comes last, the first's last.
+
+    Args:
+      folder: of the answers.
+      whole: the file.
+      predictions: of its frames; those of a volume `lighter`.
+      numbers: of each frame's clusters in the volume.
+      origin: of the answers.
+      dicom: which segments a DICOM answer has; "none": none is written.
+      seconds: that the network took for a frame.
+    """
+    count = len(predictions)
+    shared, notes = write_dicom(folder, whole, predictions, numbers, origin, dicom)
+    for frame in reversed(range(count)):
+        prediction, stem = predictions[frame], whole.stem_of(frame, count)
+        image = prediction.image
+        if image.dtype == np.uint8:
+            image = image.astype(np.float32) / 255
+        renumbered = [c._replace(number=numbers[frame][c.number]) for c in prediction.clusters]
+        mask = in_clusters(prediction, numbers[frame])
+        names = {"probability": f"{stem}_probability.png", "mask": f"{stem}_mask.png"}
+        for name, content in overlay.pictures(image, renumbered, mask > 0).items():
+            names[name] = f"{stem}{overlay.ending(name)}"
+            files.write_bytes(folder / names[name], content)
+        names |= {name: f"{stem}{overlay.ending(name)}" for name in prediction.maps} | shared
+        noted = prediction._replace(notes=(*prediction.notes, *notes))
+        record = record_of(noted, whole, (frame, count), origin, numbers[frame], names, seconds)
+        files.write_json(folder / f"{stem}.json", record)
+
+
+def in_clusters(prediction: Prediction, numbers: Mapping[int, int]) -> np.ndarray:
+    """The number of the volume's cluster at each pixel, int32 [H, W]; 0 outside of clusters."""
+    labels = prediction.marks.labels
+    dense = labels if isinstance(labels, np.ndarray) else labels.toarray()
+    of = [0, *(numbers.get(c.cluster, 0) for c in prediction.marks.calcifications)]
+    return np.array(of, np.int32)[dense]
+
+
+def write_dicom(
+    folder: Path,
+    whole: Whole,
+    predictions: Sequence[Prediction],
+    numbers: Sequence[Mapping[int, int]],
+    origin: Origin,
+    kind: str,
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Writes the answer as DICOM for a DICOM file; the names of what it wrote, and notes."""
+    return {}, ()
+
+
+def probability_png(probability: np.ndarray) -> bytes:
+    """A probability [H, W] as 16-bit gray: 65,535 times it, rounded down, so that none rises."""
+    from PIL import Image
+
+    levels = np.floor(probability * np.float32(65535)).astype(np.uint16)
+    return _png(Image.fromarray(levels))
+
+
+def mask_png(mask: np.ndarray) -> bytes:
+    """A mask bool [H, W] as 8-bit gray: 0 and 255."""
+    from PIL import Image
+
+    return _png(Image.fromarray(mask.astype(np.uint8) * 255))
+
+
+def _png(image: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format="PNG", compress_level=3)  # a third of the time of the usual 6
+    return buffer.getvalue()
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with files.naming(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_hash(text: str) -> str:
+    """The SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tree_hash(tree: Any) -> str:
+    """The SHA-256 of nested dicts of arrays: of names, kinds, shapes and values."""
+    digest = hashlib.sha256()
+
+    def add(node: Any, path: str) -> None:
+        if isinstance(node, dict):
+            for name in sorted(node):
+                add(node[name], f"{path}/{name}")
+            return
+        array = np.ascontiguousarray(node)
+        digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+
+    add(tree, "")
+    return digest.hexdigest()
+
+
+def versions(commit: str) -> dict[str, str]:
+    """What answered: this package's commit and the libraries that take part."""
+    return {"mln_flax": commit} | {name: metadata.version(name) for name in LIBRARIES}

@@ -1,0 +1,296 @@
+"""Answers for whole images: what is marked, how sure, by which branch, and why."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mln_flax import settings
+from mln_flax.config import Config, validate
+from mln_flax.engine import evaluate, whole, whole_model
+from mln_flax.engine import workdir as workdirs
+from mln_flax.engine.build import Run, build
+from mln_flax.engine.whole import Scene, Spacing, Tiling
+from mln_flax.engine.whole_model import WholeModel
+from mln_flax.methods.core import Answers
+from mln_flax.metrics import clusters
+from mln_flax.metrics.clusters import Marks
+from mln_flax.metrics.decision import OperatingPoint, WholePoint, decide
+from mln_flax.types import Record, UserError
+
+LEAST_SIDE = 8  # pixels of an image: no calcification can be told from its surround in fewer
+LEAST_TILE = 256  # pixels: smaller tiles spend much of their time on overlaps
+NO_POINT = (
+    "the operating point is that of tiles full of lesions: on whole images expect many false marks "
+    "(this model keeps none for whole images)"
+)
+
+
+class Sized(NamedTuple):
+    """An image and what is known of its pixels' size."""
+
+    scene: Scene
+    image: np.ndarray  # float32 [H, W]
+    spacing_mm: Spacing  # by which marks are measured
+    known: Spacing | None  # the same, where it is more than assumed
+    spacing_from: str  # "file", "setting", "argument" or "assumed"
+    notes: tuple[str, ...]
+
+
+class Prediction(NamedTuple):
+    """The answer for one image, or one frame of a volume; maps are in the image's own pixels."""
+
+    image: np.ndarray  # float32 [H, W] in [0, 1]
+    probability: np.ndarray  # float32 [H, W]: of a calcification; 0 outside the breast
+    mask: np.ndarray  # bool [H, W]
+    breast: np.ndarray  # bool [H, W]
+    marks: Marks  # calcifications and clusters at the operating point
+    spacing_mm: Spacing | None  # (row, column); None: not known
+    spacing_from: str  # "file", "setting", "argument" or "assumed"
+    measured_mm: Spacing  # by which marks are measured: assumed where it is not known
+    point: WholePoint
+    facts: Record  # what the method says of its answer
+    why: Record  # and of its reasons
+    maps: Mapping[str, np.ndarray]  # float32 [H, W]: "disagreement" ...
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def clusters(self) -> tuple[clusters.Cluster, ...]:
+        """The clusters, the surest first."""
+        return self.marks.clusters
+
+    @property
+    def branch(self) -> str:
+        """The branch that answered; "" of a network without branches."""
+        return str(self.facts.get("branch", ""))
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model, ready to answer whole images of any size."""
+
+    run: Run
+    fitted: Any
+    whole: WholeModel | None
+    tiling: Tiling
+    trained_side: int  # of the training images, pixels
+
+    @classmethod
+    def from_workdir(
+        cls, workdir: str | Path, changes: Mapping[str, str] | None = None
+    ) -> "Predictor":
+        """The predictor of a trained workdir.
+
+        Args:
+          workdir: of the run.
+          changes: of settings, such as `{"predict.keep": "all"}`.
+
+        Raises:
+          UserError: there is no trained model, or a setting that does not exist.
+        """
+        path = Path(workdir)
+        if not (path / "config.json").exists():
+            raise UserError(f"{path}: holds no run; train one with --workdir={path}")
+        config = settings.override_all(
+            settings.read_json(path / "config.json"), dict(changes or {})
+        )
+        validate(config)
+        return cls.of(config, path)
+
+    @classmethod
+    def of(cls, config: Config, workdir: Path) -> "Predictor":
+        """The predictor of a config and its workdir."""
+        workdirs.cache_compiled(config)
+        run = run_of_tiles(config)
+        fitted = evaluate.load_model(run, workdir)
+        return cls.of_model(config, fitted, whole_model.read(workdir))
+
+    @classmethod
+    def of_model(cls, config: Config, fitted: Any, kept: WholeModel | None) -> "Predictor":
+        """The predictor of what a method kept of training, as it lies in memory."""
+        run = run_of_tiles(config)
+        side = run.config.data.size
+        tiling = Tiling(side, round(side * config.predict.overlap))
+        return cls(run, fitted, kept, tiling, config.data.size)
+
+    def __call__(self, image: np.ndarray, spacing_mm: float | Spacing | None = None) -> Prediction:
+        """The answer for an image [H, W] in [0, 1], with its pixels' size in millimeters.
+
+        Raises:
+          UserError: not such an image, or a size that is none.
+        """
+        return self.volume([image], spacing_mm)[0]
+
+    def volume(
+        self, frames: Sequence[np.ndarray], spacing_mm: float | Spacing | None = None
+    ) -> list[Prediction]:
+        """The answers for frames of one case, which share a branch as `predict.choice` says."""
+        spacing = spacing_of(spacing_mm)
+        sized = [self.sized(checked(frame), spacing, "argument") for frame in frames]
+        if self.run.config.predict.choice == "case":
+            common = self.look(sized)
+            return [self.answer(one, common) for one in sized]
+        return [self.answer(one, self.look([one])) for one in sized]
+
+    def many(
+        self, images: Iterable[np.ndarray], spacing_mm: float | Spacing | None = None
+    ) -> Iterator[Prediction]:
+        """The answers for many images, one after the other."""
+        return (self(image, spacing_mm) for image in images)
+
+    def sized(self, image: np.ndarray, spacing_mm: Spacing | None, spacing_from: str) -> Sized:
+        """An image as the network will see it, and its pixels' size.
+
+        Args:
+          image: float32 [H, W] in [0, 1].
+          spacing_mm: (row, column), or None where it is not known.
+          spacing_from: who says so.
+
+        Raises:
+          UserError: more pixels than can be worked on.
+        """
+        chosen, trained = self.run.config.predict, self.whole.spacing_mm if self.whole else None
+        if spacing_mm is None and chosen.spacing_mm:
+            spacing_mm, spacing_from = (chosen.spacing_mm, chosen.spacing_mm), "setting"
+        known, notes = spacing_mm, []
+        if spacing_mm is not None and trained is not None:
+            scale = (spacing_mm[0] / trained[0], spacing_mm[1] / trained[1])
+        else:
+            scale, how = self._scale_of_training(image)
+            whose = "image" if spacing_mm is None else "model"
+            notes.append(f"the pixel size of the {whose} is not known: {how}")
+        if spacing_mm is None:
+            usual = trained or (whole_model.USUAL_MM, whole_model.USUAL_MM)
+            spacing_mm, spacing_from = (usual[0] * scale[0], usual[1] * scale[1]), "assumed"
+            notes.append(
+                f"lengths rest on assumed pixels of {spacing_mm[0]:.3g} x {spacing_mm[1]:.3g} mm; "
+                "--config.predict.spacing_mm says what they are"
+            )
+        try:
+            scene = whole.scene(image, scale, self.tiling)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if not scene.corners:
+            notes.append("no breast is visible: nothing is marked")
+        return Sized(scene, image, spacing_mm, known, spacing_from, tuple(notes))
+
+    def _scale_of_training(self, image: np.ndarray) -> tuple[Spacing, str]:
+        """The scale at which an image has as many pixels as training made of one; what it is."""
+        cut = self.run.config.data.tiles
+        if not cut.rows:
+            return (1.0, 1.0), "not resampled"
+        height, width = image.shape
+        scale = (cut.rows * self.trained_side / height, cut.columns * self.trained_side / width)
+        return scale, f"resampled as training does, to {cut.rows}x{cut.columns} of its tiles"
+
+    def look(self, frames: Sequence[Sized]) -> np.ndarray | None:
+        """What the method looks at, summed over all tiles of these images; None: each alone."""
+        look = self.run.method.look
+        if look is None or self.run.config.predict.choice == "tile":
+            return None
+        seen = [look(self.fitted, whole.tiles_of(one.scene)) for one in frames if one.scene.corners]
+        return np.sum([of_image.sum(axis=0) for of_image in seen], axis=0) if seen else None
+
+    def answer(self, sized: Sized, common: np.ndarray | None) -> Prediction:
+        """The answer for an image, by a choice that was made for it and others.
+
+        Args:
+          sized: the image.
+          common: what `look` says of all that share the choice; None: each tile chooses.
+        """
+        scene, chosen = sized.scene, self.run.config.predict
+        probability, facts, of_tiles = self.probability(scene, common)
+        point = whole_model.point(self.whole, chosen, of_tiles)
+        mask = decide(probability, in_pixels(point, sized.spacing_mm))
+        rule = whole_model.cluster_rule(chosen)
+        marks = clusters.marks(probability, mask, sized.spacing_mm, rule)
+        return Prediction(
+            image=sized.image,
+            probability=probability,
+            mask=kept(marks, chosen.keep),
+            breast=scene.breast,
+            marks=marks,
+            spacing_mm=sized.known,
+            spacing_from=sized.spacing_from,
+            measured_mm=sized.spacing_mm,
+            point=point,
+            facts=facts,
+            why={},
+            maps={},
+            notes=sized.notes,
+            warnings=() if point.images or chosen.threshold else (NO_POINT,),
+        )
+
+    def probability(
+        self, scene: Scene, common: np.ndarray | None
+    ) -> tuple[np.ndarray, Record, OperatingPoint]:
+        """The probability [H, W] in the image's own pixels, the method's facts, and its point."""
+        if not scene.corners:
+            return np.zeros(scene.shape, np.float32), {}, OperatingPoint()
+        tiles = whole.tiles_of(scene)
+        shared = () if common is None else (np.tile(common, (len(tiles), 1)),)
+        answers = self.run.method.answer(self.fitted, tiles, *shared)
+        maps = [answers.maps[name][i] for i, name in enumerate(answers.chosen)]
+        own = whole.in_own_pixels(scene, whole.blended(scene, maps))
+        facts = dict(answers.facts[0]) if common is not None else of_each_tile(answers)
+        return own, facts, answers.points[answers.chosen[0]]
+
+
+def run_of_tiles(config: Config) -> Run:
+    """The run of a config, with passes of tiles of whole images."""
+    chosen = config.predict
+    side = chosen.tile or max(config.data.size, LEAST_TILE)
+    data = dataclasses.replace(config.data, size=side)
+    passes = dataclasses.replace(config.evaluate, batch_size=chosen.batch_size)
+    return build(dataclasses.replace(config, data=data, evaluate=passes))
+
+
+def of_each_tile(answers: Answers) -> Record:
+    """The facts of an image whose tiles choose for themselves: each tile's, the usual branch."""
+    facts = [dict(of_tile) for of_tile in answers.facts]
+    usual = Counter(str(of_tile["branch"]) for of_tile in facts if "branch" in of_tile)
+    return {"tiles": facts} | ({"branch": usual.most_common(1)[0][0]} if usual else {})
+
+
+def in_pixels(point: WholePoint, spacing_mm: Spacing) -> OperatingPoint:
+    """The operating point in an image's own pixels."""
+    pixels = round(point.min_area_mm2 / (spacing_mm[0] * spacing_mm[1]))
+    return OperatingPoint(point.threshold, max(1, pixels))
+
+
+def kept(marks: Marks, which: str) -> np.ndarray:
+    """The mask bool [H, W] of the calcifications in "clusters", or of "all" of them."""
+    if which == "all":
+        return marks.labels > 0
+    clustered = [False, *(calcification.cluster > 0 for calcification in marks.calcifications)]
+    return np.array(clustered)[marks.labels]
+
+
+def checked(image: np.ndarray) -> np.ndarray:
+    """The image as float32; raises UserError where it is none [H, W] in [0, 1]."""
+    values = np.asarray(image)
+    if values.ndim != 2 or min(values.shape) < LEAST_SIDE:
+        raise UserError(
+            f"an image of shape {values.shape}; allowed is [H, W], each {LEAST_SIDE} or more"
+        )
+    if values.dtype.kind != "f" or not (values.min() >= 0 and values.max() <= 1):
+        raise UserError(
+            f"an image of {values.dtype} from {values.min()} to {values.max()}; allowed are floats "
+            "in [0, 1]: divide by the largest gray level of its depth, or take `read_image`"
+        )
+    return values.astype(np.float32, copy=False)
+
+
+def spacing_of(spacing_mm: float | Spacing | None) -> Spacing | None:
+    """The spacing (row, column) of a number or a pair; raises UserError for one that is none."""
+    if spacing_mm is None:
+        return None
+    row, column = np.broadcast_to(np.asarray(spacing_mm, float), 2).tolist()
+    if not (0 < row < np.inf and 0 < column < np.inf):
+        raise UserError(f"spacing_mm={spacing_mm}: must be above 0, in millimeters")
+    return row, column

@@ -1,0 +1,78 @@
+"""What a trained model keeps for whole images: its pixel size, and how often it marks falsely."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mln_flax import files
+from mln_flax.config import PredictConfig
+from mln_flax.metrics import froc
+from mln_flax.metrics.clusters import ClusterRule
+from mln_flax.metrics.decision import OperatingPoint, WholePoint
+from mln_flax.types import Record, UserError
+
+FILE = "whole.json"  # of a workdir, beside the model
+USUAL_MM = 0.1  # of a pixel, where neither the model nor the image knows it
+
+
+class WholeModel(NamedTuple):
+    """Beside the method's own: what answers for whole images need."""
+
+    spacing_mm: tuple[float, float] | None  # at which the model was trained: (row, column)
+    min_area_mm2: float  # of an object: smaller ones are taken for noise
+    rule: dict[str, Any]  # of clusters, by which `validation` was counted
+    validation: Sequence[Record]  # of whole images of source validation, one line each
+    notes: Sequence[str] = ()
+
+
+def write(workdir: Path, whole: WholeModel) -> None:
+    """Stores it beside the model."""
+    files.write_json(workdir / FILE, whole._asdict())
+
+
+def read(workdir: Path) -> WholeModel | None:
+    """What a workdir stores; None where it stores nothing. Raises UserError for a broken file."""
+    path = workdir / FILE
+    if not path.exists():
+        return None
+    stored = files.read_json(path)
+    try:
+        whole = WholeModel(**stored)
+        spacing = whole.spacing_mm
+        return whole._replace(spacing_mm=None if spacing is None else (spacing[0], spacing[1]))
+    except (TypeError, IndexError):
+        raise UserError(
+            f"{path}: written by another version; remove it and run --mode=evaluate again"
+        ) from None
+
+
+def cluster_rule(settings: PredictConfig) -> ClusterRule:
+    """What counts as a cluster by the settings."""
+    return ClusterRule(settings.min_count, settings.cluster_mm2)
+
+
+def least_area(point: OperatingPoint, spacing_mm: tuple[float, float] | None) -> float:
+    """The least area of an object, mm2, that a tile's operating point stands for."""
+    row, column = spacing_mm or (USUAL_MM, USUAL_MM)
+    return float(point.min_pixels) * row * column
+
+
+def point(
+    whole: WholeModel | None, settings: PredictConfig, of_tiles: OperatingPoint
+) -> WholePoint:
+    """What is marked in whole images: chosen on source validation, else as in tiles.
+
+    Args:
+      whole: of the model; None where it keeps nothing.
+      settings: of the run; its `threshold`, if above 0, is taken as it is.
+      of_tiles: the method's own point.
+    """
+    area = whole.min_area_mm2 if whole else least_area(of_tiles, None)
+    if settings.threshold:
+        return WholePoint(settings.threshold, area, settings.false_clusters, float("nan"), 0)
+    if whole is None or not whole.validation:
+        threshold = float(of_tiles.threshold)
+        return WholePoint(threshold, area, settings.false_clusters, float("nan"), 0)
+    asked = settings.false_clusters
+    threshold, reached, images = froc.operating_threshold(whole.validation, asked)
+    return WholePoint(threshold, area, asked, reached, images)
