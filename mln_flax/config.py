@@ -83,11 +83,15 @@ def one_of(*known: str) -> Limit:
 
 @dataclass(frozen=True)
 class PhantomConfig:
-    """How many phantoms are drawn for each domain, and their pixels."""
+    """How many phantoms are drawn for each domain, windows and whole views, and their pixels."""
 
     train: Annotated[int, positive] = 240
     validation: Annotated[int, positive] = 24
     test: Annotated[int, positive] = 48
+    # Whole views for source validation, and for the test of each domain, of which half are normal.
+    whole_normal: Annotated[int, not_negative, AFTER_TRAINING] = 8
+    whole_lesions: Annotated[int, not_negative, AFTER_TRAINING] = 4
+    whole_test: Annotated[int, not_negative, AFTER_TRAINING] = 12
     spacing_mm: Annotated[float, positive] = 0.1
     seed: Annotated[int, random_seed] = 0
 

@@ -16,7 +16,8 @@ MOST_WORKERS = 8
 # save, for each takes half a second to start.
 BLOCK_SECONDS, WORTH_SECONDS = 0.7, 3.0
 
-# Of a seed, the domains, a patient, and height=, width=, spacing_mm=: the patient's phantoms.
+# Of a seed, the domains, a patient, and height=, width=, spacing_mm=, whole=: the patient's
+# phantoms.
 Show = Callable[..., list[Example]]
 
 
@@ -36,14 +37,40 @@ def draw(wanted: Sequence[Block], show: Show, workers: int = 0) -> list[list[Exa
         kept = ((block, store.read(folder, block)) for block in blocks)
         known = {block: examples for block, examples in kept if examples is not None}
     missing = [block for block in blocks if block not in known]
-    if 5 * sum(block.phantoms * block.height * block.width for block in blocks) > store.MOST_BYTES:
-        folder = None  # they would drive each other out
+    if not _fit(blocks):
+        folder = None
     for block, examples in _drawn(missing, show, workers):
         known[block] = examples
         folder = folder and _kept(folder, block, examples)
     if folder and missing:
         store.trim(folder)
     return [[example for block in part for example in known[block]] for part in parts]
+
+
+def keep(blocks: Sequence[Block], show: Show, workers: int = 0) -> None:
+    """Draws into the cache what it lacks of blocks that are too large to be held all at once.
+
+    Each is then had by `draw`. Nothing is done where they do not fit, or nothing is kept.
+    """
+    folder = store.folder()
+    if folder is None or not _fit(blocks):
+        return
+    missing = [block for block in blocks if not store.is_kept(folder, block)]
+    if (seconds := sum(map(_seconds, missing))) > WORTH_SECONDS:
+        print(
+            f"phantoms: drawing {len(missing)} whole images, once, about {seconds:.0f} s of a core",
+            flush=True,
+        )
+    for block, examples in _drawn(missing, show, workers):
+        if _kept(folder, block, examples) is None:
+            return
+    if missing:
+        store.trim(folder)
+
+
+def _fit(blocks: Sequence[Block]) -> bool:
+    """Whether the cache has room for all, or they would drive each other out."""
+    return sum(block.most_bytes for block in blocks) <= store.MOST_BYTES
 
 
 def _kept(folder: pathlib.Path, block: Block, examples: list[Example]) -> pathlib.Path | None:
@@ -65,7 +92,7 @@ def _split(block: Block) -> list[Block]:
 
 def _seconds(block: Block) -> float:
     """About how long drawing takes on one core of 2025."""
-    return block.phantoms * (0.007 + 1e-6 * block.height * block.width)
+    return 0.007 * block.phantoms + 1e-6 * block.pixels
 
 
 def _drawn(
@@ -100,6 +127,7 @@ def _draw_block(show: Show, sources: str, block: Block) -> list[Example]:
             height=block.height,
             width=block.width,
             spacing_mm=block.spacing_mm,
+            whole=block.whole,
         )
     ]
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from mln_flax.config import DataConfig
 from mln_flax.data.core import PARTS, DataSet, Example, Part, loaders
-from mln_flax.data.phantoms import anatomy, drawing, lesions, scanners
+from mln_flax.data.phantoms import anatomy, drawing, framing, lesions, scanners
 from mln_flax.data.phantoms.store import Block
+from mln_flax.data.prepare import prepared
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
@@ -56,10 +57,11 @@ def shown(
     height: int,
     width: int,
     spacing_mm: float,
+    whole: bool = False,
 ) -> list[Example]:
     """The phantoms of one patient in each of the domains: as `phantom`, with one anatomy for all.
 
-    Args and errors as in `phantom`.
+    Args and errors as in `phantom`; with `whole` as in `whole_view`, whose size `size_of` tells.
     """
     for domain in domains:
         check_domain(domain)
@@ -67,7 +69,10 @@ def shown(
     body = anatomy.breast(seed, index)
     at = lesions.focus(body)
     calcifications = lesions.cluster(body, at)
-    grid = _grid(body, at, calcifications, height, width, spacing_mm)
+    if whole:
+        grid = framing.whole_grid(body, spacing_mm)
+    else:
+        grid = _grid(body, at, calcifications, height, width, spacing_mm)
     spots, mask = lesions.draw(calcifications + lesions.distractors(body, at, calcifications), grid)
     left = body.laterality == "L"
     face = slice(None, None, 1 if left else -1)
@@ -78,8 +83,11 @@ def shown(
         if machine.thin not in tissues:
             tissues[machine.thin] = anatomy.tissue(body, grid, thin=machine.thin)
         tissue = tissues[machine.thin]
+        attenuation = tissue.attenuation[:, face]
+        if whole and domain != "film":  # which has a label of its own
+            attenuation = attenuation + framing.letters(body, tissue.depth_mm[:, face], spacing_mm)
         scene = scanners.Scene(
-            attenuation=tissue.attenuation[:, face],
+            attenuation=attenuation,
             spots=(spots * (tissue.depth_mm > 0))[:, face],
             depth_mm=tissue.depth_mm[:, face],
             rim=tissue.rim[:, face],
@@ -89,9 +97,10 @@ def shown(
             chest_left=left,
         )
         rng = np.random.default_rng([seed, _SCANNER, index, DOMAINS.index(domain)])
+        image = machine.show(scene, rng).clip(0, 1).astype(np.float32)
         examples.append(
             Example(
-                image=machine.show(scene, rng).clip(0, 1).astype(np.float32),
+                image=prepared.from_bits(prepared.to_bits(image)) if whole else image,
                 mask=mask[:, face].copy(),
                 image_id=f"{domain}-{seed}-{index}",
                 patient_id=f"{seed}-{index}",
@@ -103,6 +112,36 @@ def shown(
             )
         )
     return examples
+
+
+def whole_view(seed: int, domain: str, index: int, *, spacing_mm: float = 0.1) -> Example:
+    """The whole mammogram of patient `index` as a machine shows it: a pure function.
+
+    The field of view follows the breast, chest wall at the image's edge, with air in front of the
+    nipple, above and below, and letters in the air (on a film its label). Gray levels have 16
+    bits, as those of files.
+
+    Args and errors as in `phantom`.
+    """
+    _check_numbers(seed, index, 1, 1, spacing_mm)
+    height, width = size_of(seed, index, spacing_mm)
+    (example,) = shown(
+        seed, (domain,), index, height=height, width=width, spacing_mm=spacing_mm, whole=True
+    )
+    return example
+
+
+def size_of(seed: int, index: int, spacing_mm: float) -> tuple[int, int]:
+    """Height and width of a patient's whole view, pixels."""
+    grid = framing.whole_grid(anatomy.breast(seed, index), spacing_mm)
+    return len(grid.y), len(grid.x)
+
+
+def label_pixels(seed: int, index: int, spacing_mm: float) -> int:
+    """How many pixels are labeled in a patient's whole view, of whichever machine."""
+    body = anatomy.breast(seed, index)
+    calcifications = lesions.cluster(body, lesions.focus(body))
+    return int(lesions.draw(calcifications, framing.whole_grid(body, spacing_mm))[1].sum())
 
 
 @loaders.register("phantom")

@@ -19,7 +19,8 @@ import scipy
 
 from mln_flax import files
 from mln_flax.data.core import Example
-from mln_flax.data.phantoms import anatomy, lesions, noise, scanners
+from mln_flax.data.phantoms import anatomy, framing, lesions, noise, scanners
+from mln_flax.data.prepare import prepared
 from mln_flax.types import UserError
 
 PLACE = "MLN_FLAX_PHANTOM_CACHE"  # an environment variable: another folder, or 0 for none
@@ -37,11 +38,22 @@ class Block(NamedTuple):
     height: int
     width: int
     spacing_mm: float
+    whole: bool = False  # whole views, of this size: with 16-bit gray levels, which are kept so
 
     @property
     def phantoms(self) -> int:
         """How many these are."""
         return (self.stop - self.first) * len(self.domains)
+
+    @property
+    def pixels(self) -> int:
+        """Those of all phantoms."""
+        return self.phantoms * self.height * self.width
+
+    @property
+    def most_bytes(self) -> int:
+        """A file of them is smaller."""
+        return (3 if self.whole else 5) * self.pixels
 
 
 def folder() -> pathlib.Path | None:
@@ -59,6 +71,14 @@ def folder() -> pathlib.Path | None:
         return pathlib.Path(place)
     cache = files.user_cache()
     return None if cache is None else cache / "phantoms"
+
+
+def is_kept(folder: pathlib.Path, block: Block) -> bool:
+    """Whether there is a file of the block's phantoms, which counts as used now."""
+    path = folder / _name(_key(block))
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    return path.exists()
 
 
 def read(folder: pathlib.Path, block: Block) -> list[Example] | None:
@@ -84,9 +104,10 @@ def read(folder: pathlib.Path, block: Block) -> list[Example] | None:
 def write(folder: pathlib.Path, block: Block, examples: list[Example]) -> None:
     """Keeps the phantoms of a block, whole or not at all; raises OSError where that cannot be."""
     key = _key(block)
+    images = np.stack([example.image for example in examples])
     arrays = {
         "key": np.array(key),
-        "image": np.stack([example.image for example in examples]),
+        "image": prepared.to_bits(images) if block.whole else images,
         "mask": np.packbits(np.stack([example.mask for example in examples])),
         **{word: np.array([getattr(example, word) for example in examples]) for word in _WORDS},
     }
@@ -127,8 +148,9 @@ def _examples(block: Block, key: str, arrays: Any) -> list[Example]:
         raise ValueError("it holds other phantoms")
     shape = block.phantoms, block.height, block.width
     images = arrays["image"]
-    if images.shape != shape or images.dtype != np.float32:
+    if images.shape != shape or images.dtype != (np.uint16 if block.whole else np.float32):
         raise ValueError(f"images {images.shape} {images.dtype}")
+    images = prepared.from_bits(images) if block.whole else images
     masks = np.unpackbits(arrays["mask"], count=images.size).reshape(shape)
     words = [arrays[word].tolist() for word in _WORDS]
     return [
@@ -172,7 +194,7 @@ def _values() -> list[dict[str, str]]:
     """What the names of the drawing code stand for."""
     return [
         {name: repr(value) for name, value in vars(module).items() if not name.startswith("__")}
-        for module in (anatomy, lesions, noise, scanners)
+        for module in (anatomy, framing, lesions, noise, scanners)
     ]
 
 

@@ -173,6 +173,11 @@ def to_bits(image: np.ndarray) -> np.ndarray:
     return np.round(image * BITS).astype(np.uint16)
 
 
+def from_bits(bits: np.ndarray) -> np.ndarray:
+    """The image float32 in [0, 1] of 16-bit gray levels."""
+    return bits.astype(np.float32) / BITS
+
+
 def _box(objects: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The smallest box of a window that holds every object, and its first row and column."""
     if objects is None or not objects.any():
@@ -260,7 +265,7 @@ def _example(fields: Fields) -> Example:
         )
     }
     return Example(
-        image=fields["image"].astype(np.float32) / BITS,
+        image=from_bits(fields["image"]),
         mask=fields["mask"],
         spacing_mm=spacing,
         to_image=fields["to_image"],

@@ -1,0 +1,81 @@
+"""What a whole mammogram shows: its field of view, which follows the breast, and its letters."""
+
+import math
+
+import numpy as np
+
+from mln_flax.data.phantoms import anatomy
+
+# Air around the breast, mm: above and below it, and in front of the nipple. Chosen.
+AIR_MM, FRONT_MM = 10.0, 15.0
+# Lead letters on the table, mm: their height, the thickness of the air around them, and how far
+# under the skin (so, negative, outside it) all of them must lie. Chosen.
+LETTER_MM, MARGIN_MM, CLEAR_MM = (5.0, 8.0), (3.0, 7.0), -2.0
+LEAD = 3.5  # attenuation: whiter, or blacker, than any breast
+_LETTERS = 23  # a random stream
+
+# Letters of 5 x 7 cells, each row as bits.
+_GLYPHS = {
+    "C": (0b01110, 0b10001, 0b10000, 0b10000, 0b10000, 0b10001, 0b01110),
+    "L": (0b10000, 0b10000, 0b10000, 0b10000, 0b10000, 0b10000, 0b11111),
+    "M": (0b10001, 0b11011, 0b10101, 0b10101, 0b10001, 0b10001, 0b10001),
+    "O": (0b01110, 0b10001, 0b10001, 0b10001, 0b10001, 0b10001, 0b01110),
+    "R": (0b11110, 0b10001, 0b10001, 0b11110, 0b10100, 0b10010, 0b10001),
+}
+
+
+def whole_grid(body: anatomy.Breast, spacing_mm: float) -> anatomy.Grid:
+    """The pixels of a whole view: from the chest wall to the air in front of the nipple.
+
+    A CC view has air above and below; an MLO view ends above within the breast, as films do.
+    """
+    x, y = anatomy.outline_mm(body, body.angle, 0.0)
+    front = max(x.max(), body.nipple[0] + body.nipple_mm) + FRONT_MM
+    top = y.min() - AIR_MM if body.view == "CC" else body.top
+    columns = math.ceil(front / spacing_mm)
+    rows = math.ceil((y.max() + AIR_MM - top) / spacing_mm)
+    return anatomy.Grid(
+        x=(np.arange(columns) + 0.5) * spacing_mm,
+        y=top + (np.arange(rows) + 0.5) * spacing_mm,
+        spacing_mm=spacing_mm,
+        whole=True,
+    )
+
+
+def letters(body: anatomy.Breast, depth_mm: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """Attenuation [H, W] float32 of lead letters in the air, such as RMLO: side and view.
+
+    They stand in the upper corner in front of the nipple, or in the lower one where there is not
+    enough air; nowhere where neither has room.
+
+    Args:
+      body: the breast.
+      depth_mm: under the skin, [H, W], as the image has it.
+      spacing_mm: side of a pixel.
+    """
+    lead = np.zeros(depth_mm.shape, np.float32)
+    rng = np.random.default_rng([body.seed, _LETTERS, body.patient])
+    tall = rng.uniform(*LETTER_MM)
+    down, aside = rng.uniform(*MARGIN_MM, 2)
+    cells = _cells(body.laterality + body.view)
+    cell = tall / len(cells)
+    at = np.arange(0.5, math.ceil(max(tall, cell * cells.shape[1]) / spacing_mm)) * spacing_mm
+    pattern = cells[np.ix_(*((at[at < cell * n] / cell).astype(int) for n in cells.shape))]
+    height, width = (n + 2 for n in pattern.shape)  # with a pixel of air
+    down, aside = (round(mm / spacing_mm) for mm in (down, aside))
+    left = depth_mm.shape[1] - aside - width if body.laterality == "L" else aside
+    for top in (down, depth_mm.shape[0] - down - height):
+        if top < 0 or left < 0:
+            continue
+        area = slice(top, top + height), slice(left, left + width)
+        if depth_mm[area].shape == (height, width) and depth_mm[area].max() < CLEAR_MM:
+            lead[area][1:-1, 1:-1] = LEAD * pattern
+            break
+    return lead
+
+
+def _cells(text: str) -> np.ndarray:
+    """A line of letters as cells, bool [7, 6 n - 1]."""
+    bits = np.array([_GLYPHS[letter] for letter in text])[:, :, None] >> np.arange(5)[::-1] & 1
+    spaced = np.pad(bits, ((0, 0), (0, 0), (0, 1)))  # [n, 7, 6]
+    return spaced.transpose(1, 0, 2).reshape(bits.shape[1], -1)[:, :-1].astype(bool)
