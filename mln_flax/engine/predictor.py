@@ -189,11 +189,15 @@ class Predictor:
         return scale, f"resampled as training does, to {cut.rows}x{cut.columns} of its tiles"
 
     def look(self, frames: Sequence[Sized]) -> np.ndarray | None:
-        """What the method looks at, summed over all tiles of these images; None: each alone."""
+        """What the method looks at, summed over these images' full tiles; None: each alone."""
         look = self.run.method.look
         if look is None or self.run.config.predict.choice == "tile":
             return None
-        seen = [look(self.fitted, whole.tiles_of(one.scene)) for one in frames if one.scene.corners]
+        seen = [
+            look(self.fitted, whole.tiles_of(one.scene, whole.filled(one.scene).tolist()))
+            for one in frames
+            if one.scene.corners
+        ]
         return np.sum([of_image.sum(axis=0) for of_image in seen], axis=0) if seen else None
 
     def answer(self, sized: Sized, common: np.ndarray | None) -> Prediction:

@@ -9,7 +9,7 @@ from mln_flax import parallel
 from mln_flax.config import Config
 from mln_flax.data.core import DataSet
 from mln_flax.data.prepare import prepare, prepared_set
-from mln_flax.engine import evaluate, states, stop, train
+from mln_flax.engine import evaluate, states, stop, train, whole_model, whole_records
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run
 from mln_flax.engine.load_data import is_drawn, load_data
@@ -30,7 +30,8 @@ def train_all(
         print(f"training: done already ({run.config.train.steps} steps, {model})")
     if lines.exists():
         print(f"evaluation: done already ({lines}); --mode=evaluate does it again")
-    if model.exists() and lines.exists():
+    whole = workdir / whole_model.FILE
+    if model.exists() and lines.exists() and whole.exists():
         return
     if states.pretrained_path(run) and not model.exists():
         states.pretrained(run)  # what is wrong with it is said before anything is written
@@ -40,14 +41,23 @@ def train_all(
             train.train(run, read, workdir, stop_signal)
             if stop_signal.agreed(now=True):
                 raise stop.Stopped(f"stopped by {stop_signal.name}: trained, not yet evaluated")
-        evaluate.evaluate(run, read, workdir)
+        measure(run, read, workdir, again=not lines.exists())
+
+
+def measure(run: Run, data: DataSet, workdir: Path, again: bool) -> None:
+    """What whole images of validation say, unless it is known; then all test images."""
+    if not (workdir / whole_model.FILE).exists():
+        folder = prepared_folder(run.config, workdir)
+        parallel.on_main(lambda: whole_records.fit(run, data, workdir, folder))
+    if again:
+        evaluate.evaluate(run, data, workdir)
 
 
 def evaluate_again(run: Run, workdir: Path) -> None:
     """Evaluates the trained model, over older records."""
     evaluate.load_model(run, workdir)  # before anything is written
     with read_data(run, workdir) as data:
-        evaluate.evaluate(run, data, workdir)
+        measure(run, data, workdir, again=True)
 
 
 @contextlib.contextmanager
@@ -88,9 +98,7 @@ def prepare_data(config: Config, workdir: Path | None, wanted: Sequence[str]) ->
     """
     if not workdir and not config.data.prepared_dir:
         raise UserError("--workdir is missing; or say where with --config.data.prepared_dir=FOLDER")
-    folder = Path(
-        config.data.prepared_dir or prepare.default_folder(config.data, workdir or Path())
-    )
+    folder = prepared_folder(config, workdir or Path())
     is_prepared = (folder / prepare.REPORT).exists()
     summary = prepare.prepare(config.data, folder, wanted)
     if is_prepared:
@@ -105,3 +113,8 @@ def prepare_data(config: Config, workdir: Path | None, wanted: Sequence[str]) ->
             print(line)
     print(f"data: report: {page}", flush=True)
     return folder
+
+
+def prepared_folder(config: Config, workdir: Path) -> Path:
+    """Where the prepared tiles of a data set of files lie."""
+    return Path(config.data.prepared_dir or prepare.default_folder(config.data, workdir))

@@ -14,6 +14,7 @@ from scipy import ndimage
 from mln_flax.data.prepare.tiles import breast_mask
 
 Spacing = tuple[float, float]  # mm of a pixel: (row, column)
+FILLED = 0.9  # share of breast in a tile by which a branch is chosen
 MOST_PIXELS = 1 << 28  # of an image at the model's pixel size: 16,384 x 16,384
 
 
@@ -37,6 +38,7 @@ class Scene(NamedTuple):
     breast: np.ndarray  # bool [H, W]: where anything may be marked
     tiling: Tiling
     corners: tuple[tuple[int, int], ...]  # (top, left) of each tile, by rows
+    shares: np.ndarray  # [tiles]: how much of each is breast
 
 
 def scene(image: np.ndarray, scale: Spacing, tiling: Tiling) -> Scene:
@@ -60,13 +62,23 @@ def scene(image: np.ndarray, scale: Spacing, tiling: Tiling) -> Scene:
     breast = breast_mask(image)
     small = image if shape == image.shape else resampled(image, shape)
     inside = breast if shape == image.shape else nearest(breast, shape)
-    corners = tuple(
-        (top, left)
+    shares = {
+        (top, left): float(inside[top : top + tiling.side, left : left + tiling.side].mean())
         for top in starts(shape[0], tiling)
         for left in starts(shape[1], tiling)
-        if inside[top : top + tiling.side, left : left + tiling.side].any()
-    )
-    return Scene(small, (height, width), breast, tiling, corners)
+    }
+    corners = tuple(corner for corner, share in shares.items() if share > 0)
+    of_tiles = np.array([shares[corner] for corner in corners])
+    return Scene(small, (height, width), breast, tiling, corners, of_tiles)
+
+
+def filled(scene: Scene) -> np.ndarray:
+    """The numbers of the tiles that are nearly all breast; where there are none, the fullest.
+
+    These decide what kind of image it is: training shows little air, and the edge of the skin has
+    a sign of its own, which is taken for that of the whole image.
+    """
+    return np.flatnonzero(scene.shares >= min(FILLED, scene.shares.max(initial=0.0)))
 
 
 def starts(length: int, tiling: Tiling) -> list[int]:

@@ -1,5 +1,6 @@
 """What a trained model keeps for whole images: its pixel size, and how often it marks falsely."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +20,13 @@ class WholeModel(NamedTuple):
     """Beside the method's own: what answers for whole images need."""
 
     spacing_mm: tuple[float, float] | None  # at which the model was trained: (row, column)
-    min_area_mm2: float  # of an object: smaller ones are taken for noise
     rule: dict[str, Any]  # of clusters, by which `validation` was counted
     validation: Sequence[Record]  # of whole images of source validation, one line each
     notes: Sequence[str] = ()
+
+    def operating_threshold(self, asked: float) -> froc.OperatingThreshold:
+        """The threshold for so many false clusters per normal image of source validation."""
+        return froc.operating_threshold([line["detection"] for line in self.validation], asked)
 
 
 def write(workdir: Path, whole: WholeModel) -> None:
@@ -67,12 +71,12 @@ def point(
       settings: of the run; its `threshold`, if above 0, is taken as it is.
       of_tiles: the method's own point.
     """
-    area = whole.min_area_mm2 if whole else least_area(of_tiles, None)
+    area = least_area(of_tiles, whole.spacing_mm if whole else None)
     if settings.threshold:
-        return WholePoint(settings.threshold, area, settings.false_clusters, float("nan"), 0)
+        return WholePoint(settings.threshold, area, settings.false_clusters, math.nan, 0)
     if whole is None or not whole.validation:
         threshold = float(of_tiles.threshold)
-        return WholePoint(threshold, area, settings.false_clusters, float("nan"), 0)
+        return WholePoint(threshold, area, settings.false_clusters, math.nan, 0)
     asked = settings.false_clusters
-    threshold, reached, images = froc.operating_threshold(whole.validation, asked)
-    return WholePoint(threshold, area, asked, reached, images)
+    threshold, reached, normal = whole.operating_threshold(asked)
+    return WholePoint(threshold, area, asked, reached, normal or len(whole.validation))

@@ -1,0 +1,107 @@
+"""Whole images of a data set: one record each, and the operating point that they give."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mln_flax.data.core import DataSet, Example
+from mln_flax.data.spacing import training_spacing
+from mln_flax.engine import evaluate, whole_model
+from mln_flax.engine.build import Run
+from mln_flax.engine.predictor import Predictor
+from mln_flax.engine.whole_data import WholeSet, whole_images
+from mln_flax.engine.whole_model import WholeModel
+from mln_flax.metrics import froc, pixel
+from mln_flax.types import Record, UserError
+
+# What is kept of validation: what was marked at the point of tiles says nothing of the new one.
+OF_VALIDATION = (
+    *("image_id", "patient_id", "domain", "height", "width", "spacing_mm", "branch", "detection"),
+)
+
+
+def fit(run: Run, data: DataSet, workdir: Path, prepared_dir: Path) -> WholeModel:
+    """Counts what the model marks in whole images of source validation, and stores it beside it.
+
+    Where there are none, or their files cannot be had, the operating point stays that of tiles,
+    and a note says why.
+    """
+    config, fitted = run.config, evaluate.load_model(run, workdir)
+    spacing = training_spacing(data.part(config.data.source, "train"))
+    rule = whole_model.cluster_rule(config.predict)._asdict()
+    try:
+        images = whole_images(config, "validation", prepared_dir)
+    except UserError as error:
+        images = WholeSet((), (), (f"no whole images for validation: {error}",))
+    kept = WholeModel(spacing, rule, (), images.notes)
+    predictor = Predictor.of_model(config, fitted, kept)
+    lines = [
+        {name: line[name] for name in OF_VALIDATION}
+        for line in records_of(predictor, images, config.data.source)
+    ]
+    kept = kept._replace(validation=lines)
+    whole_model.write(workdir, kept)
+    print("\n".join(lines_on(kept, config.predict.false_clusters)), flush=True)
+    return kept
+
+
+def records_of(predictor: Predictor, images: WholeSet, source: str) -> Iterator[Record]:
+    """One record for each whole image, of the kind "whole"."""
+    for part in images.parts:
+        role = "source" if part.domain == source else "target"
+        for example in part.examples:
+            yield record_of(predictor, example, part.name, role)
+        print(f"whole images: {part.domain} {part.name}, {len(part.examples)} images", flush=True)
+
+
+def record_of(predictor: Predictor, example: Example, part: str, role: str) -> Record:
+    """What is found in a whole image, at every threshold of the ladder and at the model's point."""
+    sized = predictor.sized(example.image, example.spacing_mm, "file")
+    prediction = predictor.answer(sized, predictor.look([sized]))
+    rule = whole_model.cluster_rule(predictor.run.config.predict)
+    counted = froc.counts(
+        prediction.probability,
+        example.mask,
+        example.label_kind,
+        prediction.measured_mm,
+        prediction.point.min_area_mm2,
+        rule,
+    )
+    scored = froc.scored_clusters(
+        prediction.marks, example.mask, example.label_kind, prediction.measured_mm, rule
+    )
+    return {
+        "kind": "whole",
+        "image_id": example.image_id,
+        "patient_id": example.patient_id,
+        "domain": example.domain,
+        "part": part,
+        "role": role,
+        "label_kind": example.label_kind,
+        "spacing_mm": prediction.spacing_mm,
+        "spacing_from": prediction.spacing_from,
+        "height": example.image.shape[0],
+        "width": example.image.shape[1],
+        "label_pixels": int(np.count_nonzero(example.mask)),
+        "branch": prediction.branch,
+        "point": prediction.point._asdict(),
+        "detection": counted,
+        "clusters": scored,
+        "score": pixel.image_scores(prediction.mask, example.mask, prediction.spacing_mm),
+    }
+
+
+def lines_on(kept: WholeModel, asked: float) -> list[str]:
+    """What to say of an operating point, for who watches."""
+    if not kept.validation:
+        return [*kept.notes, "whole images: no operating point; that of tiles is taken"]
+    threshold, reached, normal = kept.operating_threshold(asked)
+    counted = (
+        f"{normal} normal images" if normal else f"{len(kept.validation)} images, none normal,"
+    )
+    return [
+        *kept.notes,
+        f"whole images: {reached:.2f} false clusters per image on {counted} of source validation "
+        f"at threshold {threshold:.4g}; at most {asked:g} are asked for",
+    ]
