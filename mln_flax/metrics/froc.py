@@ -100,6 +100,11 @@ def counts(
     }
 
 
+def level(threshold: float) -> int | None:
+    """The place of a threshold in the ladder, and so in the lists of a record, or None."""
+    return THRESHOLDS.index(threshold) if threshold in THRESHOLDS else None
+
+
 def scored_clusters(
     marks: clusters.Marks,
     mask: np.ndarray,
@@ -141,7 +146,7 @@ def curve(records: Sequence[Record], unit: str = "clusters", counted_on: str = "
     return Curve(rate, sensitivity, int(sums[:, -2].sum()), int(sums[:, -1].sum()), counted_on)
 
 
-def sensitivity_at(points: Curve, rates: Sequence[float] = RATES) -> np.ndarray:
+def sensitivity_at(points: Curve, rates: Sequence[float] | np.ndarray = RATES) -> np.ndarray:
     """The highest sensitivity at a threshold with at most so many false marks: [rates].
 
     Exact steps: nothing is interpolated between thresholds. Where every threshold marks more, it
@@ -289,7 +294,7 @@ def _points(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sensitivity_at(
-    rate: np.ndarray, sensitivity: np.ndarray, rates: Sequence[float]
+    rate: np.ndarray, sensitivity: np.ndarray, rates: Sequence[float] | np.ndarray
 ) -> np.ndarray:
     columns = [
         np.where(rate <= limit, sensitivity, 0 * sensitivity).max(axis=-1) for limit in rates
