@@ -125,7 +125,7 @@ def froc_picture(records: Iterable[Record], counted_on: str = "normal") -> bytes
     recorded.
     """
     groups = whole_images(records)
-    figure = plots.chart(11, 4.2)
+    figure = plots.chart(11, 4.8)
     for axes, unit in zip(figure.subplots(1, 2, sharey=True), froc.UNITS, strict=True):
         for place, (name, group) in enumerate(groups.items()):
             curve, spread = _curve(group, unit, counted_on)
@@ -141,7 +141,8 @@ def froc_picture(records: Iterable[Record], counted_on: str = "normal") -> bytes
         axes.grid(color=_GRID, linewidth=0.8)
         plots.sober(axes)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, edgecolor="none", loc="best", title="domain: labeled", **_TITLE)
+            below = {"loc": "upper left", "bbox_to_anchor": (0, -0.16), "ncols": 2}
+            axes.legend(fontsize=8, frameon=False, title="domain: labeled", **below, **_TITLE)
         else:
             axes.text(0.5, 0.5, "nothing is labeled", transform=axes.transAxes, ha="center")
     figure.axes[0].set_ylabel("sensitivity")
