@@ -45,8 +45,8 @@ def reliability(scored: Sequence[Record], bins: int = 5) -> list[Bin]:
     """
     if not scored:
         return []
-    scores = np.array([cluster["score"] for cluster in scored])
-    hits = np.array([cluster["hit"] for cluster in scored])
+    pairs = sorted((cluster["score"], cluster["hit"]) for cluster in scored)
+    scores, hits = (np.array(column) for column in zip(*pairs, strict=True))
     cuts = np.quantile(scores, np.arange(1, bins) / bins)
     place = np.searchsorted(cuts, scores, side="right")
     return [

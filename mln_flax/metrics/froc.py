@@ -78,6 +78,7 @@ def counts(
     Raises:
       ValueError: as `clusters.reference_marks`, or the shapes differ.
     """
+    probability, mask = np.asarray(probability), np.asarray(mask)
     if probability.shape != mask.shape:
         raise ValueError(f"probability has shape {probability.shape}, mask {mask.shape}")
     known = matching.reference(mask, label_kind, spacing_mm, rule)

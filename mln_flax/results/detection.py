@@ -10,6 +10,7 @@ import numpy as np
 from mln_flax.metrics import froc
 from mln_flax.metrics.calibration import reliability
 from mln_flax.results import plots
+from mln_flax.results.statistics import finite_mean
 from mln_flax.results.table_layout import Table, number
 from mln_flax.results.tables import domain_name, grouped
 from mln_flax.types import Record
@@ -70,13 +71,12 @@ def point_table(records: Iterable[Record]) -> Table:
         thresholds = {record["point"].get("threshold") for record in group}
         level = froc.level(thresholds.pop()) if len(thresholds) == 1 else None
         curve = froc.curve([record["detection"] for record in group])
-        found = "-"
-        rate = math.nan
+        found, rate = "-", math.nan
         if level is not None:
             hits = sum(record["detection"]["clusters_found"][level] for record in group)
             found, rate = f"{hits} of {curve.references}", float(curve.rate[level])
         point = group[0]["point"]
-        cells = (number(point.get(key, math.nan), 4) for key in ("threshold", "asked", "reached"))
+        cells = (number(finite_mean([point.get(k)]), 4) for k in ("threshold", "asked", "reached"))
         rows.append((name, str(len(group)), *cells, found, number(rate), curve.counted_on))
     header = (
         *("domain", "images", "threshold", "asked", "on validation"),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.spatial import ConvexHull
+from whole_records import record_of
 
 from mln_flax.metrics import clusters, froc
 from mln_flax.metrics.clusters import ClusterRule
@@ -204,17 +205,6 @@ def test_the_ladder():
     logits = [math.log(t / (1 - t)) for t in froc.THRESHOLDS]
     assert len(logits) == 40 and froc.THRESHOLDS[0] == 0.05 and froc.THRESHOLDS[-1] == 0.9999
     np.testing.assert_allclose(np.diff(logits), np.diff(logits).mean(), rtol=0.05)
-
-
-def record_of(found, false, references=2, normal=False):
-    """The counts of one image, its first columns given and the last one repeated."""
-    counts = {
-        f"{unit}_{what}": list(numbers) + [numbers[-1]] * (40 - len(numbers))
-        for unit in froc.UNITS
-        for what, numbers in (("found", found), ("false", false))
-    }
-    key = {"ladder": [40, 0.05, 0.9999], "min_area_mm2": 0.0, "normal": normal}
-    return key | {"objects": references, "clusters": references} | counts
 
 
 def random_records(seed, images):
