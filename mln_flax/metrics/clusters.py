@@ -26,7 +26,7 @@ class ClusterRule(NamedTuple):
         return math.sqrt(self.area_mm2 / math.pi)
 
 
-_USUAL = ClusterRule()
+USUAL = ClusterRule()  # three within a square centimeter
 
 
 class Calcification(NamedTuple):
@@ -80,7 +80,7 @@ def marks(
     probability: np.ndarray,
     mask: np.ndarray,
     spacing_mm: Sequence[float],
-    rule: ClusterRule = _USUAL,
+    rule: ClusterRule = USUAL,
 ) -> Marks:
     """The calcifications and clusters of a mask, numbered.
 
@@ -127,7 +127,7 @@ def reference_marks(
     mask: np.ndarray,
     label_kind: str,
     spacing_mm: Sequence[float],
-    rule: ClusterRule = _USUAL,
+    rule: ClusterRule = USUAL,
 ) -> Marks:
     """The reference calcifications and clusters of a labeled mask.
 
