@@ -146,7 +146,7 @@ def _stand_in(image: Source, kept: list[int]) -> Any:
     from pydicom import Dataset
 
     geometry = image.geometry or Geometry(
-        (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), tuple((0.0, 0.0, float(n)) for n in range(image.frames))
+        (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), tuple((0.0, 0.0, -float(n)) for n in range(image.frames))
     )
     orientation, measures, shared, dataset = Dataset(), Dataset(), Dataset(), Dataset()
     orientation.ImageOrientationPatient = list(geometry.orientation)
@@ -207,10 +207,11 @@ def _descriptions(
         )
         for place, number in enumerate(numbers, 1)
     ]
-    side = {"L": codes.SCT.Left, "R": codes.SCT.Right}.get(image.laterality)
-    for segment in described if side else ():
-        region = segment.AnatomicRegionSequence[0]
-        region.AnatomicRegionModifierSequence = [CodedConcept.from_code(side)]
+    sides = {"L": codes.SCT.Left, "R": codes.SCT.Right}
+    if image.laterality in sides:
+        for segment in described:
+            modifier = CodedConcept.from_code(sides[image.laterality])
+            segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [modifier]
     return described
 
 
@@ -264,7 +265,7 @@ def _take_out_of_space(dataset: Any, image: Source) -> None:
         content = groups.FrameContentSequence[0]
         values = list(content.DimensionIndexValues)[:1]
         if image.is_volume:
-            content.StackID, content.InStackPositionNumber = "1", frame
+            content.StackID, content.InStackPositionNumber = "1", ranks[frame]
             values.append(ranks[frame])
         content.DimensionIndexValues = values
 

@@ -7,10 +7,12 @@ which PS3.3 10.3 forbids.
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from mln_flax import files
+from mln_flax.data.readers import dicom_pixels
 from mln_flax.data.readers.dicom_fields import holder, text, whole
 from mln_flax.data.readers.header import opened
 from mln_flax.data.writers import source as sources
@@ -21,27 +23,13 @@ SERIES_NUMBER = 902  # beyond those of a machine, and after the segmentations. C
 _TOMOSYNTHESIS = ("450566007", "SCT", "Digital breast tomosynthesis")
 
 
-class Measured(Protocol):
-    """What is known of a cluster; lengths and areas of pixels without a size are None."""
+@dataclass(frozen=True)
+class ClusterMeasurement:
+    """What is known of a cluster; lengths and areas of pixels without a known size are None."""
 
-    @property
-    def number(self) -> int: ...  # as in the segmentation
-    @property
-    def count(self) -> int: ...  # of its calcifications
-    @property
-    def score(self) -> float: ...  # in [0, 1]
-    @property
-    def extent_mm(self) -> float | None: ...
-    @property
-    def area_mm2(self) -> float | None: ...
-
-
-class ClusterMeasurement(NamedTuple):
-    """A cluster as `Measured` asks for it."""
-
-    number: int
-    count: int
-    score: float
+    number: int  # as in the segmentation
+    count: int  # of its calcifications
+    score: float  # in [0, 1]
     extent_mm: float | None = None
     area_mm2: float | None = None
 
@@ -58,7 +46,7 @@ def write(
     path: str | Path,
     source: str | Path,
     segmentation: str | Path,
-    clusters: Sequence[Measured],
+    clusters: Sequence[ClusterMeasurement],
     algorithm: Algorithm,
 ) -> None:
     """A DICOM structured report with a group of measurements for each cluster.
@@ -80,10 +68,11 @@ def write(
     from pydicom import dcmread
 
     image = sources.read(source)
-    with opened(segmentation, FAULT):
+    with opened(segmentation, dicom_pixels.FAULT):
         marked = dcmread(segmentation, stop_before_pixels=True)
         places = dict(_places(marked))
-    if text(marked.SourceImageSequence[0], "ReferencedSOPInstanceUID") != image.instance:
+        instance = text(marked.SourceImageSequence[0], "ReferencedSOPInstanceUID")
+    if instance != image.instance:
         raise ValueError("the segmentation belongs to another image")
     missing = [
         c.number for c in clusters if not {tracking_id(c.number), tracking_id(0)} & {*places}
@@ -113,7 +102,7 @@ def _report(
     image: Source,
     segmentation: Any,
     places: dict[str, _Place],
-    clusters: Sequence[Measured],
+    clusters: Sequence[ClusterMeasurement],
     algorithm: Algorithm,
 ) -> Any:
     """The report as a pydicom Dataset."""
@@ -124,8 +113,7 @@ def _report(
     evidence.SOPClassUID, evidence.SOPInstanceUID = image.sop_class, image.instance
     evidence.StudyInstanceUID, evidence.SeriesInstanceUID = image.study, image.series
     segmentation.Manufacturer = ""  # else highdicom takes it for what acquired the image
-    measured = str([(c.number, c.count, c.score, c.extent_mm, c.area_mm2) for c in clusters])
-    names = (segmentation.SOPInstanceUID, measured)
+    names = (segmentation.SOPInstanceUID, repr(list(clusters)))
     report = ComprehensiveSR(
         evidence=[segmentation, evidence],
         content=_content(image, segmentation, places, clusters, algorithm)[0],
@@ -144,7 +132,7 @@ def _content(
     image: Source,
     segmentation: Any,
     places: dict[str, _Place],
-    clusters: Sequence[Measured],
+    clusters: Sequence[ClusterMeasurement],
     algorithm: Algorithm,
 ) -> Any:
     """The tree of the report: who observed, what was done, and a group for each cluster."""
@@ -187,7 +175,7 @@ def _group(
     image: Source,
     segmentation: Any,
     places: dict[str, _Place],
-    cluster: Measured,
+    cluster: ClusterMeasurement,
     algorithm: Algorithm,
 ) -> Any:
     """The measurements of one cluster, with its segment and the image's frames that show it."""
@@ -247,7 +235,7 @@ def _context(image: Source, algorithm: Algorithm) -> dict[str, Any]:
     }
 
 
-def _measurements(cluster: Measured) -> list[Any]:
+def _measurements(cluster: ClusterMeasurement) -> list[Any]:
     """What was measured, with its units; what is not known is left out."""
     from highdicom.sr import Measurement
     from pydicom.sr.codedict import codes
