@@ -16,9 +16,9 @@ def places(
 ) -> list[tuple[int, int]]:
     """(top, left) of every outline's number, in the order of the outlines.
 
-    Each stands where no outline, grown by `gap` pixels, and no earlier number is, as near to its own
-    as there is room. Only where the picture has no such place it stands within an outline, as far
-    from the middle of its own as can be.
+    Each stands where no outline, grown by `gap` pixels, and no earlier number is, as near to its
+    own as there is room. Only where the picture has no such place it stands within an outline, as
+    far from the middle of its own as can be.
 
     Args:
       size: of the picture.

@@ -43,9 +43,10 @@ def pictures(
     - `thumbnail`: a JPEG of at most 256 px with the clusters' outlines;
     - every map by its own name: RGBA of the view's size, clear where the map is zero.
 
-    Maps called `branch ...` are probabilities and have one scale, 0 to 1; of the others the
-    strongest color stands for the 99.9th percentile of what is not zero. One with negative values
-    shows them in blue, the positive ones in orange.
+    Maps called `branch ...` are probabilities and have one scale, 0 to 1; they are shown small, so
+    every value is spread to its surround (about 1/130 of the longest side) to stay seen. Of other
+    maps the strongest color stands for the 99.9th percentile of what is not zero. One with negative
+    values shows them in blue, the positive ones in orange.
 
     Args:
       image: float32 [H, W] in [0, 1].
@@ -132,7 +133,7 @@ def _sampled(values: np.ndarray, size: tuple[int, int], smooth: bool) -> np.ndar
 
 
 def _shown_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """bool [h, w]: where a pixel of the view holds anything of the mask."""
+    """Where (bool [h, w]) a pixel of the view holds anything of the mask."""
     return _sampled(mask.astype(np.float32), size, smooth=False) > 1e-3
 
 
@@ -249,8 +250,11 @@ def _heat(values: np.ndarray, size: tuple[int, int], name: str) -> "Image":
 
     shown = _sampled(np.nan_to_num(values), size, smooth=False)
     strength = np.abs(shown)
-    some = strength[strength > 0]
-    largest = 1.0 if name.startswith("branch ") or not some.size else np.percentile(some, 99.9)
+    some, largest = strength[strength > 0], 1.0
+    if name.startswith("branch "):
+        strength = ndimage.maximum_filter(strength, max(1, max(size) // 130))
+    elif some.size:
+        largest = float(np.percentile(some, 99.9))
     strength = np.clip(strength / largest, 0, 1)
     if (shown < 0).any():
         color = np.where((shown < 0)[..., None], NEGATIVE, CLUSTER).astype(np.uint8)

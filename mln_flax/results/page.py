@@ -1,8 +1,14 @@
-"""Pieces of a self-contained HTML page: no script, nothing fetched from anywhere."""
+"""Pieces of an HTML page that fetches nothing from anywhere."""
 
 import base64
 import html
+import os
+import pathlib
+import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mln_flax.results.study import Section
 
 _STYLE = """
 :root {
@@ -65,21 +71,74 @@ summary { cursor: pointer; color: var(--link); font-size: .95rem; }
 
 def page(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
     """A whole page from a title, a line below it, and (heading, HTML) sections with a list."""
+    return document(
+        title,
+        f'<h1>{html.escape(title)}</h1>\n<p class="lead">{html.escape(lead)}</p>\n'
+        f"{contents(sections)}\n{headed(sections)}\n",
+    )
+
+
+def document(title: str, body: str, style: str = "", script: str = "") -> str:
+    """A whole page from the HTML of its body, with more style and a script of its own."""
+    ending = f"<script>{script}</script>\n" if script else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n"
+        f"{body}{ending}</body>\n</html>\n"
+    )
+
+
+def contents(sections: Sequence[tuple[str, str]]) -> str:
+    """Links to the sections of a page, (heading, HTML) each."""
     links = "".join(
         f'<a href="#s{number}">{html.escape(heading)}</a>'
         for number, (heading, _) in enumerate(sections)
     )
-    body = "\n".join(
+    return f"<nav>{links}</nav>"
+
+
+def headed(sections: Sequence[tuple[str, str]]) -> str:
+    """The sections of a page under their headings, which `contents` links to."""
+    return "\n".join(
         f'<section id="s{number}">\n<h2>{html.escape(heading)}</h2>\n{content}\n</section>'
         for number, (heading, content) in enumerate(sections)
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f'<h1>{html.escape(title)}</h1>\n<p class="lead">{html.escape(lead)}</p>\n'
-        f"<nav>{links}</nav>\n{body}\n</body>\n</html>\n"
+
+
+def section(part: Section) -> tuple[str, str]:
+    """The heading of a section of records, and its pictures and tables as HTML."""
+    figures = [figure(picture.png, picture.caption) for picture in part.pictures.values()]
+    return part.title, "".join([*figures, *(table.to_html() for table in part.tables)])
+
+
+def href(path: str | pathlib.PurePath) -> str:
+    """A relative path as the address of a link: whatever a file's name holds is encoded."""
+    return urllib.parse.quote(os.fsencode(pathlib.PurePath(path).as_posix()))
+
+
+def links(names: Mapping[str, str | pathlib.PurePath]) -> str:
+    """A list of links: text -> relative path."""
+    items = (
+        f'<li><a href="{href(path)}">{html.escape(text)}</a></li>' for text, path in names.items()
     )
+    return f'<ul class="links">{"".join(items)}</ul>'
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """A number as a page shows it; a dash for None, which JSON has for what is not defined."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:z,.{digits}f}"
+
+
+def shown(value: Any) -> str:
+    """A value of JSON in a few words."""
+    if isinstance(value, list):
+        return ", ".join(map(shown, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value) if value not in ("", None) else "none"
 
 
 def paragraph(text: str) -> str:

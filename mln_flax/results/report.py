@@ -73,11 +73,15 @@ class _Work(NamedTuple):
 
 
 def write(
-    workdir: str | pathlib.Path, study: Study = PLAIN, method_settings: Any = None
+    workdir: str | pathlib.Path,
+    study: Study = PLAIN,
+    method_settings: Any = None,
+    sections: Sequence[Section] = (),
 ) -> pathlib.Path:
     """The path of `report/index.html`, made anew from the files of `workdir`.
 
-    What only the run's method shows is handed in as its `study`, with the method's settings.
+    What only the run's method shows is handed in as its `study`, with the method's settings; what
+    whole images show, as more `sections`.
 
     The page holds its pictures; the same pictures lie beside it as PNG files. No patient or image
     is named in it. The page is replaced in one step, after everything it needs was made.
@@ -88,6 +92,7 @@ def write(
     folder = pathlib.Path(workdir)
     try:
         work = _read(folder, study, method_settings)
+        work = work._replace(sections=[*work.sections, *sections])
         pictures = _pictures(work)
         content = _page(work, pictures)
     except KeyError as error:
@@ -175,7 +180,7 @@ def _page(work: _Work, pictures: Mapping[str, bytes]) -> str:
             "Training",
             page.figure(pictures["training"], _VALIDATION),
         ),
-        *((section.title, _section(section)) for section in work.sections),
+        *map(page.section, work.sections),
         ("Examples", _examples(work, pictures)),
         ("Distances and empty masks", _details(work)),
         ("Data", _data(work)),
@@ -191,14 +196,14 @@ def _trained(work: _Work) -> str:
     command = environment.pop("command", None)
     defaults = settings.flat(settings.to_dict(Config()))
     changed = {
-        name: f"{_shown(value)} (default {_shown(defaults[name])})"
+        name: f"{page.shown(value)} (default {page.shown(defaults[name])})"
         if name in defaults
-        else _shown(value)
+        else page.shown(value)
         for name, value in settings.flat(work.config).items()
         if name not in defaults or value != defaults[name]
     }
     shown = " ".join(command) if isinstance(command, list) else command
-    everything = {name: _shown(value) for name, value in settings.flat(work.config).items()}
+    everything = {name: page.shown(value) for name, value in settings.flat(work.config).items()}
     return "\n".join(
         [
             page.preformatted(str(shown)) if shown else "",
@@ -207,15 +212,10 @@ def _trained(work: _Work) -> str:
             page.folded("All settings", page.definitions(everything)),
             page.heading("Environment"),
             page.definitions(
-                {name: _shown(value) for name, value in settings.flat(environment).items()}
+                {name: page.shown(value) for name, value in settings.flat(environment).items()}
             ),
         ]
     )
-
-
-def _section(section: Section) -> str:
-    figures = [page.figure(picture.png, picture.caption) for picture in section.pictures.values()]
-    return "".join([*figures, *(table.to_html() for table in section.tables)])
 
 
 def _details(work: _Work) -> str:
@@ -279,11 +279,3 @@ def _limits(work: _Work) -> list[str]:
     labels = (record for record in work.records if record.get("label_kind") == "cluster")
     domains = dict.fromkeys(record["domain"] for record in labels)
     return [*_LIMITS, *phantoms, *([_CLUSTERS.format(", ".join(domains))] if domains else [])]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return str(value) if value not in ("", None) else "none"
