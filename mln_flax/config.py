@@ -128,6 +128,8 @@ class DataConfig:
     dir: str = ""  # the folder of a real data set
     prepared_dir: str = ""  # where its tiles are stored once; "" means beside the workdir
     also: tuple[str, ...] = ()  # prepared folders of other data sets, whose domains are targets
+    # The data folders that those of `also` were prepared from, in their order, for whole images.
+    also_dirs: Annotated[tuple[str, ...], AFTER_TRAINING] = ()
     source: str = "ffdm"
     targets: tuple[str, ...] = ("dbt", "film", "processing")
     # Targets whose training images a method may see without their labels; records then say so.
@@ -147,7 +149,12 @@ class DataConfig:
     cache_gb: Annotated[float, not_negative, AFTER_TRAINING] = 4.0
 
     def check(self) -> None:
-        """Raises UserError for an unlabeled domain that is no target, or named twice."""
+        """Raises UserError where `unlabeled` or `also_dirs` do not fit targets and `also`."""
+        if self.also_dirs and len(self.also_dirs) != len(self.also):
+            raise UserError(
+                f"--config.data.also_dirs={','.join(self.also_dirs)}: must be one data folder for "
+                f"each prepared folder of data.also, which are {len(self.also)}"
+            )
         for domain in self.unlabeled:
             if domain not in self.targets:
                 raise UserError(

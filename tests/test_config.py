@@ -225,6 +225,7 @@ ABOVE_0 = (
     "data.point_radius_mm model.patch_size model.embed_dim model.window_size"
 ).split()
 NOT_NEGATIVE = (
+    "data.phantom.whole_normal data.phantom.whole_lesions data.phantom.whole_test "
     "data.phantom.seed data.split.seed data.tiles.rows data.tiles.columns data.workers "
     "data.cache_gb method.cross_entropy method.cross_entropy_from_step optim.weight_decay "
     "optim.warmup_steps optim.clip_norm train.seed evaluate.examples benchmark.runs"

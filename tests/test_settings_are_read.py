@@ -10,8 +10,10 @@ from PIL import Image
 from mln_flax import modes, settings
 from mln_flax.benchmark import yardstick
 from mln_flax.config import BenchmarkConfig, ViewsConfig
+from mln_flax.data.prepare import prepare
 from mln_flax.engine import build, states
 from mln_flax.engine.load_data import load_data
+from mln_flax.engine.whole_data import whole_images
 from mln_flax.views import intensity
 
 
@@ -45,6 +47,8 @@ def a_plain_run_on_a_folder(reads, tmp_path, _):
     workdir = tmp_path / "run"
     assert modes.run("train", recording.watched(config, reads), workdir, [], "", "python") == 0
     assert (workdir / "report" / "index.html").exists()
+    prepared = prepare.default_folder(config.data, workdir)
+    assert whole_images(recording.watched(config, reads), "test", prepared).parts
 
 
 def a_start_from_random_weights(reads, *_):
@@ -54,6 +58,12 @@ def a_start_from_random_weights(reads, *_):
 
 def drawn_phantoms(reads, *_):
     assert load_data(recording.watched(tiny.config(), reads)).examples("film", "test")
+
+
+def whole_phantoms(reads, *_):
+    counts = {f"data__phantom__whole_{name}": "0" for name in ("normal", "lesions", "test")}
+    for part in ("validation", "test"):
+        assert whole_images(recording.watched(tiny.config(**counts), reads), part).parts
 
 
 def a_prediction_of_mln(reads, tmp_path, workdir):
@@ -100,6 +110,7 @@ WORK = (
     a_plain_run_on_a_folder,
     a_start_from_random_weights,
     drawn_phantoms,
+    whole_phantoms,
     a_prediction_of_mln,
     a_benchmark_of_mln,
     drawn_views,

@@ -57,7 +57,13 @@ def part(data: DataConfig, domain: str, name: str) -> Part:
     spacing = counts.spacing_mm
     blocks = [
         Block(
-            counts.seed, (domain,), i, i + 1, *phantom.size_of(counts.seed, i, spacing), spacing, True
+            counts.seed,
+            (domain,),
+            i,
+            i + 1,
+            *phantom.size_of(counts.seed, i, spacing),
+            spacing,
+            True,
         )
         for i in patients
     ]
@@ -77,8 +83,7 @@ def indices(seed: int, domain: str, name: str, normal: int, labeled: int) -> lis
 
     def of(has_lesion: bool) -> Iterator[int]:
         for index in range(first, first + EACH):
-            body = anatomy.breast(seed, index)
-            if bool(lesions.cluster(body, lesions.focus(body))) == has_lesion:
+            if lesions.focus(anatomy.breast(seed, index)).lesion == has_lesion:
                 yield index
 
     chosen = (itertools.islice(of(False), normal), itertools.islice(of(True), labeled))

@@ -140,6 +140,12 @@ def salt_of(root: Path) -> bytes:
     return path.read_text(encoding="ascii").strip().encode()
 
 
+def kept_salt(root: Path) -> bytes:
+    """The salt of a data folder as `salt_of` gives it, but none is drawn where it is missing."""
+    path = root / SALT_FILE
+    return salt_of(root) if path.exists() else _from_listing(root)
+
+
 def _name(drawn: Path, path: Path) -> None:
     """Gives the drawn salt its name: whole or not at all, and never over another one."""
     try:

@@ -41,15 +41,16 @@ def load(data: DataConfig, folder: Path) -> DataSet:
                 f"--config.data.targets={','.join(data.targets)}: {name!r} is also the source, or "
                 "named twice; a target is a domain that training never sees"
             )
-    report = _report(folder, data.size)
+    report = report_of(folder, data.size)
     domains = _all_domains(data, folder, report)
     _refuse_copies(domains[data.source], {name: domains[name] for name in data.targets})
-    parts = [_part(data, data.source, name, _of(domains[data.source], name)) for name in PARTS]
-    for name in data.targets:
-        is_whole = domains[name].folder != folder and name not in data.unlabeled
-        parts.append(_part(data, name, "test", _of(domains[name], "" if is_whole else "test")))
-    for name in data.unlabeled:
-        parts.append(_part(data, name, "train", _of(domains[name], "train")))
+    wanted = [(data.source, name) for name in PARTS]
+    wanted += [(name, "test") for name in data.targets]
+    wanted += [(name, "train") for name in data.unlabeled]
+    parts = [
+        _part(data, name, part, _in_part(data, folder, domains[name], name, part))
+        for name, part in wanted
+    ]
     left_out = tuple(LeftOut(item["file"], item["reason"]) for item in report["left_out"])
     notes = (
         f"prepared in {folder}: {report['totals']['images']} images, "
@@ -61,6 +62,22 @@ def load(data: DataConfig, folder: Path) -> DataSet:
     elsewhere = [domain for domain in used if domain.folder != folder]
     images = [*report["images"], *(image for domain in elsewhere for image in domain.images)]
     return DataSet(tuple(parts), left_out, notes, content(images))
+
+
+def images_of_part(data: DataConfig, folder: Path, part: str) -> dict[str, Domain]:
+    """For each domain that a run has in a part, its images there: those whose tiles `load` gives.
+
+    Args:
+      data: the data settings.
+      folder: of the prepared data.
+      part: "validation", of the source alone, or "test", of source and targets.
+
+    Raises:
+      UserError: as `load`, for domains and folders.
+    """
+    domains = _all_domains(data, folder, report_of(folder, data.size))
+    names = (data.source, *(data.targets if part == "test" else ()))
+    return {name: _in_part(data, folder, domains[name], name, part) for name in names}
 
 
 def content(images: Sequence[Image]) -> str:
@@ -79,7 +96,7 @@ _CALLED = ("image_id", "patient", "repaired")  # what is said of an image, not w
 def check_also(data: DataConfig) -> None:
     """Raises UserError for a folder of `data.also` that is not prepared, or of another size."""
     for other in data.also:
-        _report(Path(other), data.size)
+        report_of(Path(other), data.size)
 
 
 def describe(part: Part) -> str:
@@ -92,7 +109,12 @@ def describe(part: Part) -> str:
     )
 
 
-def _report(folder: Path, size: int) -> dict[str, Any]:
+def report_of(folder: Path, size: int) -> dict[str, Any]:
+    """What `prepare.json` of a prepared folder says.
+
+    Raises:
+      UserError: it is not prepared to the end, by another version, or with tiles of another size.
+    """
     if not (folder / REPORT).exists():
         raise UserError(f"{folder}: is not prepared to the end; run --mode=prepare for it first")
     settings = files.read_json(folder / SETTINGS)
@@ -126,7 +148,7 @@ def _all_domains(data: DataConfig, folder: Path, report: Mapping[str, Any]) -> d
     """
     domains = _domains(folder, report)
     for other in map(Path, data.also):
-        for name, domain in _domains(other, _report(other, data.size)).items():
+        for name, domain in _domains(other, report_of(other, data.size)).items():
             if name in domains:
                 raise UserError(
                     f"--config.data.also={other}: domain {name!r} is also in "
@@ -142,9 +164,15 @@ def _all_domains(data: DataConfig, folder: Path, report: Mapping[str, Any]) -> d
     return domains
 
 
-def _of(domain: Domain, part: str) -> Domain:
-    """The images of one part; of all parts where it is ""."""
-    return domain._replace(images=tuple(i for i in domain.images if part in ("", i["part"])))
+def _in_part(data: DataConfig, folder: Path, domain: Domain, name: str, part: str) -> Domain:
+    """The images of a domain that belong to a part of the run.
+
+    A target from another folder is tested on as a whole, unless its training part is trained on.
+    """
+    is_elsewhere = name != data.source and domain.folder != folder
+    if is_elsewhere and part == "test" and name not in data.unlabeled:
+        return domain
+    return domain._replace(images=tuple(i for i in domain.images if i["part"] == part))
 
 
 def _part(data: DataConfig, name: str, part: str, chosen: Domain) -> Part:

@@ -17,7 +17,7 @@ import numpy as np
 from mln_flax import files
 from mln_flax.config import DataConfig
 from mln_flax.data import enter_all
-from mln_flax.data.core import Entry, Unusable, collections
+from mln_flax.data.core import Entry, Example, Unusable, collections
 from mln_flax.data.prepare import prepared, tiles
 from mln_flax.data.prepare.identity import Names
 from mln_flax.types import UserError
@@ -94,10 +94,7 @@ def _stage(task: Task, data: DataConfig) -> dict[str, Any]:
 
 def _tiles_of(task: Task, data: DataConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     enter_all()  # this may be a fresh process
-    reading = collections[data.name]().read(task.entry, data)
-    whole = reading.example._replace(image_id=task.image_id, patient_id=task.patient_id)
-    if whole.objects is None:
-        whole = whole._replace(objects=whole.mask.astype(np.uint16))
+    whole, repaired = read(task.entry, data, task.image_id, task.patient_id)
     breast = tiles.breast_mask(whole.image)
     if not breast.any():
         raise Unusable("no breast found in the image; is it a mammogram?")
@@ -114,9 +111,37 @@ def _tiles_of(task: Task, data: DataConfig) -> tuple[dict[str, Any], dict[str, n
         arrays.update({f"{number}/{name}": np.asarray(value) for name, value in stored.items()})
     thumbnail, outline = tiles.thumbnail(whole, THUMBNAIL_SIDE)
     facts = {
-        "image_id": task.image_id,
+        **facts_of(whole),
+        "tiles": len(cut),
+        "tile_breast": [round(share, 4) for share in shares],
+        "tile_label_pixels": [int(np.count_nonzero(tile.mask)) for tile in cut],
+        "repaired": [*task.entry.repaired, *repaired],
+    }
+    return facts, {**arrays, "thumbnail": thumbnail, "outline": outline}
+
+
+def read(
+    entry: Entry, data: DataConfig, image_id: str, patient_id: str
+) -> tuple[Example, tuple[str, ...]]:
+    """The whole image of an entry with its objects, under these names, and what was repaired.
+
+    Raises:
+      Unusable: as the `read` of its collection.
+    """
+    reading = collections[data.name]().read(entry, data)
+    whole = reading.example._replace(image_id=image_id, patient_id=patient_id)
+    if whole.objects is None:
+        whole = whole._replace(objects=whole.mask.astype(np.uint16))
+    return whole, reading.repaired
+
+
+def facts_of(whole: Example) -> dict[str, Any]:
+    """What is known of a whole image with its objects, however it is cut."""
+    assert whole.objects is not None
+    return {
+        "image_id": whole.image_id,
         "domain": whole.domain,
-        "patient": task.patient_id,
+        "patient": whole.patient_id,
         "laterality": whole.laterality,
         "view_position": whole.view_position,
         "height": whole.image.shape[0],
@@ -128,12 +153,7 @@ def _tiles_of(task: Task, data: DataConfig) -> tuple[dict[str, Any], dict[str, n
         "pixels": hashlib.sha256(prepared.to_bits(whole.image).tobytes()).hexdigest()[:16],
         "masks": hashlib.sha256(whole.mask.tobytes() + whole.objects.tobytes()).hexdigest()[:16],
         "objects": int(np.bitwise_or.reduce(whole.objects, axis=None)).bit_count(),
-        "tiles": len(cut),
-        "tile_breast": [round(share, 4) for share in shares],
-        "tile_label_pixels": [int(np.count_nonzero(tile.mask)) for tile in cut],
-        "repaired": [*task.entry.repaired, *reading.repaired],
     }
-    return facts, {**arrays, "thumbnail": thumbnail, "outline": outline}
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:
