@@ -1,16 +1,22 @@
 """The answer for one image as files: pictures, numbers, and what a viewer of DICOM opens."""
 
+import datetime
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 from mln_flax import files
+from mln_flax.data.core import Unusable
+from mln_flax.data.readers import reader
+from mln_flax.data.writers import dicom_seg, dicom_sr
+from mln_flax.data.writers.dicom_sr import ClusterMeasurement
+from mln_flax.data.writers.source import Algorithm
 from mln_flax.engine.predictor import Prediction
 from mln_flax.metrics.clusters import Calcification, Cluster
 from mln_flax.results import overlay
@@ -18,6 +24,7 @@ from mln_flax.types import Record
 
 LIBRARIES = ("jax", "flax", "numpy", "scipy")
 # What the names of an image's answers end in, but for maps of branches.
+Segments = Literal["clusters", "binary", "fractional", "none"]  # of a DICOM answer
 ENDINGS = ("_probability.png", "_mask.png", "_overlay.png", "_seg.dcm", "_sr.dcm", ".json")
 
 
@@ -136,13 +143,23 @@ def lighter(prediction: Prediction) -> Prediction:
     """The prediction of a frame without what is written already: a volume has many of them."""
     nothing = np.zeros((0, 0), np.float32)
     return prediction._replace(
-        image=np.round(prediction.image * 255).astype(np.uint8),
-        probability=nothing,
+        image=as_bytes(prediction.image),
+        probability=as_bytes(prediction.probability),
         breast=nothing.astype(bool),
         maps=dict.fromkeys(prediction.maps, nothing),
         mask=np.packbits(prediction.mask),
         marks=prediction.marks._replace(labels=sparse.coo_array(prediction.marks.labels)),
     )
+
+
+def as_bytes(values: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] in 255 steps, uint8."""
+    return np.round(values * 255).astype(np.uint8)
+
+
+def as_float(values: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] as float32, also of `as_bytes`."""
+    return values.astype(np.float32) / 255 if values.dtype == np.uint8 else values
 
 
 def write(
@@ -151,7 +168,7 @@ def write(
     predictions: Sequence[Prediction],
     numbers: Sequence[Mapping[int, int]],
     origin: Origin,
-    dicom: str,
+    kind: Segments,
     seconds: float,
 ) -> None:
     """Writes what is left of the answers for a file; an image's JSON comes last, the first's last.
@@ -162,16 +179,14 @@ def write(
       predictions: of its frames; those of a volume `lighter`.
       numbers: of each frame's clusters in the volume.
       origin: of the answers.
-      dicom: which segments a DICOM answer has; "none": none is written.
+      kind: of a DICOM answer's segments; "none": none is written.
       seconds: that the network took for a frame.
     """
     count = len(predictions)
-    shared, notes = write_dicom(folder, whole, predictions, numbers, origin, dicom)
+    shared, notes = write_dicom(folder, whole, predictions, numbers, origin, kind)
     for frame in reversed(range(count)):
         prediction, stem = predictions[frame], whole.stem_of(frame, count)
-        image = prediction.image
-        if image.dtype == np.uint8:
-            image = image.astype(np.float32) / 255
+        image = as_float(prediction.image)
         renumbered = [c._replace(number=numbers[frame][c.number]) for c in prediction.clusters]
         mask = in_clusters(prediction, numbers[frame])
         names = {"probability": f"{stem}_probability.png", "mask": f"{stem}_mask.png"}
@@ -198,10 +213,55 @@ def write_dicom(
     predictions: Sequence[Prediction],
     numbers: Sequence[Mapping[int, int]],
     origin: Origin,
-    kind: str,
+    kind: Segments,
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Writes the answer as DICOM for a DICOM file; the names of what it wrote, and notes."""
-    return {}, ()
+    """Writes the answer as DICOM for a DICOM file; the names of what it wrote, and notes.
+
+    What a header lacks for it is a note, no failure: the other answers are there.
+    """
+    if kind == "none" or not reader.is_dicom(whole.file):
+        return {}, ()
+    names = {"seg": f"{whole.stem}_seg.dcm", "sr": f"{whole.stem}_sr.dcm"}
+    algorithm = Algorithm(
+        origin.model, origin.versions["mln_flax"], datetime.datetime.now(datetime.UTC)
+    )
+    both = list(zip(predictions, numbers, strict=True))
+    if kind == "fractional":
+        segments = np.stack([as_float(prediction.probability) for prediction in predictions])
+    else:
+        segments = np.stack([in_clusters(prediction, of_frame) for prediction, of_frame in both])
+    measured = largest(
+        [cluster._replace(number=n[cluster.number]) for p, n in both for cluster in p.clusters],
+        all(prediction.spacing_mm is not None for prediction in predictions),
+    )
+    try:
+        seg = folder / names["seg"]
+        dicom_seg.write(seg, whole.file, segments, algorithm, kind)
+        dicom_sr.write(folder / names["sr"], whole.file, seg, measured, algorithm)
+    except Unusable as reason:
+        for name in names.values():
+            (folder / name).unlink(missing_ok=True)
+        return {}, (f"no DICOM answer: {reason}",)
+    return names, ()
+
+
+def largest(clusters: Sequence[Cluster], in_mm: bool) -> list[ClusterMeasurement]:
+    """The measurements of each cluster, of one in several frames in that where it is largest."""
+    best: dict[int, Cluster] = {}
+    for cluster in clusters:
+        other = best.get(cluster.number)
+        if other is None or (cluster.count, cluster.score) > (other.count, other.score):
+            best[cluster.number] = cluster
+    return [
+        ClusterMeasurement(
+            cluster.number,
+            cluster.count,
+            cluster.score,
+            cluster.extent_mm if in_mm else None,
+            cluster.area_mm2 if in_mm else None,
+        )
+        for _, cluster in sorted(best.items())
+    ]
 
 
 def probability_png(probability: np.ndarray) -> bytes:

@@ -61,7 +61,7 @@ def predict(
     given = inputs.find(paths, folder)
     predictor = Predictor.of(config, workdir)
     origin = origin_of(predictor)
-    with claimed(folder, origin, given, overwrite, command):
+    with claimed(folder, origin, given, overwrite, config, command):
         unread = answer_all(predictor, origin, given, folder)
         lines = answer_tables.write(folder, [case_place(case) for case in given.cases], unread)
         page = answers_page.write(folder)
@@ -99,7 +99,7 @@ def origin_of(predictor: Predictor) -> Origin:
 
 @contextlib.contextmanager
 def claimed(
-    folder: Path, origin: Origin, given: Inputs, overwrite: bool, command: str
+    folder: Path, origin: Origin, given: Inputs, overwrite: bool, config: Config, command: str
 ) -> Iterator[None]:
     """Holds the output folder, made if there is none, for this command and these answers.
 
@@ -115,16 +115,12 @@ def claimed(
     def busy() -> None:
         raise UserError(f"--output={folder}: another process is at work in it; take another")
 
-    manifest = {
-        "model": origin.model,
-        "config": origin.config,
-        "images": str(given.root),
-    }
+    own = {"model": origin.model, "settings": origin.config, "images": str(given.root)}
     with locks.alone(folder, busy):
         path = folder / MANIFEST
         if path.exists():
-            stored = files.read_json(path)
-            other = [name for name in manifest if stored.get(name) != manifest[name]]
+            stored = files.read_json(path).get("of", {})
+            other = [name for name in own if stored.get(name) != own[name]]
             if other and not overwrite:
                 raise UserError(
                     f"--output={folder}: holds answers of another {', another '.join(other)}; take "
@@ -132,8 +128,8 @@ def claimed(
                 )
         elif not overwrite:
             refuse_foreign(folder, given)
-        details = {"command": command, "versions": origin.versions}
-        files.write_json(path, manifest | details)
+        about = {"command": command, "versions": origin.versions, "config": to_dict(config)}
+        files.write_json(path, {"of": own} | about)
         yield
 
 
@@ -210,8 +206,10 @@ def answer_all(
             for written in behind:
                 written.result()
         except BaseException:
-            for waiting in (*ahead, *behind):
-                waiting.cancel()
+            for future in ahead:
+                future.cancel()
+            for written in behind:
+                written.cancel()
             raise
     return unread
 

@@ -240,7 +240,7 @@ class Predictor:
         shared = () if common is None else (np.tile(common, (len(tiles), 1)),)
         answers = self.run.method.answer(self.fitted, tiles, *shared)
         maps = [answers.maps[name][i] for i, name in enumerate(answers.chosen)]
-        own = whole.in_own_pixels(scene, whole.blended(scene, maps))
+        own = whole.in_own_pixels(scene, whole.blended(scene, np.stack(maps)))
         facts = dict(answers.facts[0]) if common is not None else of_each_tile(answers)
         return own, facts, answers.points[answers.chosen[0]]
 

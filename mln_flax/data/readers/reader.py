@@ -38,7 +38,7 @@ def header(path: str | Path) -> Header:
     Raises:
       Unusable: not an image, no pixels in it, an absurd size, or cut short in its header.
     """
-    return dicom.header(path) if _is_dicom(path) else raster.header(path)
+    return dicom.header(path) if is_dicom(path) else raster.header(path)
 
 
 def read(path: str | Path, frame: int = 0) -> Mammogram:
@@ -52,7 +52,7 @@ def read(path: str | Path, frame: int = 0) -> Mammogram:
       Unusable: as `header`, or the pixels cannot be decoded, are cut short, have colors, one gray
         level, or no number (NaN); or there is no such frame.
     """
-    mammogram = dicom.read(path, frame) if _is_dicom(path) else raster.read(path, frame)
+    mammogram = dicom.read(path, frame) if is_dicom(path) else raster.read(path, frame)
     image, image_header, repaired = mammogram
     image, framed = borders.without_frame(image)
     return Mammogram(image, image_header, repaired + framed + _faint(image))
@@ -70,7 +70,7 @@ def read_gray(path: str | Path, frame: int | None = None) -> np.ndarray:
     """
     if frame is None and (frames := header(path).frames) > 1:
         raise Unusable(f"has {frames} frames where one image is expected; store it alone")
-    if _is_dicom(path):
+    if is_dicom(path):
         return dicom.stored(path, frame or 0).pixels
     return raster.stored(path, frame or 0).pixels
 
@@ -89,7 +89,7 @@ def read_mask(path: str | Path, frames: int = 1) -> np.ndarray:
       Unusable: it cannot be read, has other than two values, or it is not sure that its pages,
         frames or segments belong to one image, or to one frame of a volume.
     """
-    pages = dicom.mask_pages if _is_dicom(path) else raster.mask_pages
+    pages = dicom.mask_pages if is_dicom(path) else raster.mask_pages
     return masks.union(pages(path, frames > 1))
 
 
@@ -113,7 +113,8 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES or dicom.has_magic(path)
 
 
-def _is_dicom(path: str | Path) -> bool:
+def is_dicom(path: str | Path) -> bool:
+    """Whether a file is DICOM, by its content or its suffix."""
     # Old files lack the magic word; their suffix is all there is to go by.
     return dicom.has_magic(path) or Path(path).suffix.lower() in dicom.SUFFIXES
 
