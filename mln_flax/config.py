@@ -275,6 +275,7 @@ class PredictConfig:
     # False clusters per normal image, on source validation, that set what is marked.
     false_clusters: Annotated[float, positive] = 0.5
     threshold: Annotated[float, below_one] = 0.0  # of the probability; 0: by `false_clusters`
+    min_mm2: Annotated[float, not_negative] = 0.03  # area of a calcification: smaller is noise
     min_count: Annotated[int, positive] = 3  # calcifications of a cluster ...
     cluster_mm2: Annotated[float, positive] = 100.0  # ... in a circle of this area
     keep: Annotated[str, one_of("clusters", "all")] = "clusters"  # calcifications in the mask

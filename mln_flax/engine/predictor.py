@@ -263,8 +263,7 @@ def of_each_tile(answers: Answers) -> Record:
 
 def in_pixels(point: WholePoint, spacing_mm: Spacing) -> OperatingPoint:
     """The operating point in an image's own pixels."""
-    pixels = round(point.min_area_mm2 / (spacing_mm[0] * spacing_mm[1]))
-    return OperatingPoint(point.threshold, max(1, pixels))
+    return OperatingPoint(point.threshold, clusters.least_pixels(point.min_area_mm2, spacing_mm))
 
 
 def kept(marks: Marks, which: str) -> np.ndarray:

@@ -55,12 +55,6 @@ def cluster_rule(settings: PredictConfig) -> ClusterRule:
     return ClusterRule(settings.min_count, settings.cluster_mm2)
 
 
-def least_area(point: OperatingPoint, spacing_mm: tuple[float, float] | None) -> float:
-    """The least area of an object, mm2, that a tile's operating point stands for."""
-    row, column = spacing_mm or (USUAL_MM, USUAL_MM)
-    return float(point.min_pixels) * row * column
-
-
 def point(
     whole: WholeModel | None, settings: PredictConfig, of_tiles: OperatingPoint
 ) -> WholePoint:
@@ -71,12 +65,11 @@ def point(
       settings: of the run; its `threshold`, if above 0, is taken as it is.
       of_tiles: the method's own point.
     """
-    area = least_area(of_tiles, whole.spacing_mm if whole else None)
     if settings.threshold:
-        return WholePoint(settings.threshold, area, settings.false_clusters, math.nan, 0)
+        return WholePoint(settings.threshold, settings.min_mm2, settings.false_clusters, math.nan, 0)
     if whole is None or not whole.validation:
         threshold = float(of_tiles.threshold)
-        return WholePoint(threshold, area, settings.false_clusters, math.nan, 0)
+        return WholePoint(threshold, settings.min_mm2, settings.false_clusters, math.nan, 0)
     asked = settings.false_clusters
     threshold, reached, normal = whole.operating_threshold(asked)
-    return WholePoint(threshold, area, asked, reached, normal or len(whole.validation))
+    return WholePoint(threshold, settings.min_mm2, asked, reached, normal or len(whole.validation))
