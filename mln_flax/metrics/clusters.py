@@ -85,8 +85,8 @@ def marks(
     """The calcifications and clusters of a mask, numbered.
 
     A cluster is a component of DBSCAN (Ester et al., KDD 1996) over the calcifications' centers.
-    As there, of two clusters that share a calcification which is no core, the nearer gets it: the
-    other may keep fewer than `min_count`; its score then is its lowest peak.
+    With a `min_count` above 3 two clusters may reach for one calcification that is no core: the
+    nearer gets it, the other may keep fewer than `min_count`, and its lowest peak is its score.
 
     Args:
       probability: [H, W].
