@@ -237,7 +237,9 @@ def test_only_what_files_it_is_taken_over(tmp_path):
         assert value.encode() not in content
 
 
-@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+@pytest.mark.parametrize(
+    "keyword", ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
+)
 @pytest.mark.parametrize("value", [None, "Zebedee"])
 def test_what_cannot_be_referred_to_is_refused(tmp_path, keyword, value):
     exams.image(tmp_path / "x.dcm")
