@@ -19,6 +19,7 @@ from mln_flax.data.writers.source import NAME, Algorithm, Geometry, Source
 Kind = Literal["clusters", "binary", "fractional"]
 SERIES_NUMBER = 901  # beyond those of a machine. Chosen.
 FAULT = "its header cannot be taken over into DICOM answers; export it again"
+_STEPS = 255  # in which probabilities are stored
 _TOMOSYNTHESIS = "1.2.840.10008.5.1.4.1.1.13.1.3"  # has frames and a place for each
 
 
@@ -50,7 +51,8 @@ def write(
     """
     image = sources.read(source)
     frames = _checked(segments, image, kind)
-    kept = [n for n, frame in enumerate(frames) if frame.any()] or [0]
+    least = 0.5 / _STEPS if kind == "fractional" else 0  # what is less is stored as 0
+    kept = [n for n, frame in enumerate(frames) if frame.max() > least] or [0]
     pixels = frames[kept]
     with opened(source, FAULT):
         numbers = _numbers(pixels, kind)
@@ -68,6 +70,8 @@ def tracking_id(number: int) -> str:
 def _checked(segments: np.ndarray, image: Source, kind: Kind) -> np.ndarray:
     """The segments as [frames, H, W]; raises ValueError where they are not what they must be."""
     frames = segments[None] if segments.ndim == 2 else segments
+    if kind == "binary" or frames.dtype == bool:
+        frames = (frames != 0).astype(np.uint8)
     if frames.shape != (image.frames, *image.shape):
         raise ValueError(
             f"segments of shape {segments.shape}; the image has {image.frames} frames of "
@@ -75,7 +79,7 @@ def _checked(segments: np.ndarray, image: Source, kind: Kind) -> np.ndarray:
         )
     if kind == "fractional" and not (frames.min() >= 0 and frames.max() <= 1):
         raise ValueError("fractional segments must be probabilities from 0 to 1")
-    if kind == "clusters" and (frames.dtype.kind not in "iub" or frames.min() < 0):
+    if kind == "clusters" and (frames.dtype.kind not in "iu" or frames.min() < 0):
         raise ValueError("segments of clusters must be whole numbers from 0")
     return frames
 
@@ -89,9 +93,9 @@ def _numbers(pixels: np.ndarray, kind: Kind) -> list[int]:
 def _labeled(pixels: np.ndarray, numbers: list[int], kind: Kind) -> np.ndarray:
     """The pixels as highdicom takes them: the number of the segment, or its probability."""
     if kind == "fractional":
-        return pixels.astype(np.float32)
-    if numbers == [0]:
-        return (pixels != 0).astype(np.uint8)
+        return np.round(pixels.astype(np.float32) * _STEPS) / np.float32(_STEPS)
+    if numbers == [0]:  # of one segment, or none
+        return pixels.astype(np.uint8)
     places = np.zeros(numbers[-1] + 1, np.uint8 if len(numbers) < 256 else np.uint16)
     places[numbers] = np.arange(1, len(numbers) + 1)
     return places[pixels]
@@ -115,6 +119,7 @@ def _built(
         source_images=[stand_in],
         pixel_array=pixels,
         segmentation_type="FRACTIONAL" if kind == "fractional" else "BINARY",
+        max_fractional_value=_STEPS,
         segment_descriptions=_descriptions(image, numbers, algorithm, names),
         series_instance_uid=sources.derived_uid("SEG", image.series, algorithm.model),
         series_number=SERIES_NUMBER,

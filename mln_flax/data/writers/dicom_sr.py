@@ -242,12 +242,12 @@ def _measurements(cluster: ClusterMeasurement) -> list[Any]:
 
     values = (
         (codes.DCM.NumberOfCalcifications, cluster.count, codes.UCUM.NoUnits),
-        (codes.DCM.CertaintyOfFinding, round(100 * cluster.score, 4), codes.UCUM.Percent),
+        (codes.DCM.CertaintyOfFinding, 100 * cluster.score, codes.UCUM.Percent),
         (codes.SCT.LongAxis, cluster.extent_mm, codes.UCUM.Millimeter),
         (codes.SCT.Area, cluster.area_mm2, codes.UCUM.SquareMillimeter),
     )
     return [
-        Measurement(name=name, value=round(value, 6), unit=unit)
+        Measurement(name=name, value=round(float(value), 4), unit=unit)
         for name, value, unit in values
         if value is not None
     ]

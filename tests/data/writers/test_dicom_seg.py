@@ -108,7 +108,8 @@ def test_a_volume_is_marked_frame_by_frame(tmp_path, name, kind):
     image = exams.image(tmp_path / "x.dcm", exams.FRAMES, **VOLUMES[name])
     labels = exams.clusters(exams.FRAMES)
     path = tmp_path / "x_seg.dcm"
-    dicom_seg.write(path, image, labels / 3 if kind == "fractional" else labels, ALGORITHM, kind)
+    segments = {"clusters": labels, "binary": -labels, "fractional": labels / 3}[kind]
+    dicom_seg.write(path, image, segments, ALGORITHM, kind)
     segmentation = highdicom.seg.segread(path)
     assert segmentation.NumberOfFrames == (4 if kind == "clusters" else 3)
     pixels = segmentation.get_pixels_by_source_frame(
@@ -236,7 +237,9 @@ def test_only_what_files_it_is_taken_over(tmp_path):
         assert value.encode() not in content
 
 
-@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+@pytest.mark.parametrize(
+    "keyword", ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
+)
 @pytest.mark.parametrize("value", [None, "Zebedee"])
 def test_what_cannot_be_referred_to_is_refused(tmp_path, keyword, value):
     exams.image(tmp_path / "x.dcm")
@@ -306,6 +309,22 @@ def test_segments_that_are_none(tmp_path, segments, kind, why):
     image = exams.image(tmp_path / "x.dcm")
     with pytest.raises(ValueError, match=why):
         dicom_seg.write(tmp_path / "seg.dcm", image, segments, ALGORITHM, kind)
+
+
+@pytest.mark.parametrize("kind", ["clusters", "binary", "fractional"])
+def test_a_mask_of_true_and_false(tmp_path, kind):
+    image = exams.image(tmp_path / "x.dcm")
+    mask = exams.clusters() > 0
+    dicom_seg.write(tmp_path / "x_seg.dcm", image, mask, ALGORITHM, kind)
+    np.testing.assert_array_equal(reader.read_mask(tmp_path / "x_seg.dcm"), mask)
+
+
+def test_probabilities_too_small_to_be_stored(tmp_path):
+    image = exams.image(tmp_path / "x.dcm", exams.FRAMES, **exams.VOLUME)
+    probability = np.full((exams.FRAMES, *exams.SHAPE), 0.001)
+    dicom_seg.write(tmp_path / "x_seg.dcm", image, probability, ALGORITHM, "fractional")
+    segmentation = highdicom.seg.segread(tmp_path / "x_seg.dcm")
+    assert segmentation.NumberOfFrames == 1 and not segmentation.pixel_array.any()
 
 
 def test_many_clusters(tmp_path):

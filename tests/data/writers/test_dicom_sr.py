@@ -1,5 +1,6 @@
 import exams
 import highdicom
+import numpy as np
 import pydicom
 import pytest
 from exams import ALGORITHM
@@ -10,7 +11,7 @@ from mln_flax.data.writers.dicom_sr import ClusterMeasurement
 
 CLUSTERS = [
     ClusterMeasurement(1, 5, 0.9123, 3.25, 5.5),
-    ClusterMeasurement(3, 4, 0.5),  # of pixels without a size
+    ClusterMeasurement(np.int64(3), np.int64(4), np.float32(0.5)),  # of pixels without a size
 ]
 MEASURED = [
     {
