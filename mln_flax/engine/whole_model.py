@@ -65,11 +65,9 @@ def point(
       settings: of the run; its `threshold`, if above 0, is taken as it is.
       of_tiles: the method's own point.
     """
-    if settings.threshold:
-        return WholePoint(settings.threshold, settings.min_mm2, settings.false_clusters, math.nan, 0)
-    if whole is None or not whole.validation:
-        threshold = float(of_tiles.threshold)
-        return WholePoint(threshold, settings.min_mm2, settings.false_clusters, math.nan, 0)
-    asked = settings.false_clusters
+    least, asked = settings.min_mm2, settings.false_clusters
+    if settings.threshold or whole is None or not whole.validation:
+        threshold = settings.threshold or float(of_tiles.threshold)
+        return WholePoint(threshold, least, asked, math.nan, 0)
     threshold, reached, normal = whole.operating_threshold(asked)
-    return WholePoint(threshold, settings.min_mm2, asked, reached, normal or len(whole.validation))
+    return WholePoint(threshold, least, asked, reached, normal or len(whole.validation))
