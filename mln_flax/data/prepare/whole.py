@@ -99,7 +99,7 @@ def originals(data: DataConfig, folder: Path, flag: str, place: str) -> Original
             "prepared from"
         )
     stored = files.read_json(folder / prepare.SETTINGS)
-    names = ("name", "label", "point_radius_mm", "hide_names")
+    names = ("name", "label", "point_radius_mm")
     data = dataclasses.replace(data, dir=place, **{name: stored[name] for name in names})
     enter_all()
     if data.name not in collections:
@@ -109,7 +109,7 @@ def originals(data: DataConfig, folder: Path, flag: str, place: str) -> Original
             f"{where}: holds other files than those that were prepared in {folder}; bring them "
             f"back, or remove {folder} and prepare again"
         )
-    called = identity.Names(identity.kept_salt(Path(place)), (), place, data.hide_names)
+    called = identity.Names(identity.kept_salt(Path(place)), (), place, hide=False)
     index = collections[data.name]().index(data)
     entries = {called.image(entry.key): entry for entry in index.entries}
     entries = {

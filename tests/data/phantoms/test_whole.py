@@ -108,6 +108,12 @@ def test_letters_that_find_no_air_are_not_drawn():
     assert set(np.unique(lead)) == {0, np.float32(framing.LEAD)}
 
 
+def test_windows_have_no_letters(monkeypatch):
+    monkeypatch.setattr(framing, "letters", refuses_to_draw)
+    window = phantom.phantom(0, "ffdm", FIRST, height=120, width=100, spacing_mm=2.0)
+    assert (window.image < 0.01).mean() > 0.2  # with air enough
+
+
 def test_it_is_the_same_breast_as_in_a_window():
     index = FIRST + 1
     at = lesions.focus(anatomy.breast(0, index))

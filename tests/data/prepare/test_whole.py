@@ -252,10 +252,10 @@ def test_patients_that_have_changed(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def also(tmp_path_factory):
-    """A prepared folder of one's own images, domain `folder`: to be read only."""
+    """A prepared folder of one's own images, whose label is given: to be read only."""
     data = images_folder(tmp_path_factory.mktemp("also") / "data")
     folder = tmp_path_factory.mktemp("also_prepared") / "prepared"
-    prepare.prepare(dataclasses.replace(data, size=trees.SIZE), folder)
+    prepare.prepare(dataclasses.replace(data, size=trees.SIZE, label="cluster"), folder)
     return data.dir, folder
 
 
