@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from mln_flax import files, parallel
@@ -13,41 +12,15 @@ from mln_flax.config import METRICS
 from mln_flax.data.core import DataSet, Example
 from mln_flax.data.images import chunks, images_of
 from mln_flax.data.phantoms import phantom
-from mln_flax.engine import checkpoint
+from mln_flax.engine import whole_records
 from mln_flax.engine.build import Run
-from mln_flax.engine.states import random_state
-from mln_flax.engine.workdir import DATA, MODEL, RECORDS
+from mln_flax.engine.model import load_model
+from mln_flax.engine.workdir import DATA, RECORDS
 from mln_flax.metrics import pixel
 from mln_flax.registry import kind_of
 from mln_flax.results import records
 from mln_flax.results.study import answering_score, settled
-from mln_flax.types import Record, UserError
-
-
-def load_model(run: Run, workdir: Path) -> Any:
-    """What the run's method kept of its training, as it lies in a workdir.
-
-    Raises:
-      UserError: there is none yet, or one of another form.
-    """
-    if not (workdir / MODEL).exists():
-        raise UserError(f"--workdir={workdir}: holds no trained model; run --mode=train first")
-    tree = checkpoint.load_tree(workdir / MODEL)
-    state = jax.eval_shape(partial(random_state, run))
-    try:
-        fitted = run.kind.from_tree(tree)
-        if hasattr(state, "params") and _shapes(tree.get("params")) != _shapes(state.params):
-            raise KeyError("params")  # of another network
-        return fitted
-    except (KeyError, TypeError):
-        raise UserError(
-            f"--workdir={workdir}: its model was written by another version, which kept other "
-            "things; train again in another workdir"
-        ) from None
-
-
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(np.shape, tree)
+from mln_flax.types import Record
 
 
 def evaluate(run: Run, data: DataSet, workdir: Path) -> list[Record]:
@@ -65,6 +38,8 @@ def evaluate(run: Run, data: DataSet, workdir: Path) -> list[Record]:
     if run.method.further is not None:
         images = images_of(data.part(config.source, "test"), config.cache_gb)
         lines += run.method.further(fitted, images, lines, [image.kept for image in measured])
+    if run.config.evaluate.whole:
+        lines += whole_records.of_test(run.config, fitted, workdir)
     if parallel.is_main_process():
         write_examples(workdir / "examples.npz", shown)
         records.write_whole(workdir / RECORDS, lines)

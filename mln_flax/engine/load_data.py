@@ -5,7 +5,7 @@ from pathlib import Path
 from mln_flax import data as data_rooms
 from mln_flax.config import Config
 from mln_flax.data.core import PARTS, DataSet, collections, loaders
-from mln_flax.data.prepare import prepared_set, splits
+from mln_flax.data.prepare import prepare, prepared_set, splits
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
@@ -57,3 +57,8 @@ def is_drawn(config: Config) -> bool:
             f"known: {', '.join(known)}"
         )
     return name in loaders
+
+
+def prepared_folder(config: Config, workdir: Path) -> Path:
+    """Where the prepared tiles of a data set of files lie."""
+    return Path(config.data.prepared_dir or prepare.default_folder(config.data, workdir))

@@ -11,9 +11,10 @@ import numpy as np
 
 from mln_flax import settings
 from mln_flax.config import Config, validate
-from mln_flax.engine import evaluate, whole, whole_model
+from mln_flax.engine import whole, whole_model
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run, build
+from mln_flax.engine.model import load_model
 from mln_flax.engine.whole import Scene, Spacing, Tiling
 from mln_flax.engine.whole_model import WholeModel
 from mln_flax.methods.core import Answers
@@ -107,7 +108,7 @@ class Predictor:
         """The predictor of a config and its workdir."""
         workdirs.cache_compiled(config)
         run = run_of_tiles(config)
-        fitted = evaluate.load_model(run, workdir)
+        fitted = load_model(run, workdir)
         return cls.of_model(config, fitted, whole_model.read(workdir))
 
     @classmethod

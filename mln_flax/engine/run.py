@@ -12,7 +12,8 @@ from mln_flax.data.prepare import prepare, prepared_set
 from mln_flax.engine import evaluate, states, stop, train, whole_model, whole_records
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run
-from mln_flax.engine.load_data import is_drawn, load_data
+from mln_flax.engine.load_data import is_drawn, load_data, prepared_folder
+from mln_flax.engine.model import load_model
 from mln_flax.results import prepare_report
 from mln_flax.types import UserError
 
@@ -47,15 +48,14 @@ def train_all(
 def measure(run: Run, data: DataSet, workdir: Path, again: bool) -> None:
     """What whole images of validation say, unless it is known; then all test images."""
     if not (workdir / whole_model.FILE).exists():
-        folder = prepared_folder(run.config, workdir)
-        parallel.on_main(lambda: whole_records.fit(run, data, workdir, folder))
+        parallel.on_main(lambda: whole_records.fit(run, data, workdir))
     if again:
         evaluate.evaluate(run, data, workdir)
 
 
 def evaluate_again(run: Run, workdir: Path) -> None:
     """Evaluates the trained model, over older records."""
-    evaluate.load_model(run, workdir)  # before anything is written
+    load_model(run, workdir)  # before anything is written
     with read_data(run, workdir) as data:
         measure(run, data, workdir, again=True)
 
@@ -113,8 +113,3 @@ def prepare_data(config: Config, workdir: Path | None, wanted: Sequence[str]) ->
             print(line)
     print(f"data: report: {page}", flush=True)
     return folder
-
-
-def prepared_folder(config: Config, workdir: Path) -> Path:
-    """Where the prepared tiles of a data set of files lie."""
-    return Path(config.data.prepared_dir or prepare.default_folder(config.data, workdir))

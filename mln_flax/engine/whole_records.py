@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mln_flax.config import Config
 from mln_flax.data.core import DataSet, Example
 from mln_flax.data.spacing import training_spacing
-from mln_flax.engine import evaluate, whole_model
+from mln_flax.engine import whole_model
 from mln_flax.engine.build import Run
+from mln_flax.engine.load_data import prepared_folder
+from mln_flax.engine.model import load_model
 from mln_flax.engine.predictor import Predictor
 from mln_flax.engine.whole_data import WholeSet, whole_images
 from mln_flax.engine.whole_model import WholeModel
@@ -17,21 +21,22 @@ from mln_flax.types import Record, UserError
 
 # What is kept of validation: what was marked at the point of tiles says nothing of the new one.
 OF_VALIDATION = (
-    *("image_id", "patient_id", "domain", "height", "width", "spacing_mm", "branch", "detection"),
+    *("kind", "image_id", "patient_id", "domain", "part", "role", "label_kind", "spacing_mm"),
+    *("height", "width", "branch", "detection"),
 )
 
 
-def fit(run: Run, data: DataSet, workdir: Path, prepared_dir: Path) -> WholeModel:
+def fit(run: Run, data: DataSet, workdir: Path) -> WholeModel:
     """Counts what the model marks in whole images of source validation, and stores it beside it.
 
     Where there are none, or their files cannot be had, the operating point stays that of tiles,
     and a note says why.
     """
-    config, fitted = run.config, evaluate.load_model(run, workdir)
+    config, fitted = run.config, load_model(run, workdir)
     spacing = training_spacing(data.part(config.data.source, "train"))
     rule = whole_model.cluster_rule(config.predict)._asdict()
     try:
-        images = whole_images(config, "validation", prepared_dir)
+        images = whole_images(config, "validation", prepared_folder(config, workdir))
     except UserError as error:
         images = WholeSet((), (), (f"no whole images for validation: {error}",))
     kept = WholeModel(spacing, rule, (), images.notes)
@@ -44,6 +49,19 @@ def fit(run: Run, data: DataSet, workdir: Path, prepared_dir: Path) -> WholeMode
     whole_model.write(workdir, kept)
     print("\n".join(lines_on(kept, config.predict.false_clusters)), flush=True)
     return kept
+
+
+def of_test(config: Config, fitted: Any, workdir: Path) -> Iterator[Record]:
+    """The records of the whole test images of source and targets.
+
+    Raises:
+      UserError: their files cannot be had.
+    """
+    images = whole_images(config, "test", prepared_folder(config, workdir))
+    for note in images.notes:
+        print(f"whole images: {note}", flush=True)
+    predictor = Predictor.of_model(config, fitted, whole_model.read(workdir))
+    return records_of(predictor, images, config.data.source)
 
 
 def records_of(predictor: Predictor, images: WholeSet, source: str) -> Iterator[Record]:
