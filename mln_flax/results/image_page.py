@@ -79,12 +79,14 @@ def content(
         for text, path in ways.items()
     )
     notes = [*line["notes"], *([_ASSUMED] if line["spacing_from"] == "assumed" else [])]
-    warnings = "".join(f'<p class="warned">{html.escape(text)}</p>' for text in line["warnings"])
+    far = '<a href="#why">Far from the source</a> in every branch.' if answer.is_far else ""
+    texts = [*map(html.escape, line["warnings"]), *filter(None, [far])]
+    warnings = "".join(f'<p class="warned">{text}</p>' for text in texts)
     why = why_panel.panel(line["why"])
     body = (
         f'<header>\n<nav>{nav}</nav>\n<h1>{name}</h1>\n<p class="lead">'
         f"{html.escape(_lead(answer))}</p>\n{warnings}"
-        f"{''.join(page.paragraph(note) for note in notes)}</header>\n<main>\n{_viewer(answer)}\n"
+        f"{page.bullets(notes) if notes else ''}</header>\n<main>\n{_viewer(answer)}\n"
         + (f'<section id="why">\n<h2>Why this answer</h2>\n{why}\n</section>\n' if why else "")
         + f"<section>\n<h2>Files and facts</h2>\n{_facts(answer)}\n</section>\n</main>\n"
         '<footer class="note">Research use only; not a medical device.</footer>\n'
