@@ -131,7 +131,7 @@ def plain_text(content):
 
 def test_the_list_counts_and_sorts(folder):
     text = read(folder / "index.html")
-    said = plain_text(text)
+    shown = plain_text(text)
     for words in (
         "images 3",
         "with clusters 2",
@@ -145,8 +145,9 @@ def test_the_list_counts_and_sorts(folder):
         "far from the source",
         "0.90 1 calc., 2.0 mm",
     ):
-        assert words in said, words
-    names = [html.unescape(name) for name in re.findall(r'<h3><a href="[^"]*">([^<]*)</a>', text)]
+        assert words in shown, words
+    links = re.findall(r'<h3><a href="[^"]*">(.*?)</a>', text)
+    names = [html.unescape(link.replace("<wbr>", "")) for link in links]
     assert names == [f"sub #2/{ODD}", "sub #2/x.dcm", "plain.png"]
     assert "clusters.csv" in text and "objects.csv" not in text
 
@@ -181,7 +182,7 @@ def test_what_is_not_ours_is_escaped(folder):
 
 
 def test_the_page_of_an_image(folder):
-    said = plain_text(read(folder / "sub #2" / f"{Path(ODD).stem}_page.html"))
+    shown = plain_text(read(folder / "sub #2" / f"{Path(ODD).stem}_page.html"))
     for words in (
         "2 clusters, highest score 0.90. 100 × 80 px of 0.1 mm (file). Answered by branch "
         "bezier(0.3) (rule polarity).",
@@ -198,7 +199,7 @@ def test_the_page_of_an_image(folder):
         "(1 of 3 outside)",
         "shares.identity 0.25",
     ):
-        assert re.sub(" ", "", words) in re.sub(" ", "", said), words
+        assert re.sub(" ", "", words) in re.sub(" ", "", shown), words
 
 
 def test_bars_reach_from_the_nearest_to_the_farthest(folder):
@@ -271,10 +272,10 @@ def test_an_image_without_pictures_or_reasons_and_frames_of_a_volume(tmp_path):
     bare = plain_text(read(tmp_path / "bare_page.html"))
     assert "No pictures were written" in bare and "The pixel spacing was assumed" in bare
     assert "Why this answer" not in bare
-    said = plain_text(read(tmp_path / "index.html"))
-    assert "v.dcm, frame 1 of 2" in said and "v.dcm, frame 2 of 2" in said
-    assert "pixel spacing unknown" in said and "no.png not an image" in said
-    assert said.count("Operating point.") == 2
+    shown = plain_text(read(tmp_path / "index.html"))
+    assert "v.dcm, frame 1 of 2" in shown and "v.dcm, frame 2 of 2" in shown
+    assert "pixel spacing unknown" in shown and "no.png not an image" in shown
+    assert shown.count("Operating point.") == 2
     assert (tmp_path / "v_0002_page.html").is_file()
 
 
@@ -299,6 +300,13 @@ def test_nothing_is_read_or_written_outside(folder, image):
     line = json.loads(read(folder / "plain.json")) | {"image": image}
     close(folder, [line])
     with pytest.raises(UserError, match="outside"):
+        answers_page.write(folder)
+
+
+def test_two_images_of_one_page_are_refused(folder):
+    line = json.loads(read(folder / "plain.json"))
+    close(folder, [line, line])
+    with pytest.raises(UserError, match="2 images would have the page plain_page.html"):
         answers_page.write(folder)
 
 
@@ -351,6 +359,8 @@ addEventListener("load", () => setTimeout(() => {
     seen.transfer = document.querySelector("#window feFuncR").getAttribute("intercept");
     $("magnify").click(); seen.lens = document.querySelectorAll(".lens img").length;
   }
+  document.documentElement.classList.remove("js");
+  seen.tools = [...document.querySelectorAll(".scripted")].map(e => getComputedStyle(e).display);
   parent.postMessage(JSON.stringify(seen), "*");
 }, 300));
 </script>"""
@@ -403,6 +413,7 @@ def test_a_browser_shows_the_pages_at_every_width(folder, tmp_path):
     for entry in seen.values():
         assert entry["overflow"] <= 0, entry
         assert entry["broken"] == []
+        assert set(entry["tools"]) == {"none"}  # which nothing would answer without a script
         assert all(address.startswith(folder.as_uri()) for address in entry["fetched"])
     for width in (1280, 390):
         assert seen[f"i{width}"]["count"] == "1 of 3 images"

@@ -114,13 +114,13 @@ def test_rings_leave_what_they_mark_to_be_seen():
 
 def test_panels_are_the_view_untouched_and_the_view_with_marks():
     image = np.random.default_rng(1).random((300, 200), np.float32)
-    made = {
+    drawn = {
         name: opened(content)
         for name, content in overlay.pictures(
             image, [cluster(1, 100, 80, 30)], image > 0.999
         ).items()
     }
-    view, marks, both = made["view"], made["marks"], made["overlay"]
+    view, marks, both = drawn["view"], drawn["marks"], drawn["overlay"]
     width = view.shape[1]
     assert np.array_equal(both[:, :width], np.repeat(view[..., None], 3, axis=2))
     right = both[:, -width:]
@@ -149,14 +149,14 @@ def test_maps_are_clear_at_zero_and_colored_by_sign():
     values[100:120, 100:120], values[300:320, 300:320] = 0.02, 0.01
     signed = np.where(values == np.float32(0.01), -0.02, values).astype(np.float32)
     maps = {"disagreement": values, "attribution": signed, "branch bezier(0.3)": values}
-    made = overlay.pictures(image, maps=maps)
-    one, two, branch = (opened(made[name]) for name in maps)
-    for picture in (one, two):
+    drawn = overlay.pictures(image, maps=maps)
+    plain, signed, branch = (opened(drawn[name]) for name in maps)
+    for picture in (plain, signed):
         assert np.array_equal(picture[..., 3] > 0, values > 0)
-    strong, weak = one[110, 110], one[310, 310]
+    strong, weak = plain[110, 110], plain[310, 310]
     assert strong[3] > weak[3] > 100
     assert strong[3] == pytest.approx(255 * 0.85, abs=1)
-    assert two[110, 110, 0] > two[110, 110, 2] and two[310, 310, 2] > two[310, 310, 0]
+    assert signed[110, 110, 0] > signed[110, 110, 2] and signed[310, 310, 2] > signed[310, 310, 0]
     # A probability has one scale in all images, and its spots are spread; 0.01 of it is clear.
     assert branch[110, 110, 3] == pytest.approx(255 * 0.85 * 0.02**0.5, abs=1)
     assert np.count_nonzero(branch[..., 3]) == (20 + 800 // 130 - 1) ** 2
