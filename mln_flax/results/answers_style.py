@@ -305,6 +305,7 @@ if (stack) {
     stack.classList.toggle("magnified", event.target.checked);
     if (event.target.checked) {
       stack.tabIndex = 0;
+      stack.setAttribute("role", "group");
       stack.setAttribute("aria-label", "View. Arrow keys move the magnifier, + and - zoom");
       move(...place);
     } else stack.removeAttribute("tabindex");
