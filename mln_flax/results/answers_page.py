@@ -1,6 +1,7 @@
 """The pages of a folder of answers: a list of its images, and a page beside each image's files."""
 
 import html
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ _TABLES = {
 }
 
 
-class _Folder(NamedTuple):
+class _Stored(NamedTuple):
     """What a folder of answers holds, read."""
 
     answers: list[Answer]  # highest score first
@@ -50,14 +51,14 @@ def write(folder: str | Path, sections: Sequence[Section] = ()) -> Path:
     """
     folder = Path(folder)
     try:
-        found = _read(folder)
-        names = [answer.page for answer in found.answers]
+        stored = _read(folder)
+        names = [answer.page for answer in stored.answers]
         for answer, before, after in zip(
-            found.answers, [None, *names], [*names[1:], None], strict=False
+            stored.answers, [None, *names], [*names[1:], None], strict=False
         ):
             content = image_page.content(answer, before, after, PAGE)
             files.write_bytes(folder / answer.page, _encoded(content))
-        content = _index(folder, found, sections)
+        content = _index(folder, stored, sections)
     except KeyError as error:
         raise UserError(f"{folder}: a file of it lacks the field {error}; {_AGAIN}") from None
     files.write_bytes(folder / PAGE, _encoded(content))
@@ -104,7 +105,7 @@ def _encoded(content: str) -> bytes:
     return content.encode(errors="backslashreplace")
 
 
-def _read(folder: Path) -> _Folder:
+def _read(folder: Path) -> _Stored:
     about = files.read_json(folder / "prediction.json")
     lines = records.read_whole(folder / "predictions.jsonl")
     left_out = list(about.get("left_out", ()))
@@ -112,8 +113,11 @@ def _read(folder: Path) -> _Folder:
         {"item": line["image"], "reason": line["reason"]} for line in lines if "reason" in line
     ]
     answers = [_answer(folder, line) for line in lines if "reason" not in line]
+    for page_path, count in Counter(answer.page for answer in answers).items():
+        if count > 1:
+            raise UserError(f"{folder}: {count} images would have the page {page_path}")
     answers.sort(key=lambda answer: (-answer.score, answer.line["image"], answer.line["frame"]))
-    return _Folder(answers, left_out, about)
+    return _Stored(answers, left_out, about)
 
 
 def _answer(folder: Path, line: Record) -> Answer:
@@ -127,17 +131,17 @@ def _answer(folder: Path, line: Record) -> Answer:
     return Answer(whole, path.parent, name.removesuffix(".json"))
 
 
-def _index(folder: Path, found: _Folder, sections: Sequence[Section]) -> str:
+def _index(folder: Path, stored: _Stored, sections: Sequence[Section]) -> str:
     tables = [name for name in _TABLES if (folder / name).is_file()]
     parts = [
-        ("Images", _images(found.answers)),
+        ("Images", _images(stored.answers)),
         *map(page.section, sections),
-        *([("Not read", _left_out(found.left_out))] if found.left_out else []),
-        ("How this was made", _made(found)),
+        *([("Not read", _left_out(stored.left_out))] if stored.left_out else []),
+        ("How this was made", _provenance(stored)),
         ("Tables", page.links({_TABLES[name]: name for name in tables})),
     ]
     title = "Marked calcifications"
-    head = "\n".join([_counts(found), _model(found), _points(found.answers)])
+    head = "\n".join([_counts(stored), _model(stored), _points(stored.answers)])
     body = (
         f'<header>\n<h1>{title}</h1>\n<p class="research">{_RESEARCH}</p>\n{head}\n'
         f"{page.contents(parts)}\n</header>\n<main>\n"
@@ -146,14 +150,14 @@ def _index(folder: Path, found: _Folder, sections: Sequence[Section]) -> str:
     return page.document(title, body, answers_style.LIST, answers_style.LIST_SCRIPT)
 
 
-def _counts(found: _Folder) -> str:
-    marked = [len(answer.line["clusters"]) for answer in found.answers]
+def _counts(stored: _Stored) -> str:
+    marked = [len(answer.line["clusters"]) for answer in stored.answers]
     counts = {
         "images": len(marked),
         "with clusters": sum(count > 0 for count in marked),
         "clusters": sum(marked),
-        "with warnings": sum(bool(answer.warnings) for answer in found.answers),
-        "not read": len(found.left_out),
+        "with warnings": sum(bool(answer.warnings) for answer in stored.answers),
+        "not read": len(stored.left_out),
     }
     items = "".join(
         f"<div><dt>{name}</dt><dd>{count:,}</dd></div>" for name, count in counts.items()
@@ -161,11 +165,11 @@ def _counts(found: _Folder) -> str:
     return f'<dl class="counts">{items}</dl>'
 
 
-def _model(found: _Folder) -> str:
+def _model(stored: _Stored) -> str:
     """The names of network and method, and the beginning of the model's hash."""
-    config = found.about.get("config") or {}
+    config = stored.about.get("config") or {}
     names = [(config.get(group) or {}).get("name") for group in ("model", "method")]
-    hashes = {(answer.line.get("hashes") or {}).get("model") for answer in found.answers}
+    hashes = {(answer.line.get("hashes") or {}).get("model") for answer in stored.answers}
     parts = [*names, *(f"hash {each[:12]}" for each in sorted(filter(None, hashes)))]
     text = html.escape(", ".join(map(str, filter(None, parts))))
     return f"<p><strong>Model.</strong> {text}.</p>" if text else ""
@@ -189,7 +193,7 @@ def _images(answers: Sequence[Answer]) -> str:
 
 def _entry(answer: Answer) -> str:
     line, address = answer.line, page.href(answer.page)
-    name = html.escape(answer.name)
+    name = html.escape(answer.name).replace("/", "/<wbr>")  # where a long path may break
     flags = "".join(f'<li class="{kind}">{html.escape(text)}</li>' for kind, text in _flags(answer))
     return (
         f'<li data-score="{answer.score:.4f}" data-clusters="{len(line["clusters"])}"'
@@ -247,8 +251,8 @@ def _left_out(items: Sequence[Record]) -> str:
     return page.definitions({str(item["item"]): str(item["reason"]) for item in items})
 
 
-def _made(found: _Folder) -> str:
-    about = {name: value for name, value in found.about.items() if name != "left_out"}
+def _provenance(stored: _Stored) -> str:
+    about = {name: value for name, value in stored.about.items() if name != "left_out"}
     flat = {
         name: page.shown(value)
         for name, value in settings.flat(about).items()

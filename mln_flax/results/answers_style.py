@@ -16,7 +16,7 @@ _BOTH = """
 body { max-width: 96rem; padding: 1.5rem 1.5rem 4rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; border-radius: 3px; }
-.scripted { display: none; }
+html:not(.js) .scripted { display: none; }
 .facts, .none { color: var(--soft); font-size: .85rem; margin: 0; }
 .warned {
   background: var(--warn); color: var(--warn-ink); border-left: 4px solid var(--mark);
@@ -72,14 +72,14 @@ section:first-of-type h2 { margin-top: 1.5rem; }
 .flags li { background: var(--band); border-radius: 3px; padding: 0 .4rem; font-size: .8rem; }
 .flags .warning { background: var(--warn); color: var(--warn-ink); }
 .links li { margin: .25rem 0; }
-.js .tools.scripted { display: flex; position: sticky; top: 0; z-index: 1; }
+.tools { position: sticky; top: 0; z-index: 1; }
 #find { width: 14rem; max-width: 100%; }
 #least { width: 4.6rem; }
 @media (max-width: 40rem) {
   body { padding: 1rem .8rem 3rem; }
   .images > li { grid-template-columns: 6rem minmax(0, 1fr); }
   .thumbnail { height: 6.5rem; }
-  .js .tools.scripted { position: static; }
+  .tools { position: static; }
   dl { grid-template-columns: 1fr; }
   dd + dt { margin-top: .4rem; }
 }
@@ -162,6 +162,7 @@ header .lead { margin-bottom: .6rem; }
 .spot { position: absolute; border-radius: 4px; }
 .spot:hover, .spot:target { box-shadow: 0 0 0 2px #000, 0 0 0 4px #fff; }
 .spot:target { scroll-margin: 8rem; }
+.stack :focus-visible { outline-color: #fff; }
 .scale {
   display: inline-block; width: 4.5rem; height: .6rem; background: var(--map); border-radius: 2px;
 }
@@ -218,7 +219,6 @@ th, td { overflow-wrap: normal; }
 .links { columns: 20rem; font-size: .95rem; list-style: none; padding: 0; max-width: none; }
 .links li { margin: .2rem 0; }
 footer { margin-top: 3rem; }
-.js .tools .scripted { display: inline-flex; align-items: center; gap: .35rem; }
 .tools input[type="range"] { width: 7rem; }
 .tools output { min-width: 2.4em; font-variant-numeric: tabular-nums; }
 .stack.magnified { cursor: none; touch-action: none; }
@@ -305,6 +305,7 @@ if (stack) {
     stack.classList.toggle("magnified", event.target.checked);
     if (event.target.checked) {
       stack.tabIndex = 0;
+      stack.setAttribute("role", "group");
       stack.setAttribute("aria-label", "View. Arrow keys move the magnifier, + and - zoom");
       move(...place);
     } else stack.removeAttribute("tabindex");

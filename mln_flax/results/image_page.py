@@ -79,12 +79,14 @@ def content(
         for text, path in ways.items()
     )
     notes = [*line["notes"], *([_ASSUMED] if line["spacing_from"] == "assumed" else [])]
-    warnings = "".join(f'<p class="warned">{html.escape(text)}</p>' for text in line["warnings"])
+    far = '<a href="#why">Far from the source</a> in every branch.' if answer.is_far else ""
+    texts = [*map(html.escape, line["warnings"]), *filter(None, [far])]
+    warnings = "".join(f'<p class="warned">{text}</p>' for text in texts)
     why = why_panel.panel(line["why"])
     body = (
         f'<header>\n<nav>{nav}</nav>\n<h1>{name}</h1>\n<p class="lead">'
         f"{html.escape(_lead(answer))}</p>\n{warnings}"
-        f"{''.join(page.paragraph(note) for note in notes)}</header>\n<main>\n{_viewer(answer)}\n"
+        f"{page.bullets(notes) if notes else ''}</header>\n<main>\n{_viewer(answer)}\n"
         + (f'<section id="why">\n<h2>Why this answer</h2>\n{why}\n</section>\n' if why else "")
         + f"<section>\n<h2>Files and facts</h2>\n{_facts(answer)}\n</section>\n</main>\n"
         '<footer class="note">Research use only; not a medical device.</footer>\n'
@@ -105,13 +107,13 @@ def size(line: Record) -> str:
 def _lead(answer: Answer) -> str:
     line = answer.line
     count = len(line["clusters"])
-    found = f"{count} cluster{'' if count == 1 else 's'}" if count else "No cluster"
+    count_text = f"{count} cluster{'' if count == 1 else 's'}" if count else "No cluster"
     best = f", highest score {answer.score:.2f}" if count else ""
     branch = line["facts"].get("branch")
     rule = line["facts"].get("answer")
     by = f" Answered by branch {branch}{f' (rule {rule})' if rule else ''}." if branch else ""
     source = f" ({line['spacing_from']})" if line["spacing_mm"] else ""
-    return f"{found}{best}. {size(line)}{source}.{by}"
+    return f"{count_text}{best}. {size(line)}{source}.{by}"
 
 
 def _viewer(answer: Answer) -> str:
@@ -283,7 +285,7 @@ def _facts(answer: Answer) -> str:
         _LINKS.get(name, f"{name[:1].upper()}{name[1:]} (picture)"): names[name]
         for name in (*(n for n in shown if n in names), *(n for n in names if n not in shown))
     }
-    said = {
+    facts = {
         **line["facts"],
         "operating_point": line["operating_point"],
         "model_spacing_mm": line.get("model_spacing_mm"),
@@ -293,7 +295,7 @@ def _facts(answer: Answer) -> str:
     return (
         page.links(links)
         + page.definitions(
-            {name: page.shown(v) for name, v in settings.flat(said).items() if v is not None}
+            {name: page.shown(v) for name, v in settings.flat(facts).items() if v is not None}
         )
         + page.folded(
             "Hashes and versions",

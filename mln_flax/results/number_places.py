@@ -27,7 +27,7 @@ def places(
       gap: between a number and all outlines.
     """
     taken = _filled(size, outlines, gap)
-    found = []
+    corners = []
     for outline, side in zip(outlines, sides, strict=True):
         height, width = (min(-(-s // _CELL_PX), n) for s, n in zip(side, taken.shape, strict=True))
         covered = _covered(taken, height, width)
@@ -39,8 +39,8 @@ def places(
         cost = np.where(free, distance, np.inf) if free.any() else covered - 1e-3 * distance
         row, column = np.unravel_index(np.argmin(cost), cost.shape)
         taken[row : row + height, column : column + width] = True
-        found.append((int(row) * _CELL_PX, int(column) * _CELL_PX))
-    return found
+        corners.append((int(row) * _CELL_PX, int(column) * _CELL_PX))
+    return corners
 
 
 def leaders(

@@ -41,7 +41,7 @@ def pictures(
     - `marks`: RGBA of the view's size: clusters outlined and numbered, calcifications ringed;
     - `overlay`: the untouched view, and the view with the marks, beside each other;
     - `thumbnail`: a JPEG of at most 256 px with the clusters' outlines;
-    - every map by its own name: RGBA of the view's size, clear where the map is zero.
+    - every map by its own name: RGBA of the view's size, clear below 1% of its scale.
 
     Maps called `branch ...` are probabilities and have one scale, 0 to 1; they are shown small, so
     every value is spread to its surround (about 1/130 of the longest side) to stay seen. Of other

@@ -12,6 +12,7 @@ from mln_flax.methods.mln import study
 from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.metrics import pixel
 from mln_flax.results import plots, records, report, tables
+from mln_flax.results.study import Picture, Section
 from mln_flax.types import UserError
 
 BRANCHES = ["identity", "invert"]
@@ -282,6 +283,14 @@ def test_every_scalar_of_training_is_drawn():
     more = [{"step": 30, "loss": 0.5, "loss_of_domains": 0.2}, {"step": 30, "dice": 0.7}]
     pictures = [plots.training_curve(part) for part in (lines, lines + more[:1], lines + more)]
     assert len(set(pictures)) == 3
+
+
+def test_sections_that_are_handed_in_are_shown(workdir):
+    png = plots.contact_sheet([(np.zeros((8, 8), np.uint8), None, "")])
+    section = Section("Whole <images>", {"whole-01": Picture(png, "2 clusters")}, ())
+    text = report.write(workdir, sections=[section]).read_text(encoding="utf-8")
+    assert ">Whole &lt;images&gt;</h2>" in text and "<figcaption>2 clusters<" in text
+    assert (workdir / "report" / "whole-01.png").read_bytes() == png
 
 
 def test_the_page_of_a_method_without_a_study(workdir):
