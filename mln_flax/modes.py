@@ -11,7 +11,7 @@ from mln_flax.engine import run as one_run
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run, build
 from mln_flax.engine.load_data import is_drawn
-from mln_flax.results import report, tables
+from mln_flax.results import report, tables, whole_section
 
 
 def run(
@@ -65,8 +65,10 @@ def run(
 def report_of(run: Run, workdir: Path) -> None:
     """Writes the report of a workdir, and prints its headline tables and where it lies."""
     study, settings = run.kind.study, run.config.method
-    page = report.write(workdir, study, settings)
     lines = report.answered_records(workdir, study, settings)
-    for table in (tables.results_table(lines), *study.headline(lines)):
+    whole = whole_section.sections(lines, workdir)
+    page = report.write(workdir, study, settings, whole)
+    of_whole = [table for section in whole for table in section.tables[: whole_section.HEADLINE]]
+    for table in (tables.results_table(lines), *study.headline(lines), *of_whole):
         print(f"\n{table.to_text()}")
     print(f"\nreport: {page}")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mln_flax import settings
-from mln_flax.config import Config, validate
+from mln_flax.config import Config, PredictConfig, validate
 from mln_flax.engine import whole, whole_model
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run, build
@@ -26,8 +26,7 @@ from mln_flax.types import Record, UserError
 LEAST_SIDE = 8  # pixels of an image: no calcification can be told from its surround in fewer
 LEAST_TILE = 256  # pixels: smaller tiles spend much of their time on overlaps
 NO_POINT = (
-    "the operating point is that of tiles full of lesions: on whole images expect many false marks "
-    "(this model keeps none for whole images)"
+    "the operating point is that of tiles full of lesions: on whole images expect many false marks"
 )
 
 
@@ -228,7 +227,7 @@ class Predictor:
             why={},
             maps={},
             notes=sized.notes,
-            warnings=() if point.images or chosen.threshold else (NO_POINT,),
+            warnings=warnings(self.whole, chosen),
         )
 
     def probability(
@@ -253,6 +252,12 @@ def run_of_tiles(config: Config) -> Run:
     data = dataclasses.replace(config.data, size=side)
     passes = dataclasses.replace(config.evaluate, batch_size=chosen.batch_size)
     return build(dataclasses.replace(config, data=data, evaluate=passes))
+
+
+def warnings(kept: WholeModel | None, chosen: PredictConfig) -> tuple[str, ...]:
+    """What to be warned of in every answer of a model."""
+    doubt = whole_model.doubt(kept, chosen)
+    return (f"{NO_POINT} ({doubt})",) if doubt and not chosen.threshold else ()
 
 
 def of_each_tile(answers: Answers) -> Record:

@@ -24,15 +24,25 @@ def train_all(
     stop_signal: stop.StopSignal,
     command: str,
     data: DataSet | None = None,
+    whole: bool = True,
 ) -> None:
-    """Trains and evaluates, or says that it is done. `data` is what is read already."""
+    """Trains and evaluates, or says that it is done.
+
+    Args:
+      run: what a config describes.
+      workdir: its folder.
+      stop_signal: that ends it early.
+      command: is noted.
+      data: what is read already.
+      whole: the operating point of whole images is wanted.
+    """
     model, lines = workdir / workdirs.MODEL, workdir / workdirs.RECORDS
     if model.exists():
         print(f"training: done already ({run.config.train.steps} steps, {model})")
     if lines.exists():
         print(f"evaluation: done already ({lines}); --mode=evaluate does it again")
-    whole = workdir / whole_model.FILE
-    if model.exists() and lines.exists() and whole.exists():
+    whole = whole and not (workdir / whole_model.FILE).exists()
+    if model.exists() and lines.exists() and not whole:
         return
     if states.pretrained_path(run) and not model.exists():
         states.pretrained(run)  # what is wrong with it is said before anything is written
@@ -42,22 +52,19 @@ def train_all(
             train.train(run, read, workdir, stop_signal)
             if stop_signal.agreed(now=True):
                 raise stop.Stopped(f"stopped by {stop_signal.name}: trained, not yet evaluated")
-        measure(run, read, workdir, again=not lines.exists())
-
-
-def measure(run: Run, data: DataSet, workdir: Path, again: bool) -> None:
-    """What whole images of validation say, unless it is known; then all test images."""
-    if not (workdir / whole_model.FILE).exists():
-        parallel.on_main(lambda: whole_records.fit(run, data, workdir))
-    if again:
-        evaluate.evaluate(run, data, workdir)
+        if whole:
+            whole_records.fit(run, read, workdir)
+        if not lines.exists():
+            evaluate.evaluate(run, read, workdir)
 
 
 def evaluate_again(run: Run, workdir: Path) -> None:
     """Evaluates the trained model, over older records."""
     load_model(run, workdir)  # before anything is written
     with read_data(run, workdir) as data:
-        measure(run, data, workdir, again=True)
+        if not (workdir / whole_model.FILE).exists():
+            whole_records.fit(run, data, workdir)
+        evaluate.evaluate(run, data, workdir)
 
 
 @contextlib.contextmanager

@@ -55,6 +55,16 @@ def cluster_rule(settings: PredictConfig) -> ClusterRule:
     return ClusterRule(settings.min_count, settings.cluster_mm2)
 
 
+def doubt(whole: WholeModel | None, settings: PredictConfig) -> str:
+    """Why a model has no operating point for whole images by these settings; "" where it has."""
+    if whole is None or not whole.validation:
+        return "this model keeps none for whole images"
+    counted = {"min_mm2": whole.validation[0]["detection"]["min_area_mm2"], **whole.rule}
+    asked = {"min_mm2": settings.min_mm2, **cluster_rule(settings)._asdict()}
+    changed = [name for name, value in asked.items() if counted.get(name) != value]
+    return f"that for whole images was chosen with another {', '.join(changed)}" if changed else ""
+
+
 def point(
     whole: WholeModel | None, settings: PredictConfig, of_tiles: OperatingPoint
 ) -> WholePoint:
@@ -66,7 +76,7 @@ def point(
       of_tiles: the method's own point.
     """
     least, asked = settings.min_mm2, settings.false_clusters
-    if settings.threshold or whole is None or not whole.validation:
+    if settings.threshold or whole is None or doubt(whole, settings):
         threshold = settings.threshold or float(of_tiles.threshold)
         return WholePoint(threshold, least, asked, math.nan, 0)
     threshold, reached, normal = whole.operating_threshold(asked)

@@ -6,17 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from mln_flax import files, parallel
 from mln_flax.config import Config
-from mln_flax.data.core import DataSet, Example
+from mln_flax.data.core import DataSet, Example, Part
 from mln_flax.data.spacing import training_spacing
 from mln_flax.engine import whole_model
 from mln_flax.engine.build import Run
 from mln_flax.engine.load_data import prepared_folder
 from mln_flax.engine.model import load_model
-from mln_flax.engine.predictor import Predictor
+from mln_flax.engine.predictor import Prediction, Predictor
 from mln_flax.engine.whole_data import WholeSet, whole_images
 from mln_flax.engine.whole_model import WholeModel
 from mln_flax.metrics import froc, pixel
+from mln_flax.results import overlay, whole_section
 from mln_flax.types import Record, UserError
 
 # What is kept of validation: what was marked at the point of tiles says nothing of the new one.
@@ -43,10 +45,12 @@ def fit(run: Run, data: DataSet, workdir: Path) -> WholeModel:
     predictor = Predictor.of_model(config, fitted, kept)
     lines = [
         {name: line[name] for name in OF_VALIDATION}
-        for line in records_of(predictor, images, config.data.source)
+        for part in images.parts
+        for line, _ in measured(predictor, part, config.data.source)
     ]
     kept = kept._replace(validation=lines)
-    whole_model.write(workdir, kept)
+    if parallel.is_main_process():
+        whole_model.write(workdir, kept)
     print("\n".join(lines_on(kept, config.predict.false_clusters)), flush=True)
     return kept
 
@@ -61,22 +65,51 @@ def of_test(config: Config, fitted: Any, workdir: Path) -> Iterator[Record]:
     for note in images.notes:
         print(f"whole images: {note}", flush=True)
     predictor = Predictor.of_model(config, fitted, whole_model.read(workdir))
-    return records_of(predictor, images, config.data.source)
-
-
-def records_of(predictor: Predictor, images: WholeSet, source: str) -> Iterator[Record]:
-    """One record for each whole image, of the kind "whole"."""
     for part in images.parts:
-        role = "source" if part.domain == source else "target"
-        for example in part.examples:
-            yield record_of(predictor, example, part.name, role)
-        print(f"whole images: {part.domain} {part.name}, {len(part.examples)} images", flush=True)
+        yield from with_cases(predictor, part, config.data.source, workdir / whole_section.FOLDER)
 
 
-def record_of(predictor: Predictor, example: Example, part: str, role: str) -> Record:
+def with_cases(predictor: Predictor, part: Part, source: str, folder: Path) -> Iterator[Record]:
+    """The records of a part; the best and the worst image are drawn, and their records say so."""
+    lines: list[Record] = []
+    cases: dict[str, tuple[float, int, Prediction]] = {}
+    for place, (line, prediction) in enumerate(measured(predictor, part, source)):
+        lines.append(line)
+        for name, sign in (("best", 1), ("worst", -1)):
+            worth = sign * worth_of(line)
+            if name not in cases or worth > cases[name][0]:
+                cases[name] = (worth, place, prediction)
+    for name, (_, place, prediction) in cases.items():
+        picture = f"{part.domain}-{name}"
+        lines[place] = lines[place] | {"picture": picture}
+        if parallel.is_main_process():
+            folder.mkdir(exist_ok=True)
+            shown = overlay.pictures(prediction.image, prediction.clusters, prediction.mask)
+            files.write_bytes(folder / f"{picture}.png", shown["overlay"])
+    return iter(lines)
+
+
+def worth_of(line: Record) -> float:
+    """How good an answer is, to tell cases: clusters found less clusters missed and false ones."""
+    hits = sum(cluster["hit"] for cluster in line["clusters"])
+    missed = max(0, line["detection"]["clusters"] - hits)
+    return float(hits - missed - (len(line["clusters"]) - hits))
+
+
+def measured(predictor: Predictor, part: Part, source: str) -> Iterator[tuple[Record, Prediction]]:
+    """Each whole image of a part: its record, of the kind "whole", and its answer."""
+    role = "source" if part.domain == source else "target"
+    for example in part.examples:
+        sized = predictor.sized(example.image, example.spacing_mm, "file")
+        prediction = predictor.answer(sized, predictor.look([sized]))
+        yield record_of(predictor, example, prediction, part.name, role), prediction
+    print(f"whole images: {part.domain} {part.name}, {len(part.examples)} images", flush=True)
+
+
+def record_of(
+    predictor: Predictor, example: Example, prediction: Prediction, part: str, role: str
+) -> Record:
     """What is found in a whole image, at every threshold of the ladder and at the model's point."""
-    sized = predictor.sized(example.image, example.spacing_mm, "file")
-    prediction = predictor.answer(sized, predictor.look([sized]))
     rule = whole_model.cluster_rule(predictor.run.config.predict)
     counted = froc.counts(
         prediction.probability,

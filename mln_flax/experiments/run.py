@@ -140,7 +140,8 @@ def run_jobs(
                 read = one_run.load(run_of_job, folder)
                 check_content(job.config, read.content, workdir)
                 data = job.config.data, read
-            one_run.train_all(run_of_job, folder, stop, command, data[1])
+            whole = run_of_job.config.evaluate.whole
+            one_run.train_all(run_of_job, folder, stop, command, data[1], whole)
         except UserError as error:
             print(f"error: {job.name}: {error}; going on", file=sys.stderr, flush=True)
             failed.append(job.name)

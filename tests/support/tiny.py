@@ -32,6 +32,8 @@ SETTINGS = {
     "train.batch_size": "2",
     "train.log_every_steps": "1",
     "train.evaluate_every_steps": "2",
+    "data.phantom.whole_normal": "0",
+    "data.phantom.whole_lesions": "0",
     "train.cache_compiled": "false",  # the user's cache is not the tests'
     "evaluate.batch_size": "4",
     "evaluate.examples": "1",

@@ -1,0 +1,55 @@
+"""The part of a page on whole images: what is found against false marks, and cases to look at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mln_flax.results import detection
+from mln_flax.results.study import Picture, Section
+from mln_flax.types import Record
+
+FOLDER = "whole"  # of a workdir: overlays of the best and the worst whole image of each domain
+HEADLINE = 2  # of its tables are printed: what is found against false clusters, and at the point
+_FROC = (
+    "Sensitivity against false marks per normal image, each point a threshold; bars: 95% of "
+    "resamples of patients."
+)
+_CALIBRATION = "The share of marked clusters that are right, against their score."
+_CASES = {"best": "best case", "worst": "worst case"}
+
+
+def sections(records: Sequence[Record], workdir: Path) -> list[Section]:
+    """The part on whole images of a run's records; nothing where none were measured.
+
+    Args:
+      records: all lines of the run.
+      workdir: that holds pictures of cases.
+    """
+    lines = [line for line in records if line["kind"] == "whole"]
+    if not lines:
+        return []
+    pictures = {
+        "froc": Picture(detection.froc_picture(lines), _FROC),
+        "calibration": Picture(detection.calibration_picture(lines), _CALIBRATION),
+    }
+    for line in lines:
+        if line.get("picture"):
+            path = workdir / FOLDER / f"{line['picture']}.png"
+            if path.is_file():
+                pictures[f"whole-{line['picture']}"] = Picture(path.read_bytes(), _caption(line))
+    tables = (
+        detection.sensitivity_table(lines),
+        detection.point_table(lines),
+        detection.sensitivity_table(lines, "objects"),
+        detection.calibration_table(lines),
+    )
+    return [Section("Whole images", pictures, tables)]
+
+
+def _caption(line: Record) -> str:
+    hits = sum(cluster["hit"] for cluster in line["clusters"])
+    case = _CASES[line["picture"].rpartition("-")[2]]
+    known = line["detection"]["clusters"]
+    return (
+        f"{line['domain']}, {case}: {known} labeled clusters, {hits} marked ones are right, "
+        f"{len(line['clusters']) - hits} are false"
+    )
