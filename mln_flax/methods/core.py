@@ -76,6 +76,12 @@ class Method(NamedTuple):
     level: str = "image"  # what shares a choice in prediction: an "image", a "case", the "domain"
     # (fitted, source test images, image records, their `kept`) -> more lines for the records
     further: Callable[[Any, Images, Sequence[Record], Sequence[Any]], list[Record]] | None = None
+    # fitted -> a function that jax can trace, of images [B, H, W] each by itself, which answers by
+    # the run's settings -> {"probability": [B, H, W], "branch": int32 [B], ...}
+    traced: Callable[[Any], Callable[[Any], dict[str, Any]]] | None = None
+    # (fitted, shares [B, k], images [B, H, W]) -> probability [B, H, W] in an answer to which the
+    # branches contribute so (one share 1 where there are none); jax can trace it
+    probability: Callable[[Any, Any, Any], Any] | None = None
 
 
 class Ingredients(NamedTuple):

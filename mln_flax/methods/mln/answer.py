@@ -103,7 +103,7 @@ def look(programs: Programs, fitted: Fitted, image: np.ndarray) -> np.ndarray:
             layers = layers[: int(fitted.early[rule].norms)]
         batch = programs.padded(image[rows])
         moments = programs.first(layers)(fitted.variables, batch)
-        of_batch = layer_distances(fitted, rule, layers, moments, batch)
+        of_batch = np.asarray(layer_distances(fitted, rule, layers, moments, batch[..., 0]))
         distances.append(of_batch[:count].sum(axis=1))
     return np.concatenate(distances)
 
@@ -207,19 +207,19 @@ def is_early(programs: Programs, fitted: Fitted) -> bool:
 
 
 def layer_distances(
-    fitted: Fitted, rule: str, order: tuple[str, ...], moments: Any, batch: np.ndarray
-) -> np.ndarray:
-    """What each layer adds to the distances of a full batch [B, H, W, 1]: [B, layers, k].
+    fitted: Fitted, rule: str, order: tuple[str, ...], moments: Any, image: Any
+) -> jax.Array:
+    """What each layer adds to the distances of images [B, H, W]: [B, layers, k].
 
-    Padding is compared too: batches of other lengths would each be compiled anew.
+    Of a full batch padding is compared too: other lengths would each be compiled anew.
     """
     mean = {layer: fitted.bank.mean[layer] for layer in order}
     spread = {layer: fitted.bank.spread[layer] for layer in order}
     metric = branches.WITH_FOREGROUND.get(rule, rule)
     if metric != rule:
         mean = branches.with_foreground(mean, fitted.bank.image.foreground)
-        moments = branches.with_foreground(moments, _foreground_mean(batch[..., 0]))
-    return np.asarray(_compiled_distances(mean, moments, metric, spread, order))
+        moments = branches.with_foreground(moments, _foreground_mean(image))
+    return _compiled_distances(mean, moments, metric, spread, order)
 
 
 _foreground_mean = jax.jit(foreground_mean)
