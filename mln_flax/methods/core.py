@@ -52,6 +52,13 @@ class Answers(NamedTuple):
         return decide(self.maps[name][i], self.points[name])
 
 
+class Explanation(NamedTuple):
+    """Why a method answered as it did for the tiles of one image."""
+
+    why: Record  # plain numbers and names
+    maps: dict[str, np.ndarray]  # name -> float32 [n, H, W], of each tile
+
+
 class Method(NamedTuple):
     """What is trained and how it answers, all of it pure functions.
 
@@ -82,6 +89,9 @@ class Method(NamedTuple):
     # (fitted, shares [B, k], images [B, H, W]) -> probability [B, H, W] in an answer to which the
     # branches contribute so (one share 1 where there are none); jax can trace it
     probability: Callable[[Any, Any, Any], Any] | None = None
+    # (fitted, tiles [n, H, W] of one image, what `look` saw for all that share its choice, [k], or
+    # None for the tiles' own) -> why it answers so
+    explain: Callable[[Any, np.ndarray, np.ndarray | None], Explanation] | None = None
 
 
 class Ingredients(NamedTuple):

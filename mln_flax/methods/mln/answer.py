@@ -45,7 +45,9 @@ def see(programs: Programs, fitted: Fitted, image: np.ndarray) -> Seen:
             for rule in branches.BY_MOMENTS
         } | {rule: of_rule[:, None] for rule, of_rule in compared.by_rule.items()}
         parts.append(jax.tree.map(lambda x, n=count: x[:n], Seen(probability, distances, compared)))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    seen = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    ordered = {rule: seen.by_norms[rule] for rule in branches.SELECTIONS}  # jax sorts the names
+    return seen._replace(by_norms=ordered)
 
 
 def answer_all(programs: Programs, fitted: Fitted, image: np.ndarray) -> Answers:

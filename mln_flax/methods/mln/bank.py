@@ -75,6 +75,9 @@ class Fitted(NamedTuple):
     point: OperatingPoint
     early: dict[str, Early]  # by rule; measured with the rest of it
     weighted: Weighted = Weighted()  # likewise
+    # Likewise: an image whose numbers are farther from those of every view is unlike the source
+    # (squared Mahalanobis distance). None where it was not measured.
+    far: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -256,7 +259,8 @@ def _pooled(of_branch: list[Any]) -> Any:
 def to_tree(fitted: Fitted) -> dict[str, Any]:
     """Nested dicts of arrays, as a checkpoint can hold them."""
     bank = fitted.bank
-    return {
+    far = {} if fitted.far is None else {"far": np.float64(fitted.far)}
+    return far | {
         "params": fitted.params,
         "domain_stats": fitted.domain_stats,
         "mean": _nest(bank.mean),
@@ -281,7 +285,7 @@ def from_tree(tree: dict[str, Any]) -> Fitted:
     known = [rule for rule in branches.SELECTIONS if rule in tree["early"]]  # in their order
     early = {rule: Early(**tree["early"][rule]) for rule in known}
     params, domain_stats = jax.device_put((tree["params"], tree["domain_stats"]))
-    return Fitted(params, domain_stats, bank, point, early, weighted)
+    return Fitted(params, domain_stats, bank, point, early, weighted, tree.get("far"))
 
 
 def _nest(moments: Any) -> Any:

@@ -7,7 +7,17 @@ import numpy as np
 from mln_flax.data.images import Images
 from mln_flax.methods import validation
 from mln_flax.methods.core import Ingredients, Kind, Method, TrainState
-from mln_flax.methods.mln import answer, bank, further, passes, study, traced, update, worth
+from mln_flax.methods.mln import (
+    answer,
+    bank,
+    explain,
+    further,
+    passes,
+    study,
+    traced,
+    update,
+    worth,
+)
 from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.models import norm_kinds
 from mln_flax.parallel import pad_rows
@@ -73,6 +83,7 @@ def build(settings: MlnSettings, ingredients: Ingredients) -> Method:
         further=partial(further.further, programs),
         traced=partial(traced.traced, programs),
         probability=partial(traced.probability, programs),
+        explain=partial(explain.explain, programs),
     )
 
 

@@ -12,17 +12,19 @@ from mln_flax.methods.mln.passes import Programs
 from mln_flax.metrics import decision, pixel
 
 AGREEMENT = 0.99  # of the choices from the first norms with those from all of them
+NEAR = 0.99  # of the source's validation images, in all views, are no farther than `Fitted.far`
 
 
 def measure(programs: Programs, fitted: Fitted, images: Images) -> Fitted:
     """What is kept, with what its answers are worth on source validation.
 
-    Every rule by how many norms choose, and the weighted answer at its best operating point. All
-    views of all images count alike. This, and nothing of a target, is what a default may be
-    chosen by.
+    Every rule by how many norms choose, the weighted answer at its best operating point, and how
+    far an image may be from all views. All views of all images count alike. This, and nothing of
+    a target, is what a default may be chosen by.
     """
     worth: dict[str, list[Any]] = {rule: [] for rule in branches.SELECTIONS}
     weighted: list[list[float]] = []
+    apart: list[np.ndarray] = []
     for view, branch in zip(programs.views.functions(), programs.views.branch, strict=True):
         for rows, count in chunks(images.total, programs.chunk):
             image, mask = images.stack(rows)
@@ -33,6 +35,7 @@ def measure(programs: Programs, fitted: Fitted, images: Images) -> Fitted:
                     for of_image, m in zip(seen.probability, mask, strict=True)
                 ]
             )
+            apart.append(seen.compared.squared.min(axis=1))
             for rule, distances in seen.by_norms.items():
                 chosen = branches.select(distances)  # [n, M]
                 agrees = chosen == chosen[:, -1:]
@@ -47,7 +50,8 @@ def measure(programs: Programs, fitted: Fitted, images: Images) -> Fitted:
             ]
     early = {rule: _early(np.concatenate(rows), rule) for rule, rows in worth.items()}
     point, of_point = decision.best(np.array(weighted))
-    return fitted._replace(early=early, weighted=Weighted(point, of_point.mean()))
+    far = np.quantile(np.concatenate(apart).astype(np.float64), NEAR)
+    return fitted._replace(early=early, weighted=Weighted(point, of_point.mean()), far=far)
 
 
 def _early(values: np.ndarray, rule: str) -> Early:
