@@ -22,7 +22,7 @@ parallel settings config locks files registry types
 """
 GROUND = ORDER.split("\n")[-2].split()  # imports within the ground point to the right
 # What all methods share. The others are methods, each reached by its name in the settings alone.
-OF_ALL_METHODS = ("core", "losses", "optimize", "validation")
+OF_ALL_METHODS = ("attribution", "core", "losses", "optimize", "validation")
 LAZY = "tensorflow tensorflow_datasets clu pydicom highdicom matplotlib PIL torch".split()
 NOT_IN_DATA = "jax jaxlib flax optax orbax".split()  # nor in what data imports
 

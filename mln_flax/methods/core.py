@@ -52,6 +52,13 @@ class Answers(NamedTuple):
         return decide(self.maps[name][i], self.points[name])
 
 
+class Explanation(NamedTuple):
+    """Why a method answered as it did for the tiles of one image."""
+
+    why: Record  # plain numbers and names
+    maps: dict[str, np.ndarray]  # name -> float32 [n, H, W], of each tile
+
+
 class Method(NamedTuple):
     """What is trained and how it answers, all of it pure functions.
 
@@ -76,6 +83,15 @@ class Method(NamedTuple):
     level: str = "image"  # what shares a choice in prediction: an "image", a "case", the "domain"
     # (fitted, source test images, image records, their `kept`) -> more lines for the records
     further: Callable[[Any, Images, Sequence[Record], Sequence[Any]], list[Record]] | None = None
+    # fitted -> a function that jax can trace, of images [B, H, W] each by itself, which answers by
+    # the run's settings -> {"probability": [B, H, W], "branch": int32 [B], ...}
+    traced: Callable[[Any], Callable[[Any], dict[str, Any]]] | None = None
+    # (fitted, shares [B, k], images [B, H, W]) -> probability [B, H, W] in an answer to which the
+    # branches contribute so (one share 1 where there are none); jax can trace it
+    probability: Callable[[Any, Any, Any], Any] | None = None
+    # (fitted, tiles [n, H, W] of one image, what `look` saw for all that share its choice, [k], or
+    # None for the tiles' own) -> why it answers so
+    explain: Callable[[Any, np.ndarray, np.ndarray | None], Explanation] | None = None
 
 
 class Ingredients(NamedTuple):

@@ -1,7 +1,6 @@
 """A plain network without branches, trained by masks on the views or on the images alone."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -40,10 +39,11 @@ def build(settings: SupervisedSettings, ingredients: Ingredients) -> Method:
     model, optimizer = ingredients.network(1), ingredients.optimizer
     views, chunk = ingredients.view_names, ingredients.chunk
 
-    @partial(parallel.parallel_map, devices=ingredients.devices)
-    def probability(variables, image):
-        logits, _ = model.apply(variables, image, jnp.zeros(len(image), jnp.int32), train=False)
+    def apply(variables, image):
+        logits, _ = model.apply(variables, image, _first_branch(image), train=False)
         return jax.nn.softmax(logits)[..., 1]
+
+    compiled = parallel.parallel_map(apply, ingredients.devices)
 
     def init(key, batch: Batch) -> TrainState:
         variables = model.init(key, batch.image, jnp.zeros(len(batch.image), jnp.int32))
@@ -66,7 +66,7 @@ def build(settings: SupervisedSettings, ingredients: Ingredients) -> Method:
 
     def of_images(variables, image: np.ndarray) -> np.ndarray:
         parts = [
-            probability(variables, parallel.pad_rows(image[rows, ..., None], chunk))[:count]
+            compiled(variables, parallel.pad_rows(image[rows, ..., None], chunk))[:count]
             for rows, count in chunks(len(image), chunk)
         ]
         return np.concatenate(parts)
@@ -84,7 +84,30 @@ def build(settings: SupervisedSettings, ingredients: Ingredients) -> Method:
         maps = {MAP: of_images(fitted.variables, image)}
         return Answers(maps, {MAP: fitted.point}, [MAP] * len(image), [{}] * len(image))
 
-    return Method(model, init, update, validate, fit, answer, answer_all=answer)
+    def probability(fitted: Fitted, _, image):
+        return apply(fitted.variables, image[..., None])
+
+    def traced(fitted: Fitted):
+        return lambda image: {
+            "probability": apply(fitted.variables, image[..., None]),
+            "branch": _first_branch(image),
+        }
+
+    return Method(
+        model,
+        init,
+        update,
+        validate,
+        fit,
+        answer,
+        answer_all=answer,
+        traced=traced,
+        probability=probability,
+    )
+
+
+def _first_branch(image: Any) -> jax.Array:
+    return jnp.zeros(image.shape[0], jnp.int32)
 
 
 def to_tree(fitted: Fitted) -> dict[str, Any]:

@@ -139,6 +139,8 @@ expanded_variance.defvjp(_variance_forward, _variance_backward)
 def _chunks(tokens, width):
     """Tokens [T, C] in equal chunks [chunks, rows, C] of at most CHUNK numbers at this width."""
     total = tokens.shape[0]
+    if not isinstance(total, int):  # exported for any number of images: chunks need a number
+        return tokens[None]
     fewest = -(-total * width // CHUNK)
     count = next(n for n in range(fewest, total + 1) if total % n == 0)
     return tokens.reshape(count, total // count, -1)

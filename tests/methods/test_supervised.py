@@ -4,6 +4,7 @@ from functools import partial
 
 import flax
 import jax
+import jax.export
 import numpy as np
 import optax
 import pytest
@@ -186,3 +187,18 @@ def test_the_kind_promises_no_more_than_the_method_can():
     assert issubclass(kind.settings, LossSettings) and kind.study is PLAIN
     assert not kind.takes_parts and not kind.takes_unlabeled
     assert kind.settings().name == "supervised"
+
+
+def test_what_is_exported_answers_as_the_method(method, fitted, images):
+    """For any number of images."""
+    image, _ = images.stack(slice(0, 3))
+    (count,) = jax.export.symbolic_shape("count")
+    of_any = jax.ShapeDtypeStruct((count, SIDE, SIDE), np.float32)
+    call = jax.export.export(jax.jit(method.traced(fitted)), platforms=["cpu"])(of_any).call
+    expected = method.answer(fitted, image).maps["network"]
+    found = jax.device_get(call(image))
+    np.testing.assert_allclose(found["probability"], expected, rtol=0, atol=1e-5)
+    assert found["branch"].tolist() == [0, 0, 0] and found["branch"].dtype == np.int32
+    shares = np.ones((3, 1), np.float32)
+    alone = jax.jit(method.probability)(fitted, shares, image)
+    np.testing.assert_allclose(alone, expected, rtol=0, atol=1e-5)

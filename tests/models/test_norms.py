@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from mln_flax.models import layer_norm, moments
 from mln_flax.models.norms import DomainLayerNorm, DomainNorm
@@ -288,6 +289,18 @@ def test_normalize_has_the_gradients_of_the_plain_formula():
     for one, other in zip(ours, wanted, strict=True):
         assert one.shape == other.shape
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
+
+
+def test_the_variance_is_exported_for_any_number_of_tokens():
+    random = np.random.default_rng(5)
+    tokens, expand = (random.normal(size=s).astype(np.float32) for s in ((6, 3), (3, 4, 2)))
+    (count,) = export.symbolic_shape("count")
+    of_any = export.export(jax.jit(lambda t: layer_norm.expanded_variance(t, expand)))(
+        jax.ShapeDtypeStruct((count, 3), np.float32)
+    )
+    expected = np.square(np.einsum("tc,cnd->tnd", tokens, expand)).mean(axis=-1)
+    for rows in (6, 1):
+        np.testing.assert_allclose(of_any.call(tokens[:rows]), expected[:rows], rtol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [2**24, 100, 12])

@@ -10,7 +10,7 @@ import numpy as np
 from mln_flax.data.images import Images, chunks
 from mln_flax.methods.core import point_tree
 from mln_flax.methods.mln import branches, image_rules
-from mln_flax.methods.mln.image_features import foreground_mean, image_features
+from mln_flax.methods.mln.image_features import ImageFeatures, foreground_mean, image_features
 from mln_flax.metrics.decision import OperatingPoint
 from mln_flax.parallel import pad_rows
 from mln_flax.views import intensity
@@ -75,6 +75,9 @@ class Fitted(NamedTuple):
     point: OperatingPoint
     early: dict[str, Early]  # by rule; measured with the rest of it
     weighted: Weighted = Weighted()  # likewise
+    # Likewise: an image whose numbers are farther from those of every view is unlike the source
+    # (squared Mahalanobis distance). None where it was not measured.
+    far: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -111,9 +114,9 @@ def collect(
             shown = view(image)
             batch = pad_rows(shown[..., None], chunk)  # full ones: one length, one compilation
             _, moments = forward(variables, batch, np.full(chunk, branch, np.int32))
-            seen.add(jax.tree.map(lambda x, count=count: x[:count], moments), shown)
-        other = [jittered(single, rng, OTHER_MACHINES) for single in image]
-        jittered_polarity.append(image_features(np.stack(other)).polarity)
+            seen.add(*jax.tree.map(lambda x, n=count: x[:n], (moments, *_numbers(batch[..., 0]))))
+        other = np.stack([jittered(single, rng, OTHER_MACHINES) for single in image])
+        jittered_polarity.append(_numbers(pad_rows(other, chunk))[0].polarity[:count])
     moments = [_of_branch(gathered, views.branch, b) for b in range(views.num_branches)]
     return Fitted(
         params=variables["params"],
@@ -128,6 +131,15 @@ def collect(
     )
 
 
+def _numbers(image: np.ndarray) -> tuple[ImageFeatures, np.ndarray]:
+    """The numbers of images [B, H, W] and the means of their foreground, float64."""
+    out = jax.device_get(_compiled_numbers(image))
+    return jax.tree.map(lambda x: x.astype(np.float64), out)
+
+
+_compiled_numbers = jax.jit(lambda image: (image_features(image), foreground_mean(image)))
+
+
 class Gathered:
     """What is seen of the training images through one view, some images after the others."""
 
@@ -137,14 +149,13 @@ class Gathered:
         self.polarity: list[np.ndarray] = []  # [n, polarity numbers] each
         self.gray: list[np.ndarray] = []  # [n] each: means of the foreground
 
-    def add(self, moments: Any, image: np.ndarray) -> None:
-        """Adds images [n, H, W] as the view shows them, with the moments of their pass."""
+    def add(self, moments: Any, features: ImageFeatures, gray: np.ndarray) -> None:
+        """Adds images as the view shows them: the moments of their pass, and their own numbers."""
         sums = jax.tree.map(Sums.of, moments)
         self.moments = sums if self.moments is None else _each(Sums.plus, self.moments, sums)
-        features = image_features(image)
         self.numbers.append(features.view)
         self.polarity.append(features.polarity)
-        self.gray.append(foreground_mean(image))
+        self.gray.append(gray)
 
 
 def _of_branch(gathered: Sequence[Gathered], branch_of_view: Sequence[int], branch: int) -> Any:
@@ -248,7 +259,8 @@ def _pooled(of_branch: list[Any]) -> Any:
 def to_tree(fitted: Fitted) -> dict[str, Any]:
     """Nested dicts of arrays, as a checkpoint can hold them."""
     bank = fitted.bank
-    return {
+    far = {} if fitted.far is None else {"far": np.float64(fitted.far)}
+    return far | {
         "params": fitted.params,
         "domain_stats": fitted.domain_stats,
         "mean": _nest(bank.mean),
@@ -273,7 +285,7 @@ def from_tree(tree: dict[str, Any]) -> Fitted:
     known = [rule for rule in branches.SELECTIONS if rule in tree["early"]]  # in their order
     early = {rule: Early(**tree["early"][rule]) for rule in known}
     params, domain_stats = jax.device_put((tree["params"], tree["domain_stats"]))
-    return Fitted(params, domain_stats, bank, point, early, weighted)
+    return Fitted(params, domain_stats, bank, point, early, weighted, tree.get("far"))
 
 
 def _nest(moments: Any) -> Any:

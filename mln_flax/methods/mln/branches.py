@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from mln_flax.methods.mln.image_rules import ImageBank
 from mln_flax.registry import nearest
@@ -142,29 +141,32 @@ def select(distances: Any) -> Any:
     return distances.argmin(axis=-1).astype(np.int32)
 
 
-def weights(distances: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+def weights(distances: Any, temperature: float = 1.0) -> Any:
     """Shares of the branches in a weighted answer: [B, k] -> float32 [B, k], their sums 1.
 
     softmax(-distance / temperature), which for distances that are minus the log of a probability
     and temperature 1 is that probability. Branches below NEGLIGIBLE have no share, but for the
-    nearest: they need not be run.
+    nearest: they need not be run. Of numpy arrays in numpy, of jax arrays in jax.
     """
-    every = special.softmax(-np.asarray(distances, np.float64) / temperature, axis=1)
-    least = np.minimum(every.max(axis=1, keepdims=True), NEGLIGIBLE)  # of many, all may be small
-    shares = np.where(every < least, 0, every)
+    xp = distances.__array_namespace__()
+    likeness = xp.exp((distances.min(axis=1, keepdims=True) - distances) / temperature)
+    every = likeness / likeness.sum(axis=1, keepdims=True)
+    least = xp.minimum(every.max(axis=1, keepdims=True), NEGLIGIBLE)  # of many, all may be small
+    shares = xp.where(every < least, 0, every)
     return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def shares(distances: np.ndarray, answer: str, temperature: float = 1.0) -> np.ndarray:
+def shares(distances: Any, answer: str, temperature: float = 1.0) -> Any:
     """What each branch contributes to an answer: [B, k] -> float32 [B, k].
 
     "branch": the nearest alone; "weighted": see `weights`; "union": all branches.
     """
     if answer == "weighted":
         return weights(distances, temperature)
+    xp = distances.__array_namespace__()
     if answer == "union":
-        return np.ones(distances.shape, np.float32)
-    return np.eye(distances.shape[1], dtype=np.float32)[select(distances)]
+        return xp.ones_like(distances, dtype=np.float32)
+    return xp.eye(distances.shape[1], dtype=np.float32)[select(distances)]
 
 
 def combine(probabilities: Any, shares: Any = None) -> Any:

@@ -7,8 +7,9 @@ import numpy as np
 
 from mln_flax.data.images import Images, chunks
 from mln_flax.methods.mln import branches
-from mln_flax.methods.mln.answer import Programs, answer_all
+from mln_flax.methods.mln.answer import answer_all
 from mln_flax.methods.mln.bank import Early, Fitted
+from mln_flax.methods.mln.passes import Programs
 from mln_flax.methods.mln.recorded import WEIGHTED
 from mln_flax.types import Record
 

@@ -3,16 +3,23 @@
 `image` compares nineteen numbers of an image with a Gaussian per view. `polarity` first decides
 whether the image is inverted, by what depends little on a machine's gray curve, and leaves the
 rest to the Gaussians: they know the source's views well and other machines badly.
+
+Both are fitted in numpy, in float64; what they say of an image is jax, in float32.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy import optimize, special
 
+from mln_flax.methods.mln.image_features import ImageFeatures
+
 LARGEST_SHIFT = 2.0  # how far the Gaussians may move the log odds of being inverted
 PENALTY = 1e-3  # of the squared weights, in units of each number's own size
+EXACT = jax.lax.Precision.HIGHEST  # float32 on every device
 
 
 class Gaussian(NamedTuple):
@@ -31,6 +38,23 @@ class ImageBank(NamedTuple):
     foreground: Any  # float64 [k]: the mean of `foreground_mean` over the images of each branch
 
 
+class Chooser(NamedTuple):
+    """What of an ImageBank images are compared with, in float32 for the device."""
+
+    mean: Any  # [V, features]
+    whitening: Any  # [V, features, features]: its product with its transpose is the precision
+    log_determinant: Any  # [V]
+    polarity: Any  # [polarity features]
+
+
+class Compared(NamedTuple):
+    """What the numbers of B images say of V views and k branches; all distances smaller: nearer."""
+
+    numbers: Any  # float32 [B, features]: the view numbers themselves
+    squared: Any  # float32 [B, V]: squared Mahalanobis distances from the views
+    by_rule: dict[str, Any]  # rule -> float32 [B, k]
+
+
 def fit_gaussian(features: np.ndarray, ridge: float = 1e-3) -> Gaussian:
     """A normal distribution per view: [V, N, features] -> Gaussian.
 
@@ -46,18 +70,47 @@ def fit_gaussian(features: np.ndarray, ridge: float = 1e-3) -> Gaussian:
     return Gaussian(mean, np.linalg.inv(covariance), np.linalg.slogdet(covariance)[1])
 
 
-def image_distances(gaussian: Gaussian, features: np.ndarray) -> np.ndarray:
-    """Squared Mahalanobis distance plus log determinant: [B, features] -> [B, V]."""
-    difference = features[:, None] - gaussian.mean[None]
-    squared = np.einsum("bvf,vfg,bvg->bv", difference, gaussian.precision, difference)
-    return squared + gaussian.log_determinant
+def chooser(bank: ImageBank) -> Chooser:
+    """What of a bank images are compared with.
+
+    The precisions come as factors: a sum of squares keeps digits in float32 that a sum of products
+    with both signs would lose.
+    """
+    exact = bank.gaussian
+    whitening = np.linalg.cholesky(np.asarray(exact.precision, np.float64))
+    parts = exact.mean, whitening, exact.log_determinant, bank.polarity
+    return Chooser(*(np.asarray(part, np.float32) for part in parts))
 
 
-def nearest_view(distances: np.ndarray, branch_of_view: tuple[int, ...]) -> np.ndarray:
+def compare(
+    known: Chooser, features: ImageFeatures, inverted: Sequence[bool], branch_of_view: Sequence[int]
+) -> Compared:
+    """What the numbers of images say of the views and of the branches."""
+    squared = squared_distances(known, features.view)
+    of_view = squared + known.log_determinant[None]
+    margin = jnp.dot(features.polarity, known.polarity, precision=EXACT)
+    by_rule = {
+        "image": nearest_view(of_view, branch_of_view),
+        "polarity": polarity_distances(of_view, margin, inverted, branch_of_view),
+    }
+    return Compared(features.view, squared, by_rule)
+
+
+def squared_distances(known: Chooser, numbers: jax.Array) -> jax.Array:
+    """Squared Mahalanobis distance from each view: [B, features] -> [B, V].
+
+    With the log determinant it is the Gaussian's -2 log density but for a constant.
+    """
+    difference = numbers[:, None] - known.mean[None]
+    white = jnp.einsum("bvf,vfg->bvg", difference, known.whitening, precision=EXACT)
+    return jnp.square(white).sum(axis=-1)
+
+
+def nearest_view(distances: jax.Array, branch_of_view: Sequence[int]) -> jax.Array:
     """Distances from views [B, V] -> from branches [B, k]: that of each branch's nearest view."""
     of_view = np.asarray(branch_of_view)
     columns = [distances[:, of_view == b].min(axis=1) for b in range(of_view.max() + 1)]
-    return np.stack(columns, axis=1)
+    return jnp.stack(columns, axis=1)
 
 
 def fit_polarity(features: np.ndarray) -> np.ndarray:
@@ -81,8 +134,8 @@ def fit_polarity(features: np.ndarray) -> np.ndarray:
 
 
 def polarity_distances(
-    of_view: np.ndarray, margin: np.ndarray, inverted: Sequence[bool], branch_of_view: Sequence[int]
-) -> np.ndarray:
+    of_view: jax.Array, margin: jax.Array, inverted: Sequence[bool], branch_of_view: Sequence[int]
+) -> jax.Array:
     """Minus the log of each branch's probability: [B, k], smaller is nearer.
 
     First whether the image is inverted, by the logistic `margin`, where the Gaussians have a
@@ -90,24 +143,27 @@ def polarity_distances(
     branch has the probability of all its views together.
 
     Args:
-      of_view: what `image_distances` returns, [B, V].
+      of_view: squared distances plus log determinants, [B, V].
       margin: the polarity numbers times the weights, [B]: above 0 is upright.
       inverted: of each view.
       branch_of_view: of each view.
     """
     is_inverted, branches = np.asarray(inverted), np.asarray(branch_of_view)
     log_views = -of_view / 2
-    if is_inverted.any() and not is_inverted.all():
-        upright = special.logsumexp(log_views[:, ~is_inverted], axis=1)
-        odds = upright - special.logsumexp(log_views[:, is_inverted], axis=1)
+    of_polarity = {
+        side: jax.nn.logsumexp(log_views[:, is_inverted == side], axis=1)
+        for side in set(is_inverted.tolist())
+    }
+    if len(of_polarity) == 2:
+        odds = of_polarity[False] - of_polarity[True]
         margin = margin + odds.clip(-LARGEST_SHIFT, LARGEST_SHIFT)
-    of_polarity = {False: -np.logaddexp(0, -margin), True: -np.logaddexp(0, margin)}
-    for polarity in set(is_inverted.tolist()):
-        group = is_inverted == polarity
-        log_views[:, group] = special.log_softmax(log_views[:, group], axis=1)
-        if not group.all():
-            log_views[:, group] += of_polarity[polarity][:, None]
+        log_sides = {False: jax.nn.log_sigmoid(margin), True: jax.nn.log_sigmoid(-margin)}
+    else:
+        log_sides = dict.fromkeys(of_polarity, jnp.zeros_like(margin))
+    sides = is_inverted.tolist()
+    within = log_views - jnp.stack([of_polarity[side] for side in sides], axis=1)
+    log_views = within + jnp.stack([log_sides[side] for side in sides], axis=1)
     of_branch = [
-        special.logsumexp(log_views[:, branches == b], axis=1) for b in range(branches.max() + 1)
+        jax.nn.logsumexp(log_views[:, branches == b], axis=1) for b in range(branches.max() + 1)
     ]
-    return -np.stack(of_branch, axis=1)
+    return -jnp.stack(of_branch, axis=1)

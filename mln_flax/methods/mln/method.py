@@ -7,7 +7,17 @@ import numpy as np
 from mln_flax.data.images import Images
 from mln_flax.methods import validation
 from mln_flax.methods.core import Ingredients, Kind, Method, TrainState
-from mln_flax.methods.mln import answer, bank, further, study, update
+from mln_flax.methods.mln import (
+    answer,
+    bank,
+    explain,
+    further,
+    passes,
+    study,
+    traced,
+    update,
+    worth,
+)
 from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.models import norm_kinds
 from mln_flax.parallel import pad_rows
@@ -20,7 +30,7 @@ def build(settings: MlnSettings, ingredients: Ingredients) -> Method:
     branch_of_view, branch_names = intensity.branch_map(ingredients.view_names, settings.branch_map)
     views = bank.ViewMap(ingredients.view_names, branch_of_view)
     model, chunk = ingredients.network(views.num_branches), ingredients.chunk
-    programs = answer.programs(
+    programs = passes.programs(
         model, settings, views, branch_names, ingredients.side, chunk, ingredients.devices
     )
 
@@ -48,7 +58,7 @@ def build(settings: MlnSettings, ingredients: Ingredients) -> Method:
             chunk,
             keeps_running=getattr(model, "norm", "") in norm_kinds.FROM_STATISTICS,
         )
-        fitted = answer.measure(programs, fitted, images)
+        fitted = worth.measure(programs, fitted, images)
         print("\n".join(further.worth_lines(fitted.early)))
         return fitted
 
@@ -71,6 +81,9 @@ def build(settings: MlnSettings, ingredients: Ingredients) -> Method:
         look=partial(answer.look, programs),
         level=settings.level,
         further=partial(further.further, programs),
+        traced=partial(traced.traced, programs),
+        probability=partial(traced.probability, programs),
+        explain=partial(explain.explain, programs),
     )
 
 

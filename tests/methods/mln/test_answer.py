@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from numpy_features import foreground_mean
 
 from mln_flax import parallel
 from mln_flax.data.images import images_of
 from mln_flax.engine.build import network
 from mln_flax.engine.load_data import load_data
-from mln_flax.methods.mln import answer, bank, branches
+from mln_flax.methods.mln import answer, bank, branches, passes, worth
 from mln_flax.methods.mln.bank import Early, ViewMap, Weighted
-from mln_flax.methods.mln.image_features import foreground_mean
 from mln_flax.metrics import decision, pixel
 from mln_flax.metrics.decision import OperatingPoint
 from mln_flax.views import intensity
@@ -43,7 +43,7 @@ def model(config):
 def programs(config, model):
     """Compiled once for all tests."""
     views = ViewMap(tiny.VIEWS, tuple(range(K)))
-    return answer.programs(model, config.method, views, tiny.VIEWS, config.data.size, CHUNK)
+    return passes.programs(model, config.method, views, tiny.VIEWS, config.data.size, CHUNK)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def fitted(model, programs, data):
     collected = bank.collect(
         programs.views, variables, training, programs.with_moments, point, CHUNK
     )
-    return answer.measure(programs, collected, validation)
+    return worth.measure(programs, collected, validation)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_what_the_first_norms_do_not_need_is_not_compiled(model, fitted, order, 
     variables, batch = fitted.variables, images[:4, ..., None]
 
     def compiled(layers):
-        function = jax.jit(partial(answer.first_moments, model, layers))
+        function = jax.jit(partial(passes.first_moments, model, layers))
         return function.lower(variables, batch).compile()
 
     shortest, few, every = (compiled(order[:m]) for m in (1, 3, len(order)))
@@ -411,7 +411,7 @@ def test_the_shortest_prefix_that_agrees_in_99_percent(agrees, norms):
     for m, count in enumerate(agrees):
         rows[:count, m, 0] = 1
     rows[:50, 1, 1], rows[..., 2] = 1, 0.25
-    early = answer._early(rows, "cosine")
+    early = worth._early(rows, "cosine")
     assert int(early.norms) == norms
     np.testing.assert_allclose(early.agreement, np.array(agrees) / 200)
     np.testing.assert_allclose(early.view_accuracy, [0, 0.25, 0])

@@ -5,11 +5,12 @@ import jax
 import numpy as np
 import pytest
 import scipy.special
+from numpy_features import image_features
 
 from mln_flax import config
 from mln_flax.data.images import from_arrays
-from mln_flax.methods.mln import answer, bank, branches, image_rules
-from mln_flax.methods.mln.image_features import POLARITY_NUMBERS, VIEW_NUMBERS, image_features
+from mln_flax.methods.mln import bank, branches, image_rules, passes
+from mln_flax.methods.mln.image_features import POLARITY_NUMBERS, VIEW_NUMBERS
 from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.metrics.decision import OperatingPoint
 from mln_flax.models import swin_unet
@@ -46,7 +47,7 @@ def params(model):
 
 @pytest.fixture(scope="module")
 def call(model):
-    programs = answer.programs(model, GROUPED, VIEWS, ("similar", "dissimilar"), SIDE, CHUNK)
+    programs = passes.programs(model, GROUPED, VIEWS, ("similar", "dissimilar"), SIDE, CHUNK)
     return programs.with_moments
 
 
@@ -122,7 +123,9 @@ def test_statistics_have_the_form_of_the_models_collection(model, params, fitted
 def test_the_gaussians_are_those_of_the_views(images, fitted):
     seen = [image_features(intensity.make_view(name).numpy(images)).view for name in NAMES]
     expected = image_rules.fit_gaussian(np.stack(seen))
-    jax.tree.map(np.testing.assert_allclose, fitted.bank.image.gaussian, expected)
+    for found, exact in zip(fitted.bank.image.gaussian, expected, strict=True):
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-6)
     assert fitted.bank.image.gaussian.mean.shape == (3, VIEW_NUMBERS)
 
 
@@ -133,7 +136,7 @@ def test_polarity_is_learned_from_upright_images_of_this_and_of_other_machines(i
     upright = image_features(np.concatenate([images, curved, others])).polarity
     expected = image_rules.fit_polarity(upright)
     assert fitted.bank.image.polarity.shape == (POLARITY_NUMBERS,)
-    np.testing.assert_allclose(fitted.bank.image.polarity, expected, rtol=1e-6)
+    np.testing.assert_allclose(fitted.bank.image.polarity, expected, rtol=1e-3)
     assert (upright @ expected > 0).mean() > 0.8  # it tells them from their inverses
 
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -24,11 +25,18 @@ MACHINES = {  # numbers of scanners.py, changed
 }
 
 
+def features_of(images):
+    return jax.device_get(_features(images.astype(np.float32)))
+
+
+_features = jax.jit(image_features)
+
+
 def bank(images):
     """What `bank.collect` keeps of images alone."""
     rng = np.random.default_rng(0)
     seen = [image_features(intensity.make_view(name).numpy(images)) for name in NAMES]
-    other = image_features(np.stack([jittered(x, rng, OTHER_MACHINES) for x in images]))
+    other = features_of(np.stack([jittered(x, rng, OTHER_MACHINES) for x in images]))
     upright = [one.polarity for one, out in zip(seen, INVERTED, strict=True) if not out]
     return (
         image_rules.fit_gaussian(np.stack([one.view for one in seen])),
@@ -37,12 +45,9 @@ def bank(images):
 
 
 def chosen(known, images):
-    gaussian, weights = known
-    seen = image_features(images)
-    of_view = image_rules.image_distances(gaussian, seen.view)
-    margin = seen.polarity @ weights
-    distances = image_rules.polarity_distances(of_view, margin, INVERTED, range(len(NAMES)))
-    return distances.argmin(axis=1)
+    known = image_rules.chooser(image_rules.ImageBank(*known, np.zeros(len(NAMES))))
+    compared = image_rules.compare(known, features_of(images), INVERTED, range(len(NAMES)))
+    return np.asarray(compared.by_rule["polarity"]).argmin(axis=1)
 
 
 def drawn(seed, domain, count):

@@ -1,0 +1,70 @@
+"""MLN-net's answer as one function that jax can trace: to export it, or to take its gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from mln_flax.methods.mln import branches, image_rules
+from mln_flax.methods.mln.answer import is_early, layer_distances
+from mln_flax.methods.mln.bank import Fitted
+from mln_flax.methods.mln.passes import Programs, compare, first_moments, in_branch, in_every
+from mln_flax.methods.mln.recorded import UNION
+
+
+def traced(programs: Programs, fitted: Fitted) -> Callable[[Any], dict[str, Any]]:
+    """A pure function that answers images float32 [B, H, W] by the run's settings.
+
+    It returns "probability" [B, H, W], "branch" int32 [B], the nearest, and what chose it:
+    "distances" and "shares" [B, k]. Every image chooses for itself, whatever shares a choice in
+    `answer`. B may be symbolic in `jax.export`, H and W may not: the numbers of the image are
+    made for a size.
+    """
+    model, settings = programs.model, programs.settings
+    rule, known = settings.selection, image_rules.chooser(fitted.bank.image)
+
+    def distances(image: Any, moments: Any, layers: tuple[str, ...]) -> jax.Array:
+        if rule in branches.BY_IMAGE:
+            return compare(programs.views, known, image[..., None]).by_rule[rule]
+        return layer_distances(fitted, rule, layers, moments, image).sum(axis=1)
+
+    def choose_first(image: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        layers: tuple[str, ...] = ()
+        moments: dict[str, Any] = {}
+        if rule not in branches.BY_IMAGE:
+            layers = programs.order()[: int(fitted.early[rule].norms)]
+            moments = first_moments(model, layers, fitted.variables, image[..., None])
+        nearness = distances(image, moments, layers)
+        shares = branches.shares(nearness, settings.answer, settings.temperature)
+        return nearness, shares, probability(programs, fitted, shares, image)
+
+    def choose_last(image: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        of_branches, moments = in_every(model, fitted.variables, image[..., None])
+        nearness = distances(image, moments, programs.order())
+        shares = branches.shares(nearness, settings.answer, settings.temperature)
+        given = None if settings.answer == UNION else shares
+        return nearness, shares, branches.combine(of_branches, given)
+
+    def respond(image: Any) -> dict[str, Any]:
+        choose = choose_first if is_early(programs, fitted) else choose_last
+        nearness, shares, together = choose(image)
+        return {
+            "probability": together,
+            "branch": branches.select(nearness),
+            "distances": nearness,
+            "shares": shares,
+        }
+
+    return respond
+
+
+def probability(programs: Programs, fitted: Fitted, shares: Any, image: Any) -> jax.Array:
+    """The probability [B, H, W] of images [B, H, W] in an answer with these shares [B, k].
+
+    Traceable: a change of the image changes what the branches say, and not which of them answer.
+    """
+    settings, batch = programs.settings, image[..., None]
+    if settings.answer == "branch":
+        return in_branch(programs.model, fitted.variables, batch, branches.select(-shares))
+    of_branches, _ = in_every(programs.model, fitted.variables, batch)
+    return branches.combine(of_branches, None if settings.answer == UNION else shares)
