@@ -11,7 +11,7 @@ import numpy as np
 
 from mln_flax import settings
 from mln_flax.config import Config, PredictConfig, validate
-from mln_flax.engine import whole, whole_model
+from mln_flax.engine import explain, whole, whole_model
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run, build
 from mln_flax.engine.model import load_model
@@ -25,6 +25,7 @@ from mln_flax.types import Record, UserError
 
 LEAST_SIDE = 8  # pixels of an image: no calcification can be told from its surround in fewer
 LEAST_TILE = 256  # pixels: smaller tiles spend much of their time on overlaps
+FAR = "the image is far from everything that the model has seen in training: do not rely on it"
 NO_POINT = (
     "the operating point is that of tiles full of lesions: on whole images expect many false marks"
 )
@@ -42,7 +43,7 @@ class Sized(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The answer for one image, or one frame of a volume; maps are in the image's own pixels."""
+    """The answer for one image, or one frame of a volume; all in the image's own pixels."""
 
     image: np.ndarray  # float32 [H, W] in [0, 1]
     probability: np.ndarray  # float32 [H, W]: of a calcification; 0 outside the breast
@@ -55,7 +56,8 @@ class Prediction(NamedTuple):
     point: WholePoint
     facts: Record  # what the method says of its answer
     why: Record  # and of its reasons
-    maps: Mapping[str, np.ndarray]  # float32 [H, W]: "disagreement" ...
+    # Float32 [h, w] at the model's pixel size, 0 where it was not asked: "disagreement" ...
+    maps: Mapping[str, np.ndarray]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -193,12 +195,12 @@ class Predictor:
         look = self.run.method.look
         if look is None or self.run.config.predict.choice == "tile":
             return None
-        seen = [
-            look(self.fitted, whole.tiles_of(one.scene, whole.filled(one.scene).tolist()))
-            for one in frames
-            if one.scene.corners
-        ]
-        return np.sum([of_image.sum(axis=0) for of_image in seen], axis=0) if seen else None
+        side, total = self.trained_side, None
+        for one in frames:
+            if corners := whole.full_corners(one.scene, side):
+                seen = look(self.fitted, whole.cut_at(one.scene, corners, side)).sum(axis=0)
+                total = seen if total is None else total + seen
+        return total
 
     def answer(self, sized: Sized, common: np.ndarray | None) -> Prediction:
         """The answer for an image, by a choice that was made for it and others.
@@ -208,11 +210,13 @@ class Predictor:
           common: what `look` says of all that share the choice; None: each tile chooses.
         """
         scene, chosen = sized.scene, self.run.config.predict
-        probability, facts, of_tiles = self.probability(scene, common)
+        small, facts, of_tiles = self.probability(scene, common)
+        probability = whole.in_own_pixels(scene, small)
         point = whole_model.point(self.whole, chosen, of_tiles)
         mask = decide(probability, in_pixels(point, sized.spacing_mm))
         rule = whole_model.cluster_rule(chosen)
         marks = clusters.marks(probability, mask, sized.spacing_mm, rule)
+        why, maps = self.reasons(scene, small, marks, common)
         return Prediction(
             image=sized.image,
             probability=probability,
@@ -224,25 +228,54 @@ class Predictor:
             measured_mm=sized.spacing_mm,
             point=point,
             facts=facts,
-            why={},
-            maps={},
+            why=why,
+            maps=maps,
             notes=sized.notes,
-            warnings=warnings(self.whole, chosen),
+            warnings=warnings(self.whole, chosen, why),
         )
 
     def probability(
         self, scene: Scene, common: np.ndarray | None
     ) -> tuple[np.ndarray, Record, OperatingPoint]:
-        """The probability [H, W] in the image's own pixels, the method's facts, and its point."""
+        """The probability [h, w] at the model's pixel size, the method's facts, and its point."""
         if not scene.corners:
-            return np.zeros(scene.shape, np.float32), {}, OperatingPoint()
-        tiles = whole.tiles_of(scene)
+            return np.zeros(scene.image.shape, np.float32), {}, OperatingPoint()
+        tiles = whole.cut_at(scene, scene.corners, self.tiling.side)
         shared = () if common is None else (np.tile(common, (len(tiles), 1)),)
         answers = self.run.method.answer(self.fitted, tiles, *shared)
         maps = [answers.maps[name][i] for i, name in enumerate(answers.chosen)]
-        own = whole.in_own_pixels(scene, whole.blended(scene, np.stack(maps)))
         facts = dict(answers.facts[0]) if common is not None else of_each_tile(answers)
-        return own, facts, answers.points[answers.chosen[0]]
+        return whole.blended(scene, np.stack(maps)), facts, answers.points[answers.chosen[0]]
+
+    def reasons(
+        self, scene: Scene, probability: np.ndarray, marks: Marks, common: np.ndarray | None
+    ) -> tuple[Record, dict[str, np.ndarray]]:
+        """Why it is answered so, and maps float32 [h, w] of it; nothing where none are wanted.
+
+        Args:
+          scene: of the image.
+          probability: [h, w], at the model's pixel size.
+          marks: of the image.
+          common: what chose the branch.
+        """
+        method, chosen = self.run.method, self.run.config.predict
+        if not chosen.explain_tiles:
+            return {}, {}
+        why, maps = explain.reasons(
+            method,
+            self.fitted,
+            scene,
+            probability,
+            common,
+            self.trained_side,
+            chosen.explain_tiles,
+        )
+        if chosen.attribution and marks.clusters and method.probability is not None:
+            figures, marked = explain.attributed(
+                method, self.fitted, scene, marks.clusters[0], common
+            )
+            why, maps = why | {"attribution": figures}, maps | {"attribution": marked}
+        return why, maps
 
 
 def run_of_tiles(config: Config) -> Run:
@@ -254,10 +287,12 @@ def run_of_tiles(config: Config) -> Run:
     return build(dataclasses.replace(config, data=data, evaluate=passes))
 
 
-def warnings(kept: WholeModel | None, chosen: PredictConfig) -> tuple[str, ...]:
-    """What to be warned of in every answer of a model."""
+def warnings(kept: WholeModel | None, chosen: PredictConfig, why: Record) -> tuple[str, ...]:
+    """What to be warned of: a point that was not chosen for whole images, an unusual image."""
     doubt = whole_model.doubt(kept, chosen)
-    return (f"{NO_POINT} ({doubt})",) if doubt and not chosen.threshold else ()
+    of_point = (f"{NO_POINT} ({doubt})",) if doubt and not chosen.threshold else ()
+    far = why.get("far", {}).get("is_far")
+    return of_point + ((FAR,) if far else ())
 
 
 def of_each_tile(answers: Answers) -> Record:

@@ -14,7 +14,7 @@ from scipy import ndimage
 from mln_flax.data.prepare.tiles import breast_mask
 
 Spacing = tuple[float, float]  # mm of a pixel: (row, column)
-FILLED = 0.9  # share of breast in a tile by which a branch is chosen
+FULL = 0.9  # share of breast in a tile by which a branch is chosen
 MOST_PIXELS = 1 << 28  # of an image at the model's pixel size: 16,384 x 16,384
 
 
@@ -38,7 +38,6 @@ class Scene(NamedTuple):
     breast: np.ndarray  # bool [H, W]: where anything may be marked
     tiling: Tiling
     corners: tuple[tuple[int, int], ...]  # (top, left) of each tile, by rows
-    shares: np.ndarray  # [tiles]: how much of each is breast
 
 
 def scene(image: np.ndarray, scale: Spacing, tiling: Tiling) -> Scene:
@@ -62,23 +61,42 @@ def scene(image: np.ndarray, scale: Spacing, tiling: Tiling) -> Scene:
     breast = breast_mask(image)
     small = image if shape == image.shape else resampled(image, shape)
     inside = breast if shape == image.shape else nearest(breast, shape)
-    shares = {
-        (top, left): float(inside[top : top + tiling.side, left : left + tiling.side].mean())
+    corners = tuple(
+        (top, left)
         for top in starts(shape[0], tiling)
         for left in starts(shape[1], tiling)
-    }
-    corners = tuple(corner for corner, share in shares.items() if share > 0)
-    of_tiles = np.array([shares[corner] for corner in corners])
-    return Scene(small, (height, width), breast, tiling, corners, of_tiles)
+        if inside[top : top + tiling.side, left : left + tiling.side].any()
+    )
+    return Scene(small, (height, width), breast, tiling, corners)
 
 
-def filled(scene: Scene) -> np.ndarray:
-    """The numbers of the tiles that are nearly all breast; where there are none, the fullest.
+def full_corners(scene: Scene, side: int) -> list[tuple[int, int]]:
+    """Where tiles [side, side] lie that are nearly all breast, without overlap: (top, left) each.
 
-    These decide what kind of image it is: training shows little air, and the edge of the skin has
-    a sign of its own, which is taken for that of the whole image.
+    They decide what kind of image it is: training shows little air, and the edge of the skin has a
+    sign of its own, which is taken for that of the whole image. Where none is so full it is the
+    fullest; of no breast none.
     """
-    return np.flatnonzero(scene.shares >= min(FILLED, scene.shares.max(initial=0.0)))
+    inside = scene.breast
+    if inside.shape != scene.image.shape:
+        inside = nearest(inside, scene.image.shape)
+    shares = {
+        (top, left): float(inside[top : top + side, left : left + side].mean())
+        for top in range(0, max(1, inside.shape[0] - side + 1), side)
+        for left in range(0, max(1, inside.shape[1] - side + 1), side)
+    }
+    least = min(FULL, max(shares.values()))
+    return [corner for corner, share in shares.items() if share >= least > 0]
+
+
+def cut_at(scene: Scene, corners: Sequence[tuple[int, int]], side: int) -> np.ndarray:
+    """The tiles float32 [n, side, side] at corners; continued by the image's edge beyond it."""
+    tiles = np.empty((len(corners), side, side), np.float32)
+    for tile, (top, left) in zip(tiles, corners, strict=True):
+        window = scene.image[top : top + side, left : left + side]
+        missing = ((0, side - window.shape[0]), (0, side - window.shape[1]))
+        tile[:] = np.pad(window, missing, mode="edge") if window.shape != tile.shape else window
+    return tiles
 
 
 def starts(length: int, tiling: Tiling) -> list[int]:
@@ -90,28 +108,7 @@ def starts(length: int, tiling: Tiling) -> list[int]:
     return [round(last * i / (count - 1)) for i in range(count)]
 
 
-def tiles_of(scene: Scene, numbers: Sequence[int] | None = None) -> np.ndarray:
-    """The tiles float32 [n, side, side]; an image smaller than a tile is continued by its edge.
-
-    Args:
-      scene: of an image.
-      numbers: of the tiles that are wanted; None for all.
-    """
-    side = tiling_side = scene.tiling.side
-    height, width = scene.image.shape
-    image = scene.image
-    if height < side or width < side:
-        padding = ((0, max(0, tiling_side - height)), (0, max(0, tiling_side - width)))
-        image = np.pad(image, padding, mode="edge")
-    wanted = range(len(scene.corners)) if numbers is None else numbers
-    tiles = np.empty((len(wanted), side, side), np.float32)
-    for tile, number in zip(tiles, wanted, strict=True):
-        top, left = scene.corners[number]
-        tile[:] = image[top : top + side, left : left + side]
-    return tiles
-
-
-def blended(scene: Scene, tiles: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
+def blended(scene: Scene, tiles: np.ndarray) -> np.ndarray:
     """The map float32 [h, w] of maps of tiles [n, side, side], their weighted mean; 0 elsewhere.
 
     A tile's weight falls linearly to its inner edges and is 0 in their margin: a pixel has its
@@ -119,15 +116,11 @@ def blended(scene: Scene, tiles: np.ndarray, numbers: Sequence[int] | None = Non
 
     Args:
       scene: of the image.
-      tiles: in the order of `numbers`.
-      numbers: of these tiles; None for all.
+      tiles: at its corners, in their order.
     """
     shape, side = scene.image.shape, scene.tiling.side
     total, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for number, tile in zip(
-        range(len(scene.corners)) if numbers is None else numbers, tiles, strict=True
-    ):
-        top, left = scene.corners[number]
+    for (top, left), tile in zip(scene.corners, tiles, strict=True):
         rows = weight(top, shape[0], scene.tiling)
         columns = weight(left, shape[1], scene.tiling)
         window = (slice(top, top + side), slice(left, left + side))

@@ -1,5 +1,6 @@
 """Whole images of a data set: one record each, and the operating point that they give."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from mln_flax import files, parallel
 from mln_flax.config import Config
 from mln_flax.data.core import DataSet, Example, Part
+from mln_flax.data.prepare import borders
 from mln_flax.data.spacing import training_spacing
 from mln_flax.engine import whole_model
 from mln_flax.engine.build import Run
@@ -42,7 +44,7 @@ def fit(run: Run, data: DataSet, workdir: Path) -> WholeModel:
     except UserError as error:
         images = WholeSet((), (), (f"no whole images for validation: {error}",))
     kept = WholeModel(spacing, rule, (), images.notes)
-    predictor = Predictor.of_model(config, fitted, kept)
+    predictor = Predictor.of_model(without_reasons(config), fitted, kept)
     lines = [
         {name: line[name] for name in OF_VALIDATION}
         for part in images.parts
@@ -64,9 +66,15 @@ def of_test(config: Config, fitted: Any, workdir: Path) -> Iterator[Record]:
     images = whole_images(config, "test", prepared_folder(config, workdir))
     for note in images.notes:
         print(f"whole images: {note}", flush=True)
-    predictor = Predictor.of_model(config, fitted, whole_model.read(workdir))
+    predictor = Predictor.of_model(without_reasons(config), fitted, whole_model.read(workdir))
     for part in images.parts:
         yield from with_cases(predictor, part, config.data.source, workdir / whole_section.FOLDER)
+
+
+def without_reasons(config: Config) -> Config:
+    """The config with answers alone: records hold no reasons."""
+    predict = dataclasses.replace(config.predict, explain_tiles=0)
+    return dataclasses.replace(config, predict=predict)
 
 
 def with_cases(predictor: Predictor, part: Part, source: str, folder: Path) -> Iterator[Record]:
@@ -100,7 +108,8 @@ def measured(predictor: Predictor, part: Part, source: str) -> Iterator[tuple[Re
     """Each whole image of a part: its record, of the kind "whole", and its answer."""
     role = "source" if part.domain == source else "target"
     for example in part.examples:
-        sized = predictor.sized(example.image, example.spacing_mm, "file")
+        image, _ = borders.without_frame(example.image)  # as files are read
+        sized = predictor.sized(image, example.spacing_mm, "file")
         prediction = predictor.answer(sized, predictor.look([sized]))
         yield record_of(predictor, example, prediction, part.name, role), prediction
     print(f"whole images: {part.domain} {part.name}, {len(part.examples)} images", flush=True)
