@@ -65,10 +65,9 @@ def run(
 def report_of(run: Run, workdir: Path) -> None:
     """Writes the report of a workdir, and prints its headline tables and where it lies."""
     study, settings = run.kind.study, run.config.method
+    page = report.write(workdir, study, settings)
     lines = report.answered_records(workdir, study, settings)
-    whole = whole_section.sections(lines, workdir)
-    page = report.write(workdir, study, settings, whole)
-    of_whole = [table for section in whole for table in section.tables[: whole_section.HEADLINE]]
-    for table in (tables.results_table(lines), *study.headline(lines), *of_whole):
+    whole = whole_section.headline(lines)
+    for table in (tables.results_table(lines), *study.headline(lines), *whole):
         print(f"\n{table.to_text()}")
     print(f"\nreport: {page}")

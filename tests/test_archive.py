@@ -138,6 +138,8 @@ def test_a_dicom_file_is_segmented(ran, tmp_path):
     flags = [f"--workdir={home / 'run'}", "--mode=predict", f"--output={out}"]
     assert main([*flags, str(image)]) == 0
     (line,) = records.read_whole(out / "predictions.jsonl")
-    assert line["mask"] == "1-1_mask.png" and len(line["tiles"]) == 4
-    for _, content in ((p, p.read_bytes()) for p in out.iterdir()):
+    assert line["files"]["mask"] == "1-1_mask.png" and line["spacing_from"] == "assumed"
+    seg, report = (line["files"][kind] for kind in ("seg", "sr"))  # these file the answer
+    assert {seg, report} <= {path.name for path in out.iterdir()}
+    for content in (p.read_bytes() for p in out.iterdir() if p.suffix != ".dcm"):
         assert not PATIENT.search(content) and cbis_trees.PLANTED.encode() not in content

@@ -11,7 +11,7 @@ import numpy as np
 
 from mln_flax import files, settings
 from mln_flax.config import Config
-from mln_flax.results import page, plots, records, tables
+from mln_flax.results import page, plots, records, tables, whole_section
 from mln_flax.results.study import PLAIN, Section, Study, settled
 from mln_flax.types import Record, UserError
 
@@ -69,19 +69,17 @@ class _Work(NamedTuple):
     records: list[Record]
     examples: dict[str, np.ndarray]
     sheet: dict[str, np.ndarray] | None
-    sections: list[Section]  # what the method adds
+    sections: list[Section]  # of whole images, and what the method adds
 
 
 def write(
     workdir: str | pathlib.Path,
     study: Study = PLAIN,
     method_settings: Any = None,
-    sections: Sequence[Section] = (),
 ) -> pathlib.Path:
     """The path of `report/index.html`, made anew from the files of `workdir`.
 
-    What only the run's method shows is handed in as its `study`, with the method's settings; what
-    whole images show, as more `sections`.
+    What only the run's method shows is handed in as its `study`, with the method's settings.
 
     The page holds its pictures; the same pictures lie beside it as PNG files. No patient or image
     is named in it. The page is replaced in one step, after everything it needs was made.
@@ -92,7 +90,6 @@ def write(
     folder = pathlib.Path(workdir)
     try:
         work = _read(folder, study, method_settings)
-        work = work._replace(sections=[*work.sections, *sections])
         pictures = _pictures(work)
         content = _page(work, pictures)
     except KeyError as error:
@@ -130,7 +127,7 @@ def _read(folder: pathlib.Path, study: Study, method_settings: Any) -> _Work:
         records=lines,
         examples=_arrays(folder / "examples.npz", _EXAMPLE_FIELDS),
         sheet=_arrays(sheet, ("image", "mask", "title")) if sheet.is_file() else None,
-        sections=study.sections(lines),
+        sections=[*whole_section.sections(lines, folder), *study.sections(lines)],
     )
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from mln_flax.results import detection
 from mln_flax.results.study import Picture, Section
+from mln_flax.results.table_layout import Table
 from mln_flax.types import Record
 
 FOLDER = "whole"  # of a workdir: overlays of the best and the worst whole image of each domain
-HEADLINE = 2  # of its tables are printed: what is found against false clusters, and at the point
 _FROC = (
     "Sensitivity against false marks per normal image, each point a threshold; bars: 95% of "
     "resamples of patients."
@@ -36,13 +36,14 @@ def sections(records: Sequence[Record], workdir: Path) -> list[Section]:
             path = workdir / FOLDER / f"{line['picture']}.png"
             if path.is_file():
                 pictures[f"whole-{line['picture']}"] = Picture(path.read_bytes(), _caption(line))
-    tables = (
-        detection.sensitivity_table(lines),
-        detection.point_table(lines),
-        detection.sensitivity_table(lines, "objects"),
-        detection.calibration_table(lines),
-    )
-    return [Section("Whole images", pictures, tables)]
+    further = (detection.sensitivity_table(lines, "objects"), detection.calibration_table(lines))
+    return [Section("Whole images", pictures, (*headline(lines), *further))]
+
+
+def headline(records: Sequence[Record]) -> list[Table]:
+    """The tables that are printed: clusters found against false ones, and at the point."""
+    lines = [line for line in records if line["kind"] == "whole"]
+    return [detection.sensitivity_table(lines), detection.point_table(lines)] if lines else []
 
 
 def _caption(line: Record) -> str:

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import whole_records
 from PIL import Image
 
 from mln_flax import files
@@ -12,7 +13,6 @@ from mln_flax.methods.mln import study
 from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.metrics import pixel
 from mln_flax.results import plots, records, report, tables
-from mln_flax.results.study import Picture, Section
 from mln_flax.types import UserError
 
 BRANCHES = ["identity", "invert"]
@@ -285,12 +285,23 @@ def test_every_scalar_of_training_is_drawn():
     assert len(set(pictures)) == 3
 
 
-def test_sections_that_are_handed_in_are_shown(workdir):
+def test_whole_images_are_shown_where_they_were_measured(workdir):
+    lines = records.read_whole(workdir / "records.jsonl")
+    found = whole_records.record_of([1, 1], [2, 0])
+    normal = whole_records.record_of([0], [1, 0], references=0, normal=True)
+    lines += [
+        whole_records.whole("ffdm", found, [(0.9, True), (0.6, False)]) | {"picture": "ffdm-best"},
+        whole_records.whole("ffdm", normal),
+    ]
+    records.write_whole(workdir / "records.jsonl", lines)
+    (workdir / "whole").mkdir()
     png = plots.contact_sheet([(np.zeros((8, 8), np.uint8), None, "")])
-    section = Section("Whole <images>", {"whole-01": Picture(png, "2 clusters")}, ())
-    text = report.write(workdir, sections=[section]).read_text(encoding="utf-8")
-    assert ">Whole &lt;images&gt;</h2>" in text and "<figcaption>2 clusters<" in text
-    assert (workdir / "report" / "whole-01.png").read_bytes() == png
+    (workdir / "whole" / "ffdm-best.png").write_bytes(png)
+    text = report.write(workdir).read_text(encoding="utf-8")
+    assert ">Whole images</h2>" in text and "Sensitivity, clusters" in text
+    assert "ffdm, best case: 2 labeled clusters, 1 marked ones are right, 1 are false" in text
+    assert (workdir / "report" / "whole-ffdm-best.png").read_bytes() == png
+    assert (workdir / "report" / "froc.png").is_file()
 
 
 def test_the_page_of_a_method_without_a_study(workdir):

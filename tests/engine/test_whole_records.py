@@ -1,0 +1,133 @@
+"""Whole images measured: the operating point from validation, records of test images, cases."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+
+from mln_flax.config import PredictConfig
+from mln_flax.engine import evaluate, whole_data, whole_model, whole_records
+from mln_flax.engine.build import build
+from mln_flax.engine.load_data import load_data
+from mln_flax.engine.predictor import Predictor
+from mln_flax.engine.whole_model import WholeModel
+from mln_flax.metrics import clusters, froc
+from mln_flax.metrics.decision import OperatingPoint
+from mln_flax.results import records
+from mln_flax.types import UserError
+
+COARSE = {  # whole breasts of a few hundred pixels
+    "data__phantom__spacing_mm": "0.8",
+    "data__phantom__whole_normal": "2",
+    "data__phantom__whole_lesions": "1",
+    "data__phantom__whole_test": "2",
+    "data__targets": "film",
+    "predict__min_mm2": "0",
+    **tiny.PLAIN,
+}
+
+
+@pytest.fixture(scope="module")
+def workdir(plain_workdir, tmp_path_factory):
+    """A workdir with a model of coarse pixels, and what it keeps for whole images."""
+    folder = shutil.copytree(plain_workdir, tmp_path_factory.mktemp("whole") / "run")
+    (folder / whole_model.FILE).unlink()
+    run = build(tiny.config(**COARSE))
+    whole_records.fit(run, load_data(run.config), folder)
+    return folder
+
+
+def test_the_operating_point_is_counted_on_whole_validation_images(workdir):
+    kept = whole_model.read(workdir)
+    assert kept.spacing_mm == (0.8, 0.8) and len(kept.validation) == 3
+    assert [line["part"] for line in kept.validation] == ["validation"] * 3
+    assert sum(line["detection"]["normal"] for line in kept.validation) == 2
+    counts = [line["detection"] for line in kept.validation]
+    for asked in (0.1, 1.0, 50.0):
+        settings = PredictConfig(false_clusters=asked, min_mm2=0)
+        point = whole_model.point(kept, settings, OperatingPoint())
+        expected = froc.operating_threshold(counts, asked)
+        assert point[:1] + point[2:] == (expected.threshold, asked, expected.reached, 2)
+        normal = [c["clusters_false"] for c in counts if c["normal"]]
+        level = froc.level(point.threshold)
+        assert np.mean([of_image[level] for of_image in normal]) == point.reached
+
+
+def test_a_changed_record_changes_the_point(workdir):
+    kept, settings = whole_model.read(workdir), PredictConfig(min_mm2=0)
+    first = json.loads(json.dumps(kept.validation))
+    for line in first:
+        line["detection"]["clusters_false"] = [0] * len(froc.THRESHOLDS)
+    without = kept._replace(validation=first)
+    assert whole_model.point(without, settings, OperatingPoint()).threshold == froc.THRESHOLDS[0]
+    for line in first:
+        line["detection"]["clusters_false"] = [9] * len(froc.THRESHOLDS)
+    point = whole_model.point(without, settings, OperatingPoint())
+    assert point.threshold == froc.THRESHOLDS[-1] and point.reached == 9
+
+
+def test_a_point_that_was_chosen_for_other_marks_is_not_taken(workdir):
+    kept, of_tiles = whole_model.read(workdir), OperatingPoint(0.7, 3)
+    for changes, named in (
+        ({"min_mm2": 0.5}, "another min_mm2"),
+        ({"min_mm2": 0, "min_count": 5, "cluster_mm2": 50.0}, "another min_count, area_mm2"),
+    ):
+        settings = PredictConfig(**changes)
+        assert named in whole_model.doubt(kept, settings)
+        point = whole_model.point(kept, settings, of_tiles)
+        assert point.threshold == 0.7 and point.images == 0 and math.isnan(point.reached)
+    assert "keeps none" in whole_model.doubt(None, PredictConfig())
+    chosen = PredictConfig(threshold=0.9, min_mm2=0)
+    assert whole_model.point(kept, chosen, of_tiles).threshold == 0.9
+
+
+def test_test_images_are_recorded_as_they_are_answered(workdir):
+    config = tiny.config(**COARSE, evaluate__whole="true")
+    run = build(config)
+    fitted = evaluate.load_model(run, workdir)
+    lines = list(whole_records.of_test(config, fitted, workdir))
+    assert [line["domain"] for line in lines] == ["ffdm", "ffdm", "film", "film"]
+    assert [line["role"] for line in lines] == ["source", "source", "target", "target"]
+    predictor = Predictor.of_model(config, fitted, whole_model.read(workdir))
+    images = whole_data.whole_images(config, "test")
+    example = images.parts[0].examples[1]
+    prediction = predictor(example.image, example.spacing_mm)
+    rule = clusters.ClusterRule()
+    line = lines[1]
+    assert line["image_id"] == example.image_id and line["spacing_mm"] == example.spacing_mm
+    assert line["detection"] == froc.counts(
+        prediction.probability, example.mask, example.label_kind, example.spacing_mm, 0, rule
+    )
+    assert [c["score"] for c in line["clusters"]] == [c.score for c in prediction.clusters]
+    for domain in ("ffdm", "film"):
+        shown = {line.get("picture") for line in lines if line["domain"] == domain} - {None}
+        assert shown
+        for name in shown:
+            png = (workdir / "whole" / f"{name}.png").read_bytes()
+            assert png.startswith(b"\x89PNG") and name.split("-")[0] == domain
+
+
+def test_evaluation_adds_them_where_it_is_asked_to(workdir):
+    config = tiny.config(**COARSE, evaluate__whole="true")
+    lines = evaluate.evaluate(build(config), load_data(config), workdir)
+    assert [line["kind"] for line in lines].count("whole") == 4
+    assert records.read_whole(workdir / "records.jsonl")[-1]["kind"] == "whole"
+
+
+def test_without_whole_images_the_point_of_tiles_stays(plain_workdir, tmp_path, capsys):
+    run = build(tiny.config(**tiny.PLAIN))
+    folder = shutil.copytree(plain_workdir, tmp_path / "run")
+    kept = whole_records.fit(run, load_data(run.config), folder)
+    assert kept.validation == [] and whole_model.read(folder).validation == []
+    assert "no operating point; that of tiles is taken" in capsys.readouterr().out
+
+
+def test_a_broken_file_is_named(workdir, tmp_path):
+    (tmp_path / whole_model.FILE).write_text('{"spacing": 1}')
+    with pytest.raises(UserError, match="whole.json: written by another version"):
+        whole_model.read(tmp_path)
+    assert whole_model.read(tmp_path / "nothing") is None
+    assert isinstance(whole_model.read(workdir), WholeModel)
