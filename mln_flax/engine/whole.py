@@ -5,17 +5,24 @@ overlap. Their probabilities are blended, brought back to the image's own pixels
 the breast. What is marked is decided once, on the result.
 """
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from mln_flax.data.prepare.tiles import breast_mask
 
 Spacing = tuple[float, float]  # mm of a pixel: (row, column)
+LEAST_SIDE = 8  # pixels of an image: no calcification can be told from its surround in fewer
+# Of an image, and of it at the model's pixel size: memory stays below 4 GB. A film of 24 x 30 cm
+# in 25-micron pixels has 115 million.
+MOST_PIXELS = 120_000_000
 FILLED = 0.9  # share of breast in a tile by which a branch is chosen
-MOST_PIXELS = 1 << 28  # of an image at the model's pixel size: 16,384 x 16,384
+MOST_FILLED = 24  # tiles of an image by which it is chosen. Chosen.
+GRID = 32  # pixels: the largest step of a network, which halves its maps five times
+_AROUND = 2  # pixels of a map that interpolation takes from beyond the breast
 
 
 class Tiling(NamedTuple):
@@ -28,6 +35,12 @@ class Tiling(NamedTuple):
     def margin(self) -> int:
         """Pixels at a tile's inner edges that count for nothing: they see too little around."""
         return self.overlap // 4
+
+    @property
+    def grid(self) -> int:
+        """Where tiles may begin, pixels: so a network's coarse maps lie alike in all of them."""
+        room = max(1, self.side - self.overlap)
+        return min(GRID, 1 << (room.bit_length() - 1))
 
 
 class Scene(NamedTuple):
@@ -50,122 +63,163 @@ def scene(image: np.ndarray, scale: Spacing, tiling: Tiling) -> Scene:
       tiling: at the model's pixel size.
 
     Raises:
-      ValueError: resampled, the image has more than MOST_PIXELS.
+      ValueError: the image, or what it is resampled to, has more than MOST_PIXELS.
     """
     height, width = image.shape
-    shape = (max(1, round(height * scale[0])), max(1, round(width * scale[1])))
-    if shape[0] * shape[1] > MOST_PIXELS:
+    size = (height * scale[0], width * scale[1])
+    if max(height * width, size[0] * size[1]) > MOST_PIXELS:
         raise ValueError(
-            f"{height}x{width} pixels are {shape[0]}x{shape[1]} at the model's pixel size; allowed "
-            f"are {MOST_PIXELS:,} in all"
+            f"{height}x{width} pixels are {size[0]:.0f}x{size[1]:.0f} at the model's pixel size; "
+            f"allowed are {MOST_PIXELS:,} in all"
         )
+    shape = (max(1, round(size[0])), max(1, round(size[1])))
     breast = breast_mask(image)
     small = image if shape == image.shape else resampled(image, shape)
     inside = breast if shape == image.shape else nearest(breast, shape)
     shares = {
-        (top, left): float(inside[top : top + tiling.side, left : left + tiling.side].mean())
-        for top in starts(shape[0], tiling)
-        for left in starts(shape[1], tiling)
+        corner: float(window(inside, corner, tiling.side).mean())
+        for corner in ((t, c) for t in starts(shape[0], tiling) for c in starts(shape[1], tiling))
+        if window(inside, corner, tiling.side, _AROUND).any()
     }
-    corners = tuple(corner for corner, share in shares.items() if share > 0)
-    of_tiles = np.array([shares[corner] for corner in corners])
-    return Scene(small, (height, width), breast, tiling, corners, of_tiles)
+    return Scene(
+        small, (height, width), breast, tiling, tuple(shares), np.array([*shares.values()])
+    )
+
+
+def window(values: np.ndarray, corner: tuple[int, int], side: int, around: int = 0) -> np.ndarray:
+    """What of an array lies in a tile, and so many pixels around it."""
+    top, left = corner
+    rows = slice(max(0, top - around), top + side + around)
+    return values[rows, max(0, left - around) : left + side + around]
 
 
 def filled(scene: Scene) -> np.ndarray:
-    """The numbers of the tiles that are nearly all breast; where there are none, the fullest.
+    """The numbers of at most MOST_FILLED tiles that are nearly all breast, evenly spread.
 
-    These decide what kind of image it is: training shows little air, and the edge of the skin has
-    a sign of its own, which is taken for that of the whole image.
+    Where there are none, the fullest. These decide what kind of image it is: training shows little
+    air, and the edge of the skin has a sign of its own, which is taken for that of the image.
     """
-    return np.flatnonzero(scene.shares >= min(FILLED, scene.shares.max(initial=0.0)))
+    numbers = np.flatnonzero(scene.shares >= min(FILLED, scene.shares.max(initial=0.0)))
+    if len(numbers) <= MOST_FILLED:
+        return numbers
+    return numbers[np.linspace(0, len(numbers) - 1, MOST_FILLED).round().astype(int)]
 
 
 def starts(length: int, tiling: Tiling) -> list[int]:
-    """Where tiles begin along an axis: evenly, from edge to edge, with at least the overlap."""
-    last = length - tiling.side
-    if last <= 0:
+    """Where tiles begin along an axis: evenly on the grid, with at least the overlap.
+
+    The first begins at the edge; the last may reach less than a step of the grid beyond the other.
+    """
+    steps = -(-(length - tiling.side) // tiling.grid)
+    if steps <= 0:
         return [0]
-    count = 1 + -(-last // (tiling.side - tiling.overlap))
-    return [round(last * i / (count - 1)) for i in range(count)]
+    count = -(-steps // ((tiling.side - tiling.overlap) // tiling.grid))
+    return [steps * i // count * tiling.grid for i in range(count + 1)]
 
 
 def tiles_of(scene: Scene, numbers: Sequence[int] | None = None) -> np.ndarray:
-    """The tiles float32 [n, side, side]; an image smaller than a tile is continued by its edge.
+    """The tiles float32 [n, side, side]; beyond the image they are continued by its edge.
 
     Args:
       scene: of an image.
       numbers: of the tiles that are wanted; None for all.
     """
-    side = tiling_side = scene.tiling.side
-    height, width = scene.image.shape
-    image = scene.image
-    if height < side or width < side:
-        padding = ((0, max(0, tiling_side - height)), (0, max(0, tiling_side - width)))
-        image = np.pad(image, padding, mode="edge")
     wanted = range(len(scene.corners)) if numbers is None else numbers
+    side = scene.tiling.side
     tiles = np.empty((len(wanted), side, side), np.float32)
     for tile, number in zip(tiles, wanted, strict=True):
-        top, left = scene.corners[number]
-        tile[:] = image[top : top + side, left : left + side]
+        part = window(scene.image, scene.corners[number], side)
+        height, width = part.shape
+        tile[:height, :width] = part
+        tile[:height, width:] = part[:, -1:]
+        tile[height:] = tile[height - 1]
     return tiles
+
+
+def add(total: np.ndarray, scene: Scene, number: int, tile: np.ndarray) -> None:
+    """Adds the map [side, side] of one tile to a total [h, w], by the tile's weights there.
+
+    Of all tiles together the total is their weighted mean. What was left out of a scene counts as
+    zero, and only where there is no breast.
+    """
+    top, left = scene.corners[number]
+    rows = weights(scene.image.shape[0], scene.tiling)[top]
+    columns = weights(scene.image.shape[1], scene.tiling)[left]
+    share = np.multiply.outer(rows, columns)
+    share *= tile[: len(rows), : len(columns)]
+    window(total, (top, left), scene.tiling.side)[:] += share
 
 
 def blended(scene: Scene, tiles: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
     """The map float32 [h, w] of maps of tiles [n, side, side], their weighted mean; 0 elsewhere.
-
-    A tile's weight falls linearly to its inner edges and is 0 in their margin: a pixel has its
-    value from the tiles that see enough around it. Edges of the image have full weight.
 
     Args:
       scene: of the image.
       tiles: in the order of `numbers`.
       numbers: of these tiles; None for all.
     """
-    shape, side = scene.image.shape, scene.tiling.side
-    total, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for number, tile in zip(
-        range(len(scene.corners)) if numbers is None else numbers, tiles, strict=True
-    ):
-        top, left = scene.corners[number]
-        rows = weight(top, shape[0], scene.tiling)
-        columns = weight(left, shape[1], scene.tiling)
-        window = (slice(top, top + side), slice(left, left + side))
-        share = np.multiply.outer(rows, columns)
-        total[window] += share * tile[: len(rows), : len(columns)]
-        weights[window] += share
-    return np.divide(total, weights, out=total, where=weights > 0)
+    total, covered = (np.zeros(scene.image.shape, np.float32) for _ in range(2))
+    ones = np.ones((scene.tiling.side,) * 2, np.float32)
+    wanted = range(len(scene.corners)) if numbers is None else numbers
+    for number, tile in zip(wanted, tiles, strict=True):
+        add(total, scene, number, tile)
+        add(covered, scene, number, ones)
+    return np.divide(total, covered, out=total, where=covered > 0)
 
 
-def weight(start: int, length: int, tiling: Tiling) -> np.ndarray:
-    """The weight of a tile along an axis, float32, as far as it lies inside the image."""
-    stop = min(start + tiling.side, length)
-    at = np.arange(start, stop, dtype=np.float32) + 0.5
+@functools.lru_cache(maxsize=64)
+def weights(length: int, tiling: Tiling) -> dict[int, np.ndarray]:
+    """The weights of tiles along an axis by where they begin, as far as they lie in the image.
+
+    They fall linearly to a tile's inner edges and are 0 in its margin: a pixel has its value from
+    the tiles that see enough around it. At each pixel their sum is 1.
+    """
     ramp = max(tiling.overlap - 2 * tiling.margin, 1)
-    shares = np.ones(stop - start, np.float32)
-    if start > 0:
-        shares = np.minimum(shares, (at - start - tiling.margin) / ramp)
-    if stop < length:
-        shares = np.minimum(shares, (stop - at - tiling.margin) / ramp)
-    return shares.clip(0)
+    total, single = np.zeros(length), {}
+    for start in starts(length, tiling):
+        stop = min(start + tiling.side, length)
+        at, share = np.arange(start, stop) + 0.5, np.ones(stop - start)
+        if start > 0:
+            share = np.minimum(share, (at - start - tiling.margin) / ramp)
+        if stop < length:
+            share = np.minimum(share, (start + tiling.side - at - tiling.margin) / ramp)
+        single[start] = share.clip(0)
+        total[start:stop] += single[start]
+    return {
+        start: (share / total[start : start + len(share)]).astype(np.float32)
+        for start, share in single.items()
+    }
 
 
 def in_own_pixels(scene: Scene, values: np.ndarray) -> np.ndarray:
-    """A map [h, w] at the model's pixel size as [H, W] in the image's own; 0 outside the breast.
-
-    Between the model's pixels it is interpolated. A pixel that several of the model's fall on has
-    the highest of them: nothing is thinned out below what marks it.
-    """
-    own = values
-    if values.shape != scene.shape:
-        pooled = [
-            max(1, -(-small // large))
-            for small, large in zip(values.shape, scene.shape, strict=True)
-        ]
-        if max(pooled) > 1:
-            values = ndimage.maximum_filter(values, size=pooled)
-        own = interpolated(values, scene.shape)
+    """A map [h, w] at the model's pixel size as [H, W] in the image's own; 0 outside the breast."""
+    own = values if values.shape == scene.shape else at_size(values, scene.shape)
     return np.where(scene.breast, own, np.float32(0))
+
+
+def at_size(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Values float32 [h, w] at the pixel centers of another size, linear between their own.
+
+    No peak is lost: a pixel has at least the highest of the values whose centers lie in it.
+    """
+    for axis, length in enumerate(shape):
+        size = values.shape[axis]
+        step = size / length
+        at = ((np.arange(length) + 0.5) * step - 0.5).clip(0, size - 1)
+        low = np.floor(at).astype(int)
+        part = (at - low).astype(np.float32)
+        part = part[:, None] if axis == 0 else part[None, :]
+        out = values.take(low, axis) * (1 - part)
+        out += values.take(np.minimum(low + 1, size - 1), axis) * part
+        # The centers in pixel i are the numbers from edges[i] to below edges[i + 1].
+        edges = np.ceil(np.arange(length + 1) * step - 0.5 - 1e-9).astype(int)
+        for i in range(math.ceil(step)):
+            inside = edges[:-1] + i < edges[1:]
+            rows = np.flatnonzero(inside)
+            where = (rows,) if axis == 0 else (slice(None), rows)
+            out[where] = np.maximum(out[where], values.take(edges[:-1][inside] + i, axis))
+        values = out
+    return values
 
 
 def resampled(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -174,19 +228,6 @@ def resampled(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
     source = Image.fromarray(np.ascontiguousarray(image, np.float32))
     return np.asarray(source.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
-
-
-def interpolated(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Values float32 [h, w] at the pixel centers of another size, linear between their own."""
-    for axis, length in enumerate(shape):
-        size = values.shape[axis]
-        at = ((np.arange(length) + 0.5) * size / length - 0.5).clip(0, size - 1)
-        low = np.floor(at).astype(int)
-        high = np.minimum(low + 1, size - 1)
-        part = (at - low).astype(np.float32)
-        part = part[:, None] if axis == 0 else part[None, :]
-        values = values.take(low, axis) * (1 - part) + values.take(high, axis) * part
-    return values
 
 
 def nearest(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
