@@ -25,6 +25,7 @@ from mln_flax.types import Record
 
 LIBRARIES = ("jax", "flax", "numpy", "scipy")
 Segments = Literal["clusters", "binary", "fractional", "none"]  # of a DICOM answer
+_ROWS = 256  # of an image that are worked on at a time, to need little memory
 MOST_FRACTIONS = 120_000_000  # pixels of a file whose probabilities are written as DICOM: 3 GB
 
 
@@ -267,7 +268,10 @@ def probability_png(probability: np.ndarray) -> bytes:
     """A probability [H, W] as 16-bit gray: 65,535 times it, rounded down, so that none rises."""
     from PIL import Image
 
-    levels = np.floor(probability * np.float32(65535)).astype(np.uint16)
+    levels = np.empty(probability.shape, np.uint16)
+    for top in range(0, len(levels), _ROWS):
+        rows = slice(top, top + _ROWS)
+        levels[rows] = np.floor(probability[rows] * np.float32(65535))
     return _png(Image.fromarray(levels))
 
 

@@ -261,6 +261,7 @@ class Predictor:
         """What is marked in an image, all of whose tiles are through."""
         sized, chosen = image.sized, self.run.config.predict
         probability = whole.in_own_pixels(sized.scene, image.total)
+        np.minimum(probability, 1, out=probability)  # weights add up to 1 but for rounding
         if not np.isfinite(probability).all():
             raise UserError(
                 "the network's answer is no number (NaN): nothing can be marked; see whether "

@@ -22,6 +22,7 @@ MOST_PIXELS = 120_000_000
 FILLED = 0.9  # share of breast in a tile by which a branch is chosen
 MOST_FILLED = 24  # tiles of an image by which it is chosen. Chosen.
 GRID = 32  # pixels: the largest step of a network, which halves its maps five times
+_ROWS = 256  # of an image that are worked on at a time, to need little memory
 _AROUND = 2  # pixels of a map that interpolation takes from beyond the breast
 
 
@@ -192,34 +193,42 @@ def weights(length: int, tiling: Tiling) -> dict[int, np.ndarray]:
 
 
 def in_own_pixels(scene: Scene, values: np.ndarray) -> np.ndarray:
-    """A map [h, w] at the model's pixel size as [H, W] in the image's own; 0 outside the breast."""
-    own = values if values.shape == scene.shape else at_size(values, scene.shape)
-    return np.where(scene.breast, own, np.float32(0))
+    """A map [h, w] at the model's pixel size as [H, W] in the image's own; 0 outside the breast.
 
-
-def at_size(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Values float32 [h, w] at the pixel centers of another size, linear between their own.
-
-    No peak is lost: a pixel has at least the highest of the values whose centers lie in it.
+    Linear between the model's pixels. No peak is lost: a pixel has at least the highest of the
+    values whose centers lie in it.
     """
-    for axis, length in enumerate(shape):
-        size = values.shape[axis]
-        step = size / length
-        at = ((np.arange(length) + 0.5) * step - 0.5).clip(0, size - 1)
-        low = np.floor(at).astype(int)
-        part = (at - low).astype(np.float32)
-        part = part[:, None] if axis == 0 else part[None, :]
-        out = values.take(low, axis) * (1 - part)
-        out += values.take(np.minimum(low + 1, size - 1), axis) * part
-        # The centers in pixel i are the numbers from edges[i] to below edges[i + 1].
-        edges = np.ceil(np.arange(length + 1) * step - 0.5 - 1e-9).astype(int)
-        for i in range(math.ceil(step)):
-            inside = edges[:-1] + i < edges[1:]
-            rows = np.flatnonzero(inside)
-            where = (rows,) if axis == 0 else (slice(None), rows)
-            out[where] = np.maximum(out[where], values.take(edges[:-1][inside] + i, axis))
-        values = out
-    return values
+    height, width = scene.shape
+    own = np.empty(scene.shape, np.float32)
+    columns = along(values, 1, width)
+    for top in range(0, height, _ROWS):
+        rows = slice(top, min(top + _ROWS, height))
+        of_rows = along(columns, 0, height, rows.start, rows.stop)
+        own[rows] = np.where(scene.breast[rows], of_rows, np.float32(0))
+    return own
+
+
+def along(
+    values: np.ndarray, axis: int, length: int, first: int = 0, stop: int | None = None
+) -> np.ndarray:
+    """Values [h, w] at another length along an axis, or the part of it from `first` to `stop`."""
+    stop, size = length if stop is None else stop, values.shape[axis]
+    if size == length:
+        return values.take(np.arange(first, stop), axis)
+    step = size / length
+    at = ((np.arange(first, stop) + 0.5) * step - 0.5).clip(0, size - 1)
+    low = np.floor(at).astype(int)
+    part = (at - low).astype(np.float32)
+    part = part[:, None] if axis == 0 else part[None, :]
+    out = values.take(low, axis) * (1 - part)
+    out += values.take(np.minimum(low + 1, size - 1), axis) * part
+    # The centers in the i-th pixel are the numbers from edges[i] to below edges[i + 1].
+    edges = np.ceil(np.arange(first, stop + 1) * step - 0.5 - 1e-9).astype(int)
+    for i in range(math.ceil(step)):
+        inside = np.flatnonzero(edges[:-1] + i < edges[1:])
+        where = (inside,) if axis == 0 else (slice(None), inside)
+        out[where] = np.maximum(out[where], values.take(edges[inside] + i, axis))
+    return out
 
 
 def resampled(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
