@@ -17,15 +17,16 @@ from mln_flax.data.readers import reader
 from mln_flax.data.writers import dicom_seg, dicom_sr
 from mln_flax.data.writers.dicom_sr import ClusterMeasurement
 from mln_flax.data.writers.source import Algorithm
+from mln_flax.engine.answer_folder import Origin
 from mln_flax.engine.predictor import Prediction
 from mln_flax.metrics.clusters import Calcification, Cluster
 from mln_flax.results import overlay
 from mln_flax.types import Record
 
 LIBRARIES = ("jax", "flax", "numpy", "scipy")
-# What the names of an image's answers end in, but for maps of branches.
 Segments = Literal["clusters", "binary", "fractional", "none"]  # of a DICOM answer
-ENDINGS = ("_probability.png", "_mask.png", "_overlay.png", "_seg.dcm", "_sr.dcm", ".json")
+_ROWS = 256  # of an image that are worked on at a time, to need little memory
+MOST_FRACTIONS = 120_000_000  # pixels of a file whose probabilities are written as DICOM: 3 GB
 
 
 class Whole(NamedTuple):
@@ -39,15 +40,6 @@ class Whole(NamedTuple):
     def stem_of(self, frame: int, frames: int) -> str:
         """What begins the names of a frame's answers: `a`, of a volume `a_0001` ..."""
         return f"{self.stem}_{frame + 1:04d}" if frames > 1 else self.stem
-
-
-class Origin(NamedTuple):
-    """What answers: hashes of the model and of its settings, and versions."""
-
-    model: str
-    config: str
-    model_spacing_mm: tuple[float, float] | None
-    versions: dict[str, str]
 
 
 def record_of(
@@ -91,13 +83,14 @@ def record_of(
         "calcifications": [
             _calcification(calcification, numbers, spacing) for calcification in calcifications
         ],
-        "marked_pixels": int(np.count_nonzero(prediction.mask)),
+        # Of bits or of bools.
+        "marked_pixels": int(np.bitwise_count(prediction.mask).sum()),
         "facts": prediction.facts,
         "why": prediction.why,
         "notes": list(prediction.notes),
         "warnings": list(prediction.warnings),
         "files": dict(names),
-        "hashes": {"file": whole.hash, "model": origin.model, "config": origin.config},
+        "hashes": origin.hashes(whole.hash),
         "versions": origin.versions,
         "seconds": seconds,
     }
@@ -134,17 +127,19 @@ def write_maps(folder: Path, stem: str, prediction: Prediction) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files.write_bytes(folder / f"{stem}_probability.png", probability_png(prediction.probability))
     files.write_bytes(folder / f"{stem}_mask.png", mask_png(prediction.mask))
+    if not prediction.maps:
+        return
     shown = overlay.pictures(prediction.image, maps=prediction.maps)
     for name in prediction.maps:
         files.write_bytes(folder / f"{stem}{overlay.ending(name)}", shown[name])
 
 
-def lighter(prediction: Prediction) -> Prediction:
+def lighter(prediction: Prediction, kind: Segments) -> Prediction:
     """The prediction of a frame without what is written already: a volume has many of them."""
     nothing = np.zeros((0, 0), np.float32)
     return prediction._replace(
         image=as_bytes(prediction.image),
-        probability=as_bytes(prediction.probability),
+        probability=as_bytes(prediction.probability) if kind == "fractional" else nothing,
         breast=nothing.astype(bool),
         maps=dict.fromkeys(prediction.maps, nothing),
         mask=np.packbits(prediction.mask),
@@ -200,11 +195,11 @@ def write(
 
 
 def in_clusters(prediction: Prediction, numbers: Mapping[int, int]) -> np.ndarray:
-    """The number of the volume's cluster at each pixel, int32 [H, W]; 0 outside of clusters."""
+    """The number of the volume's cluster at each pixel [H, W]; 0 outside of clusters."""
     labels = prediction.marks.labels
     dense = labels if isinstance(labels, np.ndarray) else labels.toarray()
     of = [0, *(numbers.get(c.cluster, 0) for c in prediction.marks.calcifications)]
-    return np.array(of, np.int32)[dense]
+    return np.array(of, np.min_scalar_type(max(of)))[dense]  # of a volume there are many
 
 
 def write_dicom(
@@ -221,6 +216,11 @@ def write_dicom(
     """
     if kind == "none" or not reader.is_dicom(whole.file):
         return {}, ()
+    if kind == "fractional" and sum(p.image.size for p in predictions) > MOST_FRACTIONS:
+        return {}, (
+            "no DICOM answer: too many frames for probabilities; --config.predict.dicom=clusters "
+            "or binary has one",
+        )
     names = {"seg": f"{whole.stem}_seg.dcm", "sr": f"{whole.stem}_sr.dcm"}
     algorithm = Algorithm(
         origin.model, origin.versions["mln_flax"], datetime.datetime.now(datetime.UTC)
@@ -268,7 +268,10 @@ def probability_png(probability: np.ndarray) -> bytes:
     """A probability [H, W] as 16-bit gray: 65,535 times it, rounded down, so that none rises."""
     from PIL import Image
 
-    levels = np.floor(probability * np.float32(65535)).astype(np.uint16)
+    levels = np.empty(probability.shape, np.uint16)
+    for top in range(0, len(levels), _ROWS):
+        rows = slice(top, top + _ROWS)
+        levels[rows] = np.floor(probability[rows] * np.float32(65535))
     return _png(Image.fromarray(levels))
 
 

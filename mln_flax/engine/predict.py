@@ -1,35 +1,37 @@
 """Answers for a folder of a user's own images; what is answered already is not answered again.
 
-Files are read ahead and answers written behind while the network works. An image's JSON file is
-written last, so an answer that has one is whole. A file that cannot be read is named and left out.
+Files are read ahead and answers written behind while the network works. The first JSON file of an
+image is written last, so an answer that has it is whole. A file that cannot be read is named and
+left out, and so is one that something goes wrong with: it loses no other.
 """
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mln_flax import files, locks
+from mln_flax import files
 from mln_flax.config import Config
 from mln_flax.data.core import Unusable
 from mln_flax.data.readers.reader import Mammogram
-from mln_flax.engine import answers, inputs
+from mln_flax.engine import answer_folder, answers, inputs
 from mln_flax.engine import workdir as workdirs
-from mln_flax.engine.answers import Origin, Whole
-from mln_flax.engine.inputs import Case, Inputs
-from mln_flax.engine.predictor import Prediction, Predictor
+from mln_flax.engine.answer_folder import Origin
+from mln_flax.engine.answers import Segments, Whole
+from mln_flax.engine.inputs import MANIFEST, Case, Inputs, NoImage
+from mln_flax.engine.predictor import Prediction, Predictor, looked_at
+from mln_flax.engine.stop import EXIT_CODES, Stopped, StopSignal
 from mln_flax.metrics import clusters
 from mln_flax.results import answer_tables, answers_page
 from mln_flax.settings import after_training, flat, to_dict
 from mln_flax.types import UserError
 
-MANIFEST = "prediction.json"  # what a folder of answers was made with
-READ_AHEAD = 1  # files that are decoded while another is answered
-WRITE_BEHIND = 2  # images that wait to be written
+WRITE_BEHIND = 2  # tasks that wait to be written
+LARGE = 30_000_000  # pixels of an image beside which no other is held
 
 
 def predict(
@@ -40,18 +42,21 @@ def predict(
     overwrite: bool = False,
     command: str = "",
 ) -> int:
-    """Answers every image among the paths; returns 0, or 1 where one could not be read.
+    """Answers every image among the paths; returns 0, or 1 where one was left out.
+
+    After SIGTERM or SIGINT it ends with the image that is being answered, and returns their code.
 
     Args:
       config: of the run.
       workdir: that holds its model.
       paths: image files, and folders, which are searched with all that is below them.
       output: the folder for the answers; they stand in it as the images stand in theirs.
-      overwrite: answers of another model or other settings are replaced.
+      overwrite: answers of another model, other settings or images give way.
       command: is noted.
 
     Raises:
       UserError: no paths, no output, no image, or an output that holds something else.
+      OSError: an answer cannot be written.
     """
     if not paths:
         raise UserError("--mode=predict: give image files or folders after the flags")
@@ -61,19 +66,32 @@ def predict(
     given = inputs.find(paths, folder)
     predictor = Predictor.of(config, workdir)
     origin = origin_of(predictor)
-    with claimed(folder, origin, given, overwrite, config, command):
-        unread = answer_all(predictor, origin, given, folder)
-        lines = answer_tables.write(folder, [case_place(case) for case in given.cases], unread)
+    about = {"command": command, "versions": origin.versions, "config": to_dict(config)}
+    for warning in predictor.warnings:
+        print(f"predict: {warning}", flush=True)
+    stop = StopSignal()
+    with answer_folder.claimed(folder, origin, given, overwrite, about) as places:
+        with stop.watched():
+            session = Session(predictor, origin, folder, stop)
+            session.run(given)
+        if stop.name:
+            print(f"predict: stopped by {stop.name}; the same command does what is left")
+            return EXIT_CODES[stop.name]
+        if session.passed_over:
+            noted = [{"image": name, "reason": reason} for name, reason in session.passed_over]
+            stored = files.read_json(folder / MANIFEST)
+            files.write_json(folder / MANIFEST, stored | {"passed_over": noted})
+        lines = answer_tables.write(folder, places, session.left_out)
         page = answers_page.write(folder)
-    for image, reason in unread:
-        print(f"predict: left out {image}: {reason}", flush=True)
+    for image, reason in session.left_out:
+        print(f"predict: left out {image}: {reason}")
     count = sum(len(line["clusters"]) for line in lines)
     print(
-        f"predict: {len(lines)} images answered, {count} clusters, {len(unread)} files left out",
-        flush=True,
+        f"predict: {len(lines)} images answered, {counted(count)}, "
+        f"{len(session.left_out)} files left out, {len(session.passed_over)} passed over"
     )
     print(f"predict: page: {page}", flush=True)
-    return 1 if unread else 0
+    return 1 if session.left_out else 0
 
 
 def origin_of(predictor: Predictor) -> Origin:
@@ -97,206 +115,189 @@ def origin_of(predictor: Predictor) -> Origin:
     )
 
 
-@contextlib.contextmanager
-def claimed(
-    folder: Path, origin: Origin, given: Inputs, overwrite: bool, config: Config, command: str
-) -> Iterator[None]:
-    """Holds the output folder, made if there is none, for this command and these answers.
-
-    Raises:
-      UserError: it is a file, holds answers of another model, settings or images, or another
-        process is at work in it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UserError(f"--output={folder}: is a file; give a folder") from None
-
-    def busy() -> None:
-        raise UserError(f"--output={folder}: another process is at work in it; take another")
-
-    own = {"model": origin.model, "settings": origin.config, "images": str(given.root)}
-    with locks.alone(folder, busy):
-        path = folder / MANIFEST
-        if path.exists():
-            stored = files.read_json(path).get("of", {})
-            other = [name for name in own if stored.get(name) != own[name]]
-            if other and not overwrite:
-                raise UserError(
-                    f"--output={folder}: holds answers of another {', another '.join(other)}; take "
-                    "another folder, or --overwrite"
-                )
-        elif not overwrite:
-            refuse_foreign(folder, given)
-        about = {"command": command, "versions": origin.versions, "config": to_dict(config)}
-        files.write_json(path, {"of": own} | about)
-        yield
+def counted(count: int) -> str:
+    """`1 cluster`, `2 clusters`."""
+    return f"{count} cluster{'' if count == 1 else 's'}"
 
 
-def refuse_foreign(folder: Path, given: Inputs) -> None:
-    """Raises UserError where answers would overwrite files that are none."""
-    for case in given.cases:
-        for path in (folder / case.folder).glob(f"{glob_safe(case.stem)}_*"):
-            if path.name.removeprefix(case.stem) in answers.ENDINGS:
-                raise UserError(
-                    f"--output={folder}: holds {path.name}, which this command did not write; take "
-                    "another folder, or --overwrite"
-                )
-
-
-def glob_safe(name: str) -> str:
-    """The name for `glob`, which would take its brackets and stars for patterns."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def case_place(case: Case) -> str:
-    """Where the answers of a case begin, below the output."""
-    return f"{case.folder}/{case.stem}".lstrip("/")
+def fault(error: Exception) -> str:
+    """Where something unexpected went wrong, without its words: they may name a patient."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{type(error).__name__} at {Path(place.filename).name}, line {place.lineno}: a fault of "
+        "this program or too little memory; nothing else is touched by it"
+    )
 
 
 class Decoded(NamedTuple):
     """A file that is being answered: its frames, decoded when asked for."""
 
     whole: Whole
-    folder: str  # of its answers, below the output
+    place: Path  # the folder of its answers
     frames: int
-    read: Callable[[int], Mammogram]
+    size: int  # pixels of the first frame
+    read: Callable[..., Mammogram]
 
 
-def answer_all(
-    predictor: Predictor, origin: Origin, given: Inputs, folder: Path
-) -> list[tuple[str, str]]:
-    """Answers what is not answered yet; returns the files that could not be, with the reason."""
-    unread = list(given.absent)
-    started, fresh = time.monotonic(), 0
-    with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
-        ahead: list[Future[Decoded | None]] = []
-        behind: list[Future[None]] = []
-        queue = iter(given.cases)
+class Session:
+    """The work of one command: what it answers with, and what it could not answer."""
 
-        def fill() -> None:
-            while len(ahead) <= READ_AHEAD and (case := next(queue, None)) is not None:
-                ahead.append(reading.submit(decoded, case, origin, folder))
+    def __init__(self, predictor: Predictor, origin: Origin, folder: Path, stop: StopSignal):
+        self.predictor, self.origin, self.folder, self.stop = predictor, origin, folder, stop
+        self.kind: Segments = predictor.run.config.predict.dicom  # type: ignore[assignment]
+        self.left_out: list[tuple[str, str]] = []
+        self.passed_over: list[tuple[str, str]] = []
+        self.reading, self.writing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.behind: list[Future[None]] = []
+        self.stale: dict[str, list[Path]] = {}
 
+    def run(self, given: Inputs) -> None:
+        """Answers what is not answered yet, until the stop signal comes."""
+        self.left_out += given.absent
+        self.passed_over += given.passed_over
+        for name, reason in given.passed_over:
+            print(f"predict: passed over {name}: {reason}", flush=True)
+        self.stale = answer_folder.written(self.folder, [case.place for case in given.cases])
         try:
-            fill()
-            for number, case in enumerate(given.cases, start=1):
-                future = ahead.pop(0)
-                try:
-                    source = future.result()
-                    fill()
-                    if source is None:
-                        print(f"predict: {number}/{len(given.cases)} {case.image}: done already")
-                        continue
-                    begun = time.monotonic()
-                    count = answer(predictor, origin, source, folder, writing, behind)
-                    fresh += 1
-                except Unusable as reason:
-                    fill()
-                    unread.append((case.image, str(reason)))
-                    print(f"predict: {case.image}: {reason}", flush=True)
-                    continue
-                total, now = len(given.cases), time.monotonic()
-                left = int((now - started) / fresh * (total - number))
-                print(
-                    f"predict: {number}/{total} {case.image}: {counted(count)}, {now - begun:.1f} "
-                    f"s; {left // 60}:{left % 60:02d} left",
-                    flush=True,
-                )
-            for written in behind:
-                written.result()
-        except BaseException:
-            for future in ahead:
-                future.cancel()
-            for written in behind:
-                written.cancel()
-            raise
-    return unread
+            self._all(given.cases)
+            self._wait(0)
+        finally:
+            self.reading.shutdown(cancel_futures=True)
+            self.writing.shutdown(cancel_futures=True)
 
+    def _all(self, cases: Sequence[Case]) -> None:
+        started, fresh, total = time.monotonic(), 0, len(cases)
+        ahead: Future[Decoded | None] | None = None
+        for number, case in enumerate(cases, start=1):
+            if self.stop.name:
+                return
+            future, ahead = ahead or self.reading.submit(self._decoded, case), None
+            begun = time.monotonic()
+            try:
+                source = future.result()
+                if number < total and (source is None or source.size < LARGE):
+                    ahead = self.reading.submit(self._decoded, cases[number])
+                count, notes = self._answer(case, source) if source else (0, "")
+            except NoImage as reason:
+                self.passed_over.append((case.image, str(reason)))
+                print(f"predict: passed over {case.image}: {reason}", flush=True)
+                continue
+            except Stopped:
+                return
+            except Exception as error:
+                self._leave_out(case, error)
+                continue
+            if source is None:
+                print(f"predict: {number}/{total} {case.image}: done already", flush=True)
+                continue
+            fresh, now = fresh + 1, time.monotonic()
+            left = int((now - started) / fresh * (total - number))
+            print(
+                f"predict: {number}/{total} {case.image}: {counted(count)}, {now - begun:.1f} s"
+                f"{notes}; {left // 60}:{left % 60:02d} left",
+                flush=True,
+            )
 
-def counted(count: int) -> str:
-    """`1 cluster`, `2 clusters`."""
-    return f"{count} cluster{'' if count == 1 else 's'}"
+    def _leave_out(self, case: Case, error: Exception) -> None:
+        """Names a file that cannot be answered; raises what the disk refuses."""
+        if isinstance(error, OSError) and error.errno is not None:
+            raise error
+        reason = str(error) if isinstance(error, Unusable | UserError) else fault(error)
+        self.left_out.append((case.image, reason))
+        print(f"predict: {case.image}: {reason}", flush=True)
+        self._wait(0)  # what of it is being written
+        answer_folder.clear(self.folder, [case.place])
 
+    def _decoded(self, case: Case) -> Decoded | None:
+        """A file with its first frame decoded; None where it is answered already.
 
-def decoded(case: Case, origin: Origin, folder: Path) -> Decoded | None:
-    """A file with its first frame decoded; None where it is answered already.
+        Raises:
+          NoImage: it is none.
+          Unusable: it cannot be read.
+        """
+        try:
+            digest = answers.file_hash(case.file)
+        except OSError as error:
+            raise Unusable(f"cannot be opened: {(error.strerror or '').lower()}") from None
+        if answer_folder.answer_of(self.folder, case.place, self.origin.hashes(digest)):
+            return None
+        header = inputs.header(case.file)
+        read = inputs.frames_of(case.file)
+        size = read(0, again=True).image.size
+        whole = Whole(case.file, case.image, case.stem, digest)
+        return Decoded(whole, self.folder / case.folder, header.frames, size, read)
 
-    Raises:
-      Unusable: it cannot be read.
-    """
-    try:
-        digest = answers.file_hash(case.file)
-    except OSError as error:
-        raise Unusable(f"cannot be opened: {(error.strerror or '').lower()}") from None
-    if is_done(folder / case.folder, case.stem, digest, origin):
-        return None
-    header = inputs.header(case.file)
-    read = inputs.frames_of(case.file, header.frames)
-    read(0)
-    whole = Whole(case.file, case.image, case.stem, digest)
-    return Decoded(whole, case.folder, header.frames, read)
+    def _answer(self, case: Case, source: Decoded) -> tuple[int, str]:
+        """Answers all frames of a file and has the answers written.
 
+        Returns the number of clusters, and what is to be said beside it.
+        """
+        for path in self.stale.get(case.place, ()):
+            path.unlink(missing_ok=True)
+        if source.size >= LARGE:
+            self._wait(0)
+        begun, count, common = time.monotonic(), source.frames, self._shared_look(source)
+        predictions: list[Prediction] = []
+        for frame in range(count):
+            mammogram = source.read(frame)
+            sized = self.predictor.sized(mammogram.image, mammogram.header.spacing_mm, "file")
+            own = self.predictor.look([sized]) if common is None else common
+            prediction = self.predictor.answer(sized, own)
+            prediction = prediction._replace(notes=(*mammogram.repaired, *prediction.notes))
+            stem = source.whole.stem_of(frame, count)
+            self._write(case, answers.write_maps, source.place, stem, prediction)
+            if count > 1:
+                prediction = answers.lighter(prediction, self.kind)
+            predictions.append(prediction)
+            if self.stop.name and frame + 1 < count:
+                raise Stopped  # what is written of the case counts for none
+        numbers = clusters.linked([prediction.marks for prediction in predictions])
+        seconds = (time.monotonic() - begun) / count
+        arguments = (source.whole, predictions, numbers, self.origin, self.kind, seconds)
+        self._write(case, answers.write, source.place, *arguments)
+        if source.size >= LARGE:
+            self._wait(0)
+        is_assumed = any(prediction.spacing_from == "assumed" for prediction in predictions)
+        found = {number for of_frame in numbers for number in of_frame.values()}
+        return len(found), ", pixel size assumed" if is_assumed else ""
 
-def is_done(folder: Path, stem: str, digest: str, origin: Origin) -> bool:
-    """Whether a folder holds the whole answer for a file of this hash."""
-    hashes = {"file": digest, "model": origin.model, "config": origin.config}
-    for name in (f"{stem}.json", f"{stem}_0001.json"):  # of a volume the first is written last
-        if (folder / name).exists():
-            with contextlib.suppress(UserError):
-                return files.read_json(folder / name).get("hashes") == hashes
-    return False
+    def _shared_look(self, source: Decoded) -> np.ndarray | None:
+        """What decides the branch of all frames of a volume; None where each has its own."""
+        if source.frames == 1 or self.predictor.run.config.predict.choice != "case":
+            return None
+        looks = []
+        for frame in looked_at(source.frames):
+            mammogram = source.read(frame, again=True)
+            spacing = mammogram.header.spacing_mm
+            looks.append(self.predictor.look([self.predictor.sized(mammogram.image, spacing, "")]))
+        seen = [look for look in looks if look is not None]
+        return np.sum(seen, axis=0) if seen else None
 
+    def _write(self, case: Case, task: Callable[..., None], *arguments: Any) -> None:
+        """Has something written, after what is waiting; what goes wrong with it loses no other."""
 
-def answer(
-    predictor: Predictor,
-    origin: Origin,
-    source: Decoded,
-    folder: Path,
-    writing: ThreadPoolExecutor,
-    behind: list[Future[None]],
-) -> int:
-    """Answers all frames of a file and has the answers written; returns the number of clusters."""
-    place, whole, count = folder / source.folder, source.whole, source.frames
-    begun = time.monotonic()
-    common = shared_look(predictor, source)
-    predictions: list[Prediction] = []
-    for frame in range(count):
-        mammogram = source.read(frame)
-        sized = predictor.sized(mammogram.image, mammogram.header.spacing_mm, "file")
-        own = predictor.look([sized]) if common is None else common
-        prediction = predictor.answer(sized, own)
-        prediction = prediction._replace(notes=(*mammogram.repaired, *prediction.notes))
-        submit(writing, behind, answers.write_maps, place, whole.stem_of(frame, count), prediction)
-        predictions.append(prediction if count == 1 else answers.lighter(prediction))
-    numbers = clusters.linked([prediction.marks for prediction in predictions])
-    seconds = (time.monotonic() - begun) / count
-    kind = predictor.run.config.predict.dicom
-    submit(
-        writing, behind, answers.write, place, whole, predictions, numbers, origin, kind, seconds
-    )
-    return len({number for of_frame in numbers for number in of_frame.values()})
+        def written() -> None:
+            if any(image == case.image for image, _ in self.left_out):
+                return
+            try:
+                task(*arguments)
+            except OSError as error:
+                if error.errno is not None:
+                    raise
+                self._fail(case, error)
+            except Exception as error:
+                self._fail(case, error)
 
+        self._wait(WRITE_BEHIND - 1)
+        self.behind.append(self.writing.submit(written))
 
-def shared_look(predictor: Predictor, source: Decoded) -> np.ndarray | None:
-    """What decides the branch of all frames of a volume; None where each decides for itself."""
-    if source.frames == 1 or predictor.run.config.predict.choice != "case":
-        return None
-    total: Any = None
-    for frame in range(source.frames):
-        mammogram = source.read(frame)
-        look = predictor.look(
-            [predictor.sized(mammogram.image, mammogram.header.spacing_mm, "file")]
-        )
-        if look is not None:
-            total = look if total is None else total + look
-    return total
+    def _fail(self, case: Case, error: Exception) -> None:
+        """Names a file whose answer cannot be written, in the thread that writes."""
+        self.left_out.append((case.image, fault(error)))
+        print(f"predict: {case.image}: {fault(error)}", flush=True)
+        answer_folder.clear(self.folder, [case.place])
 
-
-def submit(
-    writing: ThreadPoolExecutor, behind: list[Future[None]], task: Any, *arguments: Any
-) -> None:
-    """Has something written, after what is waiting; raises what went wrong with what is done."""
-    while len(behind) >= WRITE_BEHIND:
-        behind.pop(0).result()
-    behind.append(writing.submit(task, *arguments))
+    def _wait(self, waiting: int) -> None:
+        """Returns when no more tasks than these wait; raises what the disk refused."""
+        while len(self.behind) > waiting:
+            self.behind.pop(0).result()

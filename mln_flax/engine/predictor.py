@@ -1,7 +1,7 @@
 """Answers for whole images: what is marked, how sure, by which branch, and why."""
 
 import dataclasses
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mln_flax import settings
-from mln_flax.config import Config, PredictConfig, validate
+from mln_flax.config import Config, validate
 from mln_flax.engine import explain, whole, whole_model
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run, build
 from mln_flax.engine.model import load_model
-from mln_flax.engine.whole import Scene, Spacing, Tiling
+from mln_flax.engine.whole import LEAST_SIDE, Scene, Spacing, Tiling
 from mln_flax.engine.whole_model import WholeModel
-from mln_flax.methods.core import Answers
 from mln_flax.metrics import clusters
 from mln_flax.metrics.clusters import Marks
 from mln_flax.metrics.decision import OperatingPoint, WholePoint, decide
 from mln_flax.types import Record, UserError
 
-LEAST_SIDE = 8  # pixels of an image: no calcification can be told from its surround in fewer
 LEAST_TILE = 256  # pixels: smaller tiles spend much of their time on overlaps
+LOOKED_AT = 8  # frames of a volume by which its branch is chosen: neighbors look alike. Chosen.
 FAR = "the image is far from everything that the model has seen in training: do not rely on it"
 NO_POINT = (
     "the operating point is that of tiles full of lesions: on whole images expect many false marks"
@@ -43,7 +42,7 @@ class Sized(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The answer for one image, or one frame of a volume; all in the image's own pixels."""
+    """The answer for one image, or one frame of a volume, in its own pixels."""
 
     image: np.ndarray  # float32 [H, W] in [0, 1]
     probability: np.ndarray  # float32 [H, W]: of a calcification; 0 outside the breast
@@ -70,6 +69,20 @@ class Prediction(NamedTuple):
     def branch(self) -> str:
         """The branch that answered; "" of a network without branches."""
         return str(self.facts.get("branch", ""))
+
+
+class _Unfinished(NamedTuple):
+    """An image whose tiles are on their way through the network."""
+
+    sized: Sized
+    common: np.ndarray | None  # what decides its branch; None: each tile chooses
+    total: np.ndarray  # float32 [h, w]: of the tiles that are through
+    facts: list[Record]  # of each of them
+    points: list[OperatingPoint]
+
+    @property
+    def is_through(self) -> bool:
+        return len(self.facts) == len(self.sized.scene.corners)
 
 
 @dataclass(frozen=True)
@@ -134,16 +147,20 @@ class Predictor:
         """The answers for frames of one case, which share a branch as `predict.choice` says."""
         spacing = spacing_of(spacing_mm)
         sized = [self.sized(checked(frame), spacing, "argument") for frame in frames]
-        if self.run.config.predict.choice == "case":
-            common = self.look(sized)
-            return [self.answer(one, common) for one in sized]
-        return [self.answer(one, self.look([one])) for one in sized]
+        shared = self.run.config.predict.choice == "case"
+        common = self.look([sized[i] for i in looked_at(len(sized))]) if shared else None
+        return list(self.answers((one, common if shared else self.look([one])) for one in sized))
 
     def many(
         self, images: Iterable[np.ndarray], spacing_mm: float | Spacing | None = None
     ) -> Iterator[Prediction]:
-        """The answers for many images, one after the other."""
-        return (self(image, spacing_mm) for image in images)
+        """The answers for many images, in their order; small ones go through the network together.
+
+        No more is held than one pass of tiles has images.
+        """
+        spacing = spacing_of(spacing_mm)
+        sized = (self.sized(checked(image), spacing, "argument") for image in images)
+        return self.answers((one, self.look([one])) for one in sized)
 
     def sized(self, image: np.ndarray, spacing_mm: Spacing | None, spacing_from: str) -> Sized:
         """An image as the network will see it, and its pixels' size.
@@ -209,43 +226,78 @@ class Predictor:
           sized: the image.
           common: what `look` says of all that share the choice; None: each tile chooses.
         """
-        scene, chosen = sized.scene, self.run.config.predict
-        small, facts, of_tiles = self.probability(scene, common)
-        probability = whole.in_own_pixels(scene, small)
+        return next(self.answers([(sized, common)]))
+
+    def answers(self, images: Iterable[tuple[Sized, np.ndarray | None]]) -> Iterator[Prediction]:
+        """As `answer`, for many images in their order; all passes are full but the last one."""
+        waiting: deque[_Unfinished] = deque()
+        tiles: list[tuple[_Unfinished, int]] = []
+        for sized, common in images:
+            total = np.zeros(sized.scene.image.shape, np.float32)
+            waiting.append(_Unfinished(sized, common, total, [], []))
+            for number in range(len(sized.scene.corners)):
+                tiles.append((waiting[-1], number))
+                if len(tiles) == self.run.config.evaluate.batch_size:
+                    self._pass(tiles)
+                    tiles = []
+            while waiting and waiting[0].is_through:
+                yield self._finished(waiting.popleft())
+        if tiles:
+            self._pass(tiles)
+        while waiting:
+            yield self._finished(waiting.popleft())
+
+    def _pass(self, tiles: Sequence[tuple[_Unfinished, int]]) -> None:
+        """Sends tiles, perhaps of several images, through the network in one pass."""
+        cut = np.concatenate([whole.tiles_of(image.sized.scene, [n]) for image, n in tiles])
+        commons = [image.common for image, _ in tiles if image.common is not None]
+        shared = (np.stack(commons),) if commons else ()
+        answers = self.run.method.answer(self.fitted, cut, *shared)
+        for i, (image, number) in enumerate(tiles):
+            name = answers.chosen[i]
+            whole.add(image.total, image.sized.scene, number, answers.maps[name][i])
+            image.facts.append(dict(answers.facts[i]))
+            image.points.append(answers.points[name])
+
+    def _finished(self, image: _Unfinished) -> Prediction:
+        """What is marked in an image, all of whose tiles are through."""
+        sized, chosen = image.sized, self.run.config.predict
+        probability = whole.in_own_pixels(sized.scene, image.total)
+        np.minimum(probability, 1, out=probability)  # weights add up to 1 but for rounding
+        if not np.isfinite(probability).all():
+            raise UserError(
+                "the network's answer is no number (NaN): nothing can be marked; see whether "
+                "--mode=evaluate gives numbers with this model"
+            )
+        of_tiles = image.points[0] if image.points else OperatingPoint()
         point = whole_model.point(self.whole, chosen, of_tiles)
         mask = decide(probability, in_pixels(point, sized.spacing_mm))
         rule = whole_model.cluster_rule(chosen)
         marks = clusters.marks(probability, mask, sized.spacing_mm, rule)
-        why, maps = self.reasons(scene, small, marks, common)
+        why, maps = self.reasons(sized.scene, image.total, marks, image.common)
         return Prediction(
             image=sized.image,
             probability=probability,
             mask=kept(marks, chosen.keep),
-            breast=scene.breast,
+            breast=sized.scene.breast,
             marks=marks,
             spacing_mm=sized.known,
             spacing_from=sized.spacing_from,
             measured_mm=sized.spacing_mm,
             point=point,
-            facts=facts,
+            facts=facts_of(image.facts, image.common is not None),
             why=why,
             maps=maps,
             notes=sized.notes,
-            warnings=warnings(self.whole, chosen, why),
+            warnings=self.warnings + ((FAR,) if why.get("far", {}).get("is_far") else ()),
         )
 
-    def probability(
-        self, scene: Scene, common: np.ndarray | None
-    ) -> tuple[np.ndarray, Record, OperatingPoint]:
-        """The probability [h, w] at the model's pixel size, the method's facts, and its point."""
-        if not scene.corners:
-            return np.zeros(scene.image.shape, np.float32), {}, OperatingPoint()
-        tiles = whole.cut_at(scene, scene.corners, self.tiling.side)
-        shared = () if common is None else (np.tile(common, (len(tiles), 1)),)
-        answers = self.run.method.answer(self.fitted, tiles, *shared)
-        maps = [answers.maps[name][i] for i, name in enumerate(answers.chosen)]
-        facts = dict(answers.facts[0]) if common is not None else of_each_tile(answers)
-        return whole.blended(scene, np.stack(maps)), facts, answers.points[answers.chosen[0]]
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be said of every answer of this model."""
+        chosen = self.run.config.predict
+        doubt = whole_model.doubt(self.whole, chosen)
+        return (f"{NO_POINT} ({doubt})",) if doubt and not chosen.threshold else ()
 
     def reasons(
         self, scene: Scene, probability: np.ndarray, marks: Marks, common: np.ndarray | None
@@ -261,19 +313,12 @@ class Predictor:
         method, chosen = self.run.method, self.run.config.predict
         if not chosen.explain_tiles:
             return {}, {}
+        given = method, self.fitted, scene
         why, maps = explain.reasons(
-            method,
-            self.fitted,
-            scene,
-            probability,
-            common,
-            self.trained_side,
-            chosen.explain_tiles,
+            *given, probability, common, self.trained_side, chosen.explain_tiles
         )
         if chosen.attribution and marks.clusters and method.probability is not None:
-            figures, marked = explain.attributed(
-                method, self.fitted, scene, marks.clusters[0], common
-            )
+            figures, marked = explain.attributed(*given, marks.clusters[0], common)
             why, maps = why | {"attribution": figures}, maps | {"attribution": marked}
         return why, maps
 
@@ -287,19 +332,19 @@ def run_of_tiles(config: Config) -> Run:
     return build(dataclasses.replace(config, data=data, evaluate=passes))
 
 
-def warnings(kept: WholeModel | None, chosen: PredictConfig, why: Record) -> tuple[str, ...]:
-    """What to be warned of: a point that was not chosen for whole images, an unusual image."""
-    doubt = whole_model.doubt(kept, chosen)
-    of_point = (f"{NO_POINT} ({doubt})",) if doubt and not chosen.threshold else ()
-    far = why.get("far", {}).get("is_far")
-    return of_point + ((FAR,) if far else ())
+def looked_at(frames: int) -> list[int]:
+    """The numbers of the frames by which the branch of a volume is chosen, evenly spread."""
+    return np.unique(
+        np.linspace(0, frames - 1, min(frames, LOOKED_AT)).round().astype(int)
+    ).tolist()
 
 
-def of_each_tile(answers: Answers) -> Record:
-    """The facts of an image whose tiles choose for themselves: each tile's, the usual branch."""
-    facts = [dict(of_tile) for of_tile in answers.facts]
-    usual = Counter(str(of_tile["branch"]) for of_tile in facts if "branch" in of_tile)
-    return {"tiles": facts} | ({"branch": usual.most_common(1)[0][0]} if usual else {})
+def facts_of(tiles: Sequence[Record], one_choice: bool) -> Record:
+    """The facts of an image: those that all its tiles share, else those of each."""
+    if not tiles or one_choice or all(of_tile == tiles[0] for of_tile in tiles):
+        return dict(tiles[0]) if tiles else {}
+    usual = Counter(str(of_tile["branch"]) for of_tile in tiles if "branch" in of_tile)
+    return {"tiles": list(tiles)} | ({"branch": usual.most_common(1)[0][0]} if usual else {})
 
 
 def in_pixels(point: WholePoint, spacing_mm: Spacing) -> OperatingPoint:

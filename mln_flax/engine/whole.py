@@ -5,17 +5,25 @@ overlap. Their probabilities are blended, brought back to the image's own pixels
 the breast. What is marked is decided once, on the result.
 """
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from mln_flax.data.prepare.tiles import breast_mask
 
 Spacing = tuple[float, float]  # mm of a pixel: (row, column)
-FULL = 0.9  # share of breast in a tile by which a branch is chosen
-MOST_PIXELS = 1 << 28  # of an image at the model's pixel size: 16,384 x 16,384
+LEAST_SIDE = 8  # pixels of an image: no calcification can be told from its surround in fewer
+# Of an image, and of it at the model's pixel size: memory stays below 4 GB. A film of 24 x 30 cm
+# in 25-micron pixels has 115 million.
+MOST_PIXELS = 120_000_000
+FILLED = 0.9  # share of breast in a tile by which a branch is chosen
+MOST_FILLED = 24  # tiles of an image by which it is chosen. Chosen.
+GRID = 32  # pixels: the largest step of a network, which halves its maps five times
+_ROWS = 256  # of an image that are worked on at a time, to need little memory
+_AROUND = 2  # pixels of a map that interpolation takes from beyond the breast
 
 
 class Tiling(NamedTuple):
@@ -29,6 +37,12 @@ class Tiling(NamedTuple):
         """Pixels at a tile's inner edges that count for nothing: they see too little around."""
         return self.overlap // 4
 
+    @property
+    def grid(self) -> int:
+        """Where tiles may begin, pixels: so a network's coarse maps lie alike in all of them."""
+        room = max(1, self.side - self.overlap)
+        return min(GRID, 1 << (room.bit_length() - 1))
+
 
 class Scene(NamedTuple):
     """An image on its way through the network."""
@@ -38,6 +52,7 @@ class Scene(NamedTuple):
     breast: np.ndarray  # bool [H, W]: where anything may be marked
     tiling: Tiling
     corners: tuple[tuple[int, int], ...]  # (top, left) of each tile, by rows
+    shares: np.ndarray  # [tiles]: how much of each is breast
 
 
 def scene(image: np.ndarray, scale: Spacing, tiling: Tiling) -> Scene:
@@ -49,25 +64,46 @@ def scene(image: np.ndarray, scale: Spacing, tiling: Tiling) -> Scene:
       tiling: at the model's pixel size.
 
     Raises:
-      ValueError: resampled, the image has more than MOST_PIXELS.
+      ValueError: the image, or what it is resampled to, has more than MOST_PIXELS.
     """
     height, width = image.shape
-    shape = (max(1, round(height * scale[0])), max(1, round(width * scale[1])))
-    if shape[0] * shape[1] > MOST_PIXELS:
+    size = (height * scale[0], width * scale[1])
+    if max(height * width, size[0] * size[1]) > MOST_PIXELS:
         raise ValueError(
-            f"{height}x{width} pixels are {shape[0]}x{shape[1]} at the model's pixel size; allowed "
-            f"are {MOST_PIXELS:,} in all"
+            f"{height}x{width} pixels are {size[0]:.0f}x{size[1]:.0f} at the model's pixel size; "
+            f"allowed are {MOST_PIXELS:,} in all"
         )
+    shape = (max(1, round(size[0])), max(1, round(size[1])))
     breast = breast_mask(image)
     small = image if shape == image.shape else resampled(image, shape)
     inside = breast if shape == image.shape else nearest(breast, shape)
-    corners = tuple(
-        (top, left)
-        for top in starts(shape[0], tiling)
-        for left in starts(shape[1], tiling)
-        if inside[top : top + tiling.side, left : left + tiling.side].any()
+    shares = {
+        corner: float(window(inside, corner, tiling.side).mean())
+        for corner in ((t, c) for t in starts(shape[0], tiling) for c in starts(shape[1], tiling))
+        if window(inside, corner, tiling.side, _AROUND).any()
+    }
+    return Scene(
+        small, (height, width), breast, tiling, tuple(shares), np.array([*shares.values()])
     )
-    return Scene(small, (height, width), breast, tiling, corners)
+
+
+def window(values: np.ndarray, corner: tuple[int, int], side: int, around: int = 0) -> np.ndarray:
+    """What of an array lies in a tile, and so many pixels around it."""
+    top, left = corner
+    rows = slice(max(0, top - around), top + side + around)
+    return values[rows, max(0, left - around) : left + side + around]
+
+
+def filled(scene: Scene) -> np.ndarray:
+    """The numbers of at most MOST_FILLED tiles that are nearly all breast, evenly spread.
+
+    Where there are none, the fullest. These decide what kind of image it is: training shows little
+    air, and the edge of the skin has a sign of its own, which is taken for that of the image.
+    """
+    numbers = np.flatnonzero(scene.shares >= min(FILLED, scene.shares.max(initial=0.0)))
+    if len(numbers) <= MOST_FILLED:
+        return numbers
+    return numbers[np.linspace(0, len(numbers) - 1, MOST_FILLED).round().astype(int)]
 
 
 def full_corners(scene: Scene, side: int) -> list[tuple[int, int]]:
@@ -75,7 +111,7 @@ def full_corners(scene: Scene, side: int) -> list[tuple[int, int]]:
 
     They decide what kind of image it is: training shows little air, and the edge of the skin has a
     sign of its own, which is taken for that of the whole image. Where none is so full it is the
-    fullest; of no breast none.
+    fullest; of no breast none. Of many at most MOST_FILLED are taken, evenly spread.
     """
     inside = scene.breast
     if inside.shape != scene.image.shape:
@@ -85,80 +121,139 @@ def full_corners(scene: Scene, side: int) -> list[tuple[int, int]]:
         for top in range(0, max(1, inside.shape[0] - side + 1), side)
         for left in range(0, max(1, inside.shape[1] - side + 1), side)
     }
-    least = min(FULL, max(shares.values()))
-    return [corner for corner, share in shares.items() if share >= least > 0]
+    least = min(FILLED, max(shares.values()))
+    full = [corner for corner, share in shares.items() if share >= least > 0]
+    places = np.linspace(0, len(full) - 1, min(len(full), MOST_FILLED)).round().astype(int)
+    return [full[place] for place in places]
 
 
 def cut_at(scene: Scene, corners: Sequence[tuple[int, int]], side: int) -> np.ndarray:
     """The tiles float32 [n, side, side] at corners; continued by the image's edge beyond it."""
     tiles = np.empty((len(corners), side, side), np.float32)
-    for tile, (top, left) in zip(tiles, corners, strict=True):
-        window = scene.image[top : top + side, left : left + side]
-        missing = ((0, side - window.shape[0]), (0, side - window.shape[1]))
-        tile[:] = np.pad(window, missing, mode="edge") if window.shape != tile.shape else window
+    for tile, corner in zip(tiles, corners, strict=True):
+        part = window(scene.image, corner, side)
+        height, width = part.shape
+        tile[:height, :width] = part
+        tile[:height, width:] = part[:, -1:]
+        tile[height:] = tile[height - 1]
     return tiles
 
 
 def starts(length: int, tiling: Tiling) -> list[int]:
-    """Where tiles begin along an axis: evenly, from edge to edge, with at least the overlap."""
-    last = length - tiling.side
-    if last <= 0:
+    """Where tiles begin along an axis: evenly on the grid, with at least the overlap.
+
+    The first begins at the edge; the last may reach less than a step of the grid beyond the other.
+    """
+    steps = -(-(length - tiling.side) // tiling.grid)
+    if steps <= 0:
         return [0]
-    count = 1 + -(-last // (tiling.side - tiling.overlap))
-    return [round(last * i / (count - 1)) for i in range(count)]
+    count = -(-steps // ((tiling.side - tiling.overlap) // tiling.grid))
+    return [steps * i // count * tiling.grid for i in range(count + 1)]
 
 
-def blended(scene: Scene, tiles: np.ndarray) -> np.ndarray:
+def tiles_of(scene: Scene, numbers: Sequence[int] | None = None) -> np.ndarray:
+    """The tiles float32 [n, side, side]; beyond the image they are continued by its edge.
+
+    Args:
+      scene: of an image.
+      numbers: of the tiles that are wanted; None for all.
+    """
+    wanted = range(len(scene.corners)) if numbers is None else numbers
+    return cut_at(scene, [scene.corners[number] for number in wanted], scene.tiling.side)
+
+
+def add(total: np.ndarray, scene: Scene, number: int, tile: np.ndarray) -> None:
+    """Adds the map [side, side] of one tile to a total [h, w], by the tile's weights there.
+
+    Of all tiles together the total is their weighted mean. What was left out of a scene counts as
+    zero, and only where there is no breast.
+    """
+    top, left = scene.corners[number]
+    rows = weights(scene.image.shape[0], scene.tiling)[top]
+    columns = weights(scene.image.shape[1], scene.tiling)[left]
+    share = np.multiply.outer(rows, columns)
+    share *= tile[: len(rows), : len(columns)]
+    window(total, (top, left), scene.tiling.side)[:] += share
+
+
+def blended(scene: Scene, tiles: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
     """The map float32 [h, w] of maps of tiles [n, side, side], their weighted mean; 0 elsewhere.
-
-    A tile's weight falls linearly to its inner edges and is 0 in their margin: a pixel has its
-    value from the tiles that see enough around it. Edges of the image have full weight.
 
     Args:
       scene: of the image.
-      tiles: at its corners, in their order.
+      tiles: in the order of `numbers`.
+      numbers: of these tiles; None for all.
     """
-    shape, side = scene.image.shape, scene.tiling.side
-    total, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for (top, left), tile in zip(scene.corners, tiles, strict=True):
-        rows = weight(top, shape[0], scene.tiling)
-        columns = weight(left, shape[1], scene.tiling)
-        window = (slice(top, top + side), slice(left, left + side))
-        share = np.multiply.outer(rows, columns)
-        total[window] += share * tile[: len(rows), : len(columns)]
-        weights[window] += share
-    return np.divide(total, weights, out=total, where=weights > 0)
+    total, covered = (np.zeros(scene.image.shape, np.float32) for _ in range(2))
+    ones = np.ones((scene.tiling.side,) * 2, np.float32)
+    wanted = range(len(scene.corners)) if numbers is None else numbers
+    for number, tile in zip(wanted, tiles, strict=True):
+        add(total, scene, number, tile)
+        add(covered, scene, number, ones)
+    return np.divide(total, covered, out=total, where=covered > 0)
 
 
-def weight(start: int, length: int, tiling: Tiling) -> np.ndarray:
-    """The weight of a tile along an axis, float32, as far as it lies inside the image."""
-    stop = min(start + tiling.side, length)
-    at = np.arange(start, stop, dtype=np.float32) + 0.5
+@functools.lru_cache(maxsize=64)
+def weights(length: int, tiling: Tiling) -> dict[int, np.ndarray]:
+    """The weights of tiles along an axis by where they begin, as far as they lie in the image.
+
+    They fall linearly to a tile's inner edges and are 0 in its margin: a pixel has its value from
+    the tiles that see enough around it. At each pixel their sum is 1.
+    """
     ramp = max(tiling.overlap - 2 * tiling.margin, 1)
-    shares = np.ones(stop - start, np.float32)
-    if start > 0:
-        shares = np.minimum(shares, (at - start - tiling.margin) / ramp)
-    if stop < length:
-        shares = np.minimum(shares, (stop - at - tiling.margin) / ramp)
-    return shares.clip(0)
+    total, single = np.zeros(length), {}
+    for start in starts(length, tiling):
+        stop = min(start + tiling.side, length)
+        at, share = np.arange(start, stop) + 0.5, np.ones(stop - start)
+        if start > 0:
+            share = np.minimum(share, (at - start - tiling.margin) / ramp)
+        if stop < length:
+            share = np.minimum(share, (start + tiling.side - at - tiling.margin) / ramp)
+        single[start] = share.clip(0)
+        total[start:stop] += single[start]
+    return {
+        start: (share / total[start : start + len(share)]).astype(np.float32)
+        for start, share in single.items()
+    }
 
 
 def in_own_pixels(scene: Scene, values: np.ndarray) -> np.ndarray:
     """A map [h, w] at the model's pixel size as [H, W] in the image's own; 0 outside the breast.
 
-    Between the model's pixels it is interpolated. A pixel that several of the model's fall on has
-    the highest of them: nothing is thinned out below what marks it.
+    Linear between the model's pixels. No peak is lost: a pixel has at least the highest of the
+    values whose centers lie in it.
     """
-    own = values
-    if values.shape != scene.shape:
-        pooled = [
-            max(1, -(-small // large))
-            for small, large in zip(values.shape, scene.shape, strict=True)
-        ]
-        if max(pooled) > 1:
-            values = ndimage.maximum_filter(values, size=pooled)
-        own = interpolated(values, scene.shape)
-    return np.where(scene.breast, own, np.float32(0))
+    height, width = scene.shape
+    own = np.empty(scene.shape, np.float32)
+    columns = along(values, 1, width)
+    for top in range(0, height, _ROWS):
+        rows = slice(top, min(top + _ROWS, height))
+        of_rows = along(columns, 0, height, rows.start, rows.stop)
+        own[rows] = np.where(scene.breast[rows], of_rows, np.float32(0))
+    return own
+
+
+def along(
+    values: np.ndarray, axis: int, length: int, first: int = 0, stop: int | None = None
+) -> np.ndarray:
+    """Values [h, w] at another length along an axis, or the part of it from `first` to `stop`."""
+    stop, size = length if stop is None else stop, values.shape[axis]
+    if size == length:
+        return values.take(np.arange(first, stop), axis)
+    step = size / length
+    at = ((np.arange(first, stop) + 0.5) * step - 0.5).clip(0, size - 1)
+    low = np.floor(at).astype(int)
+    part = (at - low).astype(np.float32)
+    part = part[:, None] if axis == 0 else part[None, :]
+    out = values.take(low, axis) * (1 - part)
+    out += values.take(np.minimum(low + 1, size - 1), axis) * part
+    # The centers in the i-th pixel are the numbers from edges[i] to below edges[i + 1].
+    edges = np.ceil(np.arange(first, stop + 1) * step - 0.5 - 1e-9).astype(int)
+    for i in range(math.ceil(step)):
+        inside = np.flatnonzero(edges[:-1] + i < edges[1:])
+        where = (inside,) if axis == 0 else (slice(None), inside)
+        out[where] = np.maximum(out[where], values.take(edges[inside] + i, axis))
+    return out
 
 
 def resampled(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -167,19 +262,6 @@ def resampled(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
     source = Image.fromarray(np.ascontiguousarray(image, np.float32))
     return np.asarray(source.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
-
-
-def interpolated(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Values float32 [h, w] at the pixel centers of another size, linear between their own."""
-    for axis, length in enumerate(shape):
-        size = values.shape[axis]
-        at = ((np.arange(length) + 0.5) * size / length - 0.5).clip(0, size - 1)
-        low = np.floor(at).astype(int)
-        high = np.minimum(low + 1, size - 1)
-        part = (at - low).astype(np.float32)
-        part = part[:, None] if axis == 0 else part[None, :]
-        values = values.take(low, axis) * (1 - part) + values.take(high, axis) * part
-    return values
 
 
 def nearest(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -64,7 +64,7 @@ def object_rows(record: Record) -> Iterable[list[Any]]:
     """A row for each calcification of an image, in the order of OBJECT_COLUMNS."""
     for item in record["calcifications"]:
         yield [
-            *(record["image"], record["frame"], item["number"], item["cluster"]),
+            *(safe(record["image"]), record["frame"], item["number"], item["cluster"]),
             *(item["row_px"], item["column_px"], *item["box"]),
             *(item[name] for name in ("length_mm", "area_mm2", "mean", "peak")),
             record["branch"],
@@ -75,7 +75,7 @@ def cluster_rows(record: Record) -> Iterable[list[Any]]:
     """A row for each cluster of an image, in the order of CLUSTER_COLUMNS."""
     for item in record["clusters"]:
         yield [
-            *(record["image"], record["frame"], item["number"]),
+            *(safe(record["image"]), record["frame"], item["number"]),
             *(item["row_px"], item["column_px"], *item["box"]),
             *(item[name] for name in ("count", "score", "area_mm2", "extent_mm")),
             record["branch"],
@@ -89,6 +89,11 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     writer.writerow(columns)
     writer.writerows([shown(cell) for cell in row] for row in rows)
     files.write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
+
+
+def safe(path: str) -> str:
+    """A path as spreadsheets keep it: what begins as a formula does is the same path from `.`."""
+    return f"./{path}" if path[:1] in tuple("=+-@\t\r") else path
 
 
 def shown(cell: Any) -> Any:
