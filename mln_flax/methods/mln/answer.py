@@ -40,10 +40,14 @@ def see(programs: Programs, fitted: Fitted, image: np.ndarray) -> Seen:
         batch = programs.padded(image[rows])
         probability, moments = programs.every(fitted.variables, batch)
         compared = programs.compare(known, batch)
-        distances = {
-            rule: np.cumsum(layer_distances(fitted, rule, programs.order(), moments, batch), axis=1)
+        added = {  # numpy's, as jax would sum them in another order
+            rule: np.asarray(
+                layer_distances(fitted, rule, programs.order(), moments, batch[..., 0])
+            )
             for rule in branches.BY_MOMENTS
-        } | {rule: of_rule[:, None] for rule, of_rule in compared.by_rule.items()}
+        }
+        distances = {rule: np.cumsum(of_rule, axis=1) for rule, of_rule in added.items()}
+        distances |= {rule: of_rule[:, None] for rule, of_rule in compared.by_rule.items()}
         parts.append(jax.tree.map(lambda x, n=count: x[:n], Seen(probability, distances, compared)))
     seen = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     ordered = {rule: seen.by_norms[rule] for rule in branches.SELECTIONS}  # jax sorts the names
