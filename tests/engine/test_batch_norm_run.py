@@ -14,7 +14,7 @@ from mln_flax.engine.build import build
 from mln_flax.engine.load_data import load_data
 from mln_flax.main import main
 from mln_flax.methods.mln import answer as answering
-from mln_flax.methods.mln import branches
+from mln_flax.methods.mln import branches, passes
 from mln_flax.methods.mln.bank import Early, ViewMap
 from mln_flax.results import records
 
@@ -75,7 +75,7 @@ def test_every_way_to_predict_uses_the_statistics(run, fitted, data):
     image = np.stack([example.image for example in data.examples("film", "test")])
     names = tiny.VIEWS
     views = ViewMap(names, (0, 1, 2))
-    programs = answering.programs(run.model, run.config.method, views, names, 32, len(image))
+    programs = passes.programs(run.model, run.config.method, views, names, 32, len(image))
     seen = answering.see(programs, fitted, image)
     rows = np.repeat(image[..., None], 3, axis=0)
     branch = np.tile(np.arange(3, dtype=np.int32), len(image))
