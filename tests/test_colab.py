@@ -2,20 +2,23 @@
 
 import ast
 import pathlib
+import zipfile
 
 import pytest
 import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
-NAMES = ("quickstart", "tables")
-# A run of seconds: put behind the notebook's own settings.
-SHORT = """
-STEPS = {steps}
-WORKDIR = {workdir!r}
-OVERRIDES = {overrides!r}
-PLAIN = {plain!r}
-"""
+NAMES = ("quickstart", "own_images", "tables")
+STEPS = int(tiny.SETTINGS["train.steps"])
 UNET = {"model__name": "unet", "model__widths": "4"}  # compiles faster than the Swin-Unet
+# Whole phantoms of a tile or two, with some for the operating point.
+PIXEL_MM = 0.8
+COARSE = {
+    "data.phantom.spacing_mm": str(PIXEL_MM),
+    "data.phantom.whole_normal": "1",
+    "data.phantom.whole_lesions": "1",
+    "predict.attribution": "false",
+}
 
 
 def read(name):
@@ -59,17 +62,23 @@ def test_notebook_holds_no_logic(notebook):
             assert not isinstance(node, defined), f"{cell.id}: {ast.unparse(node)}"
 
 
-def run(notebook, tmp_path, monkeypatch, overrides, plain=()):
-    """The outputs of each code cell, after a run with a few settings of its own."""
+@pytest.fixture(scope="module", autouse=True)
+def _own_jupyter(tmp_path_factory):
+    """Nothing of the user's Jupyter is read or written."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name)))
+        yield
+
+
+def run(notebook, **values):
+    """The outputs of each code cell; the values stand behind the notebook's own settings."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
     places = [i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ())]
     assert len(places) == 1
-    steps = tiny.SETTINGS["train.steps"]
-    short = SHORT.format(
-        steps=steps, workdir=str(tmp_path / "run"), overrides=overrides, plain=list(plain)
-    )
+    known = notebook.cells[places[0]].source
+    assert all(f"{name} = " in known for name in values)
+    short = "\n".join(f"{name} = {value!r}" for name, value in values.items())
     notebook.cells.insert(places[0] + 1, nbformat.v4.new_code_cell(short))
     client = nbclient.NotebookClient(
         notebook,
@@ -83,6 +92,10 @@ def run(notebook, tmp_path, monkeypatch, overrides, plain=()):
     return outputs
 
 
+def flags(changes):
+    return [f"--config.{name}={value}" for name, value in changes.items()]
+
+
 def printed(outputs):
     return "".join(out.text for out in outputs if out.output_type == "stream")
 
@@ -94,27 +107,56 @@ def shown(outputs):
     return page, sum("image/png" in one for one in data)
 
 
-def test_quickstart_runs(tmp_path, monkeypatch):
-    overrides = [f"--config.{name}={value}" for name, value in tiny.values(UNET).items()]
-    outputs = run(read("quickstart"), tmp_path, monkeypatch, overrides, plain=overrides)
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """The workdir that the quickstart trained, its settings, and what its cells showed."""
+    workdir = str(tmp_path_factory.mktemp("quickstart") / "run")
+    overrides = flags(tiny.values(UNET) | COARSE)
+    values = {"STEPS": STEPS, "WORKDIR": workdir, "OVERRIDES": overrides, "PLAIN": overrides}
+    return workdir, overrides, run(read("quickstart"), PIXEL_MM=PIXEL_MM, **values)
+
+
+def test_quickstart_runs(quickstart):
+    _, _, outputs = quickstart
     text = printed(outputs["train"])
-    steps = tiny.SETTINGS["train.steps"]
-    assert f"step {steps}/{steps}" in text and "Results (answer: polarity)" in text
+    assert f"step {STEPS}/{STEPS}" in text and "Results (answer: polarity)" in text
     page, _ = shown(outputs["tables"])
     for text in ("Results (answer: polarity)", "ffdm (source)", "film", "View accuracy"):
         assert text in page
     assert "image/png" in outputs["phantoms"][0].data
     assert shown(outputs["pictures"])[1] == 1 + 3 + 4  # training, three rules, four domains
+    assert "image/png" in outputs["label"][0].data
+    assert shown(outputs["answers"])[1] == 4  # of each machine
+    assert "film, branch " in printed(outputs["answers"])
     assert "Results (answer" not in printed(outputs["plain"])
     page, _ = shown(outputs["plain"])
     assert "<caption>Results</caption>" in page and "ffdm (source)" in page
 
 
-def test_tables_run(tmp_path, monkeypatch):
+def test_own_images_without_images_or_a_model(quickstart, tmp_path):
+    workdir, overrides, _ = quickstart
+    phantoms, output = tmp_path / "phantoms", tmp_path / "answers"
+    values = {"STEPS": STEPS, "DEMO": workdir, "OVERRIDES": overrides, "PIXEL_MM": PIXEL_MM}
+    places = {"PHANTOMS": str(phantoms), "OUTPUT": str(output)}
+    outputs = run(read("own_images"), **values, **places)
+    assert "training: done already" in printed(outputs["model"])
+    assert f"3 images in {phantoms}, the first is ffdm.png" in printed(outputs["images"])
+    assert "image/png" in outputs["answer"][0].data
+    assert "branch " in printed(outputs["facts"])
+    assert "3 images answered" in printed(outputs["folder"])
+    assert "<caption>clusters.csv</caption>" in outputs["table"][0].data["text/html"]
+    page, _ = shown(outputs["page"])
+    assert page.startswith("<div><iframe") and "data:image/png;base64" in page
+    assert "src=&quot;ffdm" not in page  # every picture is inside
+    with zipfile.ZipFile(f"{output}.zip") as archive:
+        assert {"index.html", "clusters.csv", "film_mask.png"} <= set(archive.namelist())
+
+
+def test_tables_run(tmp_path):
     few = {"rows": "Basenet,MLN-net", "sources": "ffdm", "domains": "ffdm,film", "seeds": "0"}
     base = {f"base.{name}": value for name, value in tiny.values(UNET).items()}
-    overrides = [f"--config.{name}={value}" for name, value in (few | base).items()]
-    outputs = run(read("tables"), tmp_path, monkeypatch, overrides)
+    workdir = str(tmp_path / "run")
+    outputs = run(read("tables"), WORKDIR=workdir, OVERRIDES=flags(few | base))
     assert "2 runs in shard 1/1" in printed(outputs["run"])
     assert "All 2 runs are done." in printed(outputs["records"])
     page, _ = shown(outputs["tables"])
