@@ -107,7 +107,12 @@ def _stored_places(folder: Path) -> list[Any]:
 
 
 def _refuse_foreign(folder: Path, places: Iterable[str], tables: Iterable[str]) -> None:
-    foreign = [path for of_place in written(folder, places).values() for path in of_place]
+    foreign = [
+        path
+        for of_place in written(folder, places).values()
+        for path in of_place
+        if not _UNFINISHED.fullmatch(path.name)
+    ]
     foreign += [folder / name for name in tables if (folder / name).exists()]
     if foreign:
         raise UserError(

@@ -104,7 +104,8 @@ def origin_of(predictor: Predictor) -> Origin:
     matter = {
         name: value
         for name, value in settings.items()
-        if name.startswith(("predict.", "method.")) or name not in passing
+        if name != "predict.batch_size"
+        and (name.startswith(("predict.", "method.")) or name not in passing)
     }
     text = repr(sorted(matter.items())) + repr(whole)
     return Origin(
