@@ -182,6 +182,7 @@ class Session:
             except NoImage as reason:
                 self.passed_over.append((case.image, str(reason)))
                 print(f"predict: passed over {case.image}: {reason}", flush=True)
+                answer_folder.clear(self.folder, [case.place])  # of an image in its place before
                 continue
             except Stopped:
                 return
@@ -240,16 +241,7 @@ class Session:
         begun, count, common = time.monotonic(), source.frames, self._shared_look(source)
         predictions: list[Prediction] = []
         for frame in range(count):
-            mammogram = source.read(frame)
-            sized = self.predictor.sized(mammogram.image, mammogram.header.spacing_mm, "file")
-            own = self.predictor.look([sized]) if common is None else common
-            prediction = self.predictor.answer(sized, own)
-            prediction = prediction._replace(notes=(*mammogram.repaired, *prediction.notes))
-            stem = source.whole.stem_of(frame, count)
-            self._write(case, answers.write_maps, source.place, stem, prediction)
-            if count > 1:
-                prediction = answers.lighter(prediction, self.kind)
-            predictions.append(prediction)
+            predictions.append(self._frame(case, source, frame, common))
             if self.stop.name and frame + 1 < count:
                 raise Stopped  # what is written of the case counts for none
         numbers = clusters.linked([prediction.marks for prediction in predictions])
@@ -261,6 +253,20 @@ class Session:
         is_assumed = any(prediction.spacing_from == "assumed" for prediction in predictions)
         found = {number for of_frame in numbers for number in of_frame.values()}
         return len(found), ", pixel size assumed" if is_assumed else ""
+
+    def _frame(
+        self, case: Case, source: Decoded, frame: int, common: np.ndarray | None
+    ) -> Prediction:
+        """The answer for one frame, whose maps are written; without them where they take much."""
+        mammogram = source.read(frame)
+        sized = self.predictor.sized(mammogram.image, mammogram.header.spacing_mm, "file")
+        own = self.predictor.look([sized]) if common is None else common
+        prediction = self.predictor.answer(sized, own)
+        prediction = prediction._replace(notes=(*mammogram.repaired, *prediction.notes))
+        stem = source.whole.stem_of(frame, source.frames)
+        self._write(case, answers.write_maps, source.place, stem, prediction)
+        is_much = source.frames > 1 or source.size >= LARGE
+        return answers.lighter(prediction, self.kind) if is_much else prediction
 
     def _shared_look(self, source: Decoded) -> np.ndarray | None:
         """What decides the branch of all frames of a volume; None where each has its own."""
