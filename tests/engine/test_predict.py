@@ -16,7 +16,8 @@ import tiny
 from PIL import Image
 
 from mln_flax import files, locks
-from mln_flax.engine import answers, predict
+from mln_flax.data.core import Unusable
+from mln_flax.engine import answers, inputs, predict, session
 from mln_flax.engine.predictor import NO_POINT, Predictor
 from mln_flax.main import main
 from mln_flax.results import answer_tables, overlay
@@ -263,12 +264,12 @@ def write_volume(path, frames=4):
 def test_a_volume_that_fails_in_the_middle_leaves_nothing(run, tmp_path, monkeypatch):
     write_volume(tmp_path / "in" / "v.dcm")
     images(tmp_path / "in", "a.png")
-    reader = predict.inputs.reader
+    reader = inputs.reader
     original = reader.read
 
     def read(path, frame=0):
         if path.name == "v.dcm" and frame == 2:
-            raise predict.Unusable("frame 2 cannot be decoded")
+            raise Unusable("frame 2 cannot be decoded")
         return original(path, frame)
 
     monkeypatch.setattr(reader, "read", read)
@@ -297,13 +298,13 @@ def test_a_volume_that_fails_in_the_middle_leaves_nothing(run, tmp_path, monkeyp
 def test_every_frame_is_decoded_once(run, tmp_path, monkeypatch):
     write_volume(tmp_path / "in" / "v.dcm")
     images(tmp_path / "in", "a.png")
-    reads, original = [], predict.inputs.reader.read
+    reads, original = [], inputs.reader.read
 
     def read(path, frame=0):
         reads.append((path.name, frame))
         return original(path, frame)
 
-    monkeypatch.setattr(predict.inputs.reader, "read", read)
+    monkeypatch.setattr(inputs.reader, "read", read)
     assert run("in") == 0
     assert sorted(reads) == [("a.png", 0), *(("v.dcm", frame) for frame in range(4))]
     reads.clear()
@@ -363,7 +364,8 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = ["tests", "tests/support"]
 import conftest, answering
-from mln_flax.engine import answers, predict
+from mln_flax.data.core import Unusable
+from mln_flax.engine import answers, inputs, predict, session
 from mln_flax.engine.predictor import Predictor
 predictor = answering.predictor(predict__min_mm2="0")
 Predictor.of = classmethod(lambda cls, config, workdir: predictor)
@@ -421,8 +423,8 @@ def test_no_patient_in_any_file_but_the_dicom_answers(run, tmp_path, capsys):
 def test_a_large_image_is_alone(run, tmp_path, monkeypatch):
     """Nothing waits to be written while it is answered, and nothing is read ahead beside it."""
     images(tmp_path / "in", "a.png", "b.png", "c.png")
-    monkeypatch.setattr(predict, "LARGE", 1)
-    events, original = [], predict.inputs.reader.read
+    monkeypatch.setattr(session, "LARGE", 1)
+    events, original = [], inputs.reader.read
 
     def read(path, frame=0):
         events.append(path.name)
@@ -434,7 +436,7 @@ def test_a_large_image_is_alone(run, tmp_path, monkeypatch):
         write(folder, whole, *others)
         events.append(whole.stem)
 
-    monkeypatch.setattr(predict.inputs.reader, "read", read)
+    monkeypatch.setattr(inputs.reader, "read", read)
     monkeypatch.setattr(answers, "write", noted)
     assert run("in") == 0
     assert events == ["a.png", "a", "b.png", "b", "c.png", "c"]
@@ -452,7 +454,7 @@ def test_the_door(plain_workdir, tmp_path, capsys):
     assert tiny.snapshot(workdir) == before
     assert capsys.readouterr().out.count(NO_POINT) == 1
     predictor = Predictor.from_workdir(workdir, {"predict.tile": "32", "predict.spacing_mm": "0.1"})
-    answer = predictor(predict.inputs.read_image(path).image)
+    answer = predictor(inputs.read_image(path).image)
     with Image.open(tmp_path / "out" / "a_mask.png") as mask:
         np.testing.assert_array_equal(np.asarray(mask) > 0, answer.mask)
     (line,), _ = lines(tmp_path / "out")
