@@ -5,15 +5,14 @@ from pathlib import Path
 
 from mln_flax import files
 from mln_flax.config import Config
-from mln_flax.engine import answer_folder, answers, inputs
-from mln_flax.engine import workdir as workdirs
-from mln_flax.engine.answer_folder import Origin
+from mln_flax.engine import answer_folder, inputs
 from mln_flax.engine.inputs import MANIFEST
+from mln_flax.engine.origin import origin_of
 from mln_flax.engine.predictor import Predictor
 from mln_flax.engine.session import Session, counted
 from mln_flax.engine.stop import EXIT_CODES, StopSignal
 from mln_flax.results import answer_tables, answers_page
-from mln_flax.settings import after_training, flat, to_dict
+from mln_flax.settings import to_dict
 from mln_flax.types import UserError
 
 
@@ -75,25 +74,3 @@ def predict(
     )
     print(f"predict: page: {page}", flush=True)
     return 1 if session.left_out else 0
-
-
-def origin_of(predictor: Predictor) -> Origin:
-    """What answers, by its hashes: of all that was kept, and of the settings that matter."""
-    run = predictor.run
-    kept = run.kind.to_tree(predictor.fitted)
-    whole = predictor.whole
-    settings = flat(to_dict(run.config))
-    passing = after_training(run.config)
-    matter = {
-        name: value
-        for name, value in settings.items()
-        if name != "predict.batch_size"
-        and (name.startswith(("predict.", "method.")) or name not in passing)
-    }
-    text = repr(sorted(matter.items())) + repr(whole)
-    return Origin(
-        answers.tree_hash(kept),
-        answers.text_hash(text),
-        whole.spacing_mm if whole else None,
-        answers.versions(workdirs.commit()),
-    )

@@ -17,9 +17,9 @@ import numpy as np
 from mln_flax.data.core import Unusable
 from mln_flax.data.readers.reader import Mammogram
 from mln_flax.engine import answer_folder, answers, inputs
-from mln_flax.engine.answer_folder import Origin
 from mln_flax.engine.answers import Segments, Whole
 from mln_flax.engine.inputs import Case, Inputs, NoImage
+from mln_flax.engine.origin import Origin, file_hash
 from mln_flax.engine.predictor import Prediction, Predictor, looked_at
 from mln_flax.engine.stop import Stopped, StopSignal
 from mln_flax.metrics import clusters
@@ -137,7 +137,7 @@ class Session:
           Unusable: it cannot be read.
         """
         try:
-            digest = answers.file_hash(case.file)
+            digest = file_hash(case.file)
         except OSError as error:
             raise Unusable(f"cannot be opened: {(error.strerror or '').lower()}") from None
         if answer_folder.answer_of(self.folder, case.place, self.origin.hashes(digest)):

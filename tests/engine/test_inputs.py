@@ -150,6 +150,10 @@ def test_images_that_are_no_mammograms(tmp_path, monkeypatch):
             inputs.header(path)
     with pytest.raises(Unusable, match="modality of no known name"):
         inputs.header(named)
+    many = dicoms.write(tmp_path / "many.dcm", np.stack([noise] * 3))
+    monkeypatch.setattr(inputs, "MOST_OF_VOLUME", 1799)
+    with pytest.raises(Unusable, match="3 frames of 30x20 pixels; allowed are 1,799"):
+        inputs.header(many)
     monkeypatch.setattr(inputs, "MOST_PIXELS", 599)
     with pytest.raises(Unusable, match="30x20 pixels; allowed are 599 in all"):
         inputs.header(dicoms.write(tmp_path / "much.dcm", noise))

@@ -18,6 +18,7 @@ from PIL import Image
 from mln_flax import files, locks
 from mln_flax.data.core import Unusable
 from mln_flax.engine import answers, inputs, predict, session
+from mln_flax.engine.origin import origin_of
 from mln_flax.engine.predictor import NO_POINT, Predictor
 from mln_flax.main import main
 from mln_flax.results import answer_tables, overlay
@@ -468,9 +469,9 @@ def test_the_door(plain_workdir, tmp_path, capsys):
 
 def test_what_a_folder_is_of():
     """Settings that change answers are told apart, those that do not are not."""
-    one = predict.origin_of(answering.predictor())
-    assert predict.origin_of(answering.predictor(train__cache_compiled="true")) == one
+    one = origin_of(answering.predictor())
+    assert origin_of(answering.predictor(train__cache_compiled="true")) == one
     for change in ({"predict__min_count": "4"}, {"predict__spacing_mm": "0.3"}):
-        assert predict.origin_of(answering.predictor(**change)).config != one.config
-    other = predict.origin_of(answering.predictor(validation=[{"image_id": "a"}]))
+        assert origin_of(answering.predictor(**change)).config != one.config
+    other = origin_of(answering.predictor(validation=[{"image_id": "a"}]))
     assert other.config != one.config and other.model == one.model
