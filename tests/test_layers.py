@@ -88,6 +88,8 @@ def room(module):
 
 def is_allowed(found):
     importer, imported = room(found.file), room(found.module)
+    if not importer:  # the package offers what is imported when it is asked for
+        return not found.at_import
     if importer in GROUND and imported in GROUND:
         return GROUND.index(importer) < GROUND.index(imported)
     return importer == imported or HEIGHT[imported] < HEIGHT[importer]

@@ -4,10 +4,11 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mln_flax import files, locks
 from mln_flax.engine.inputs import MANIFEST, Inputs
+from mln_flax.engine.origin import Origin
 from mln_flax.results import answer_tables, answers_page
 from mln_flax.types import Record, UserError
 
@@ -23,19 +24,6 @@ _ENDING = re.compile(
 )
 _FRAME = re.compile(r"_\d{4,}")
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")  # as `files.write_bytes` calls them
-
-
-class Origin(NamedTuple):
-    """What answers: hashes of the model and of its settings, and versions."""
-
-    model: str
-    config: str
-    model_spacing_mm: tuple[float, float] | None
-    versions: dict[str, str]
-
-    def hashes(self, file: str) -> dict[str, str]:
-        """What an answer for a file of this hash was made of."""
-        return {"file": file, "model": self.model, "config": self.config}
 
 
 @contextlib.contextmanager
@@ -107,7 +95,12 @@ def _stored_places(folder: Path) -> list[Any]:
 
 
 def _refuse_foreign(folder: Path, places: Iterable[str], tables: Iterable[str]) -> None:
-    foreign = [path for of_place in written(folder, places).values() for path in of_place]
+    foreign = [
+        path
+        for of_place in written(folder, places).values()
+        for path in of_place
+        if not _UNFINISHED.fullmatch(path.name)
+    ]
     foreign += [folder / name for name in tables if (folder / name).exists()]
     if foreign:
         raise UserError(

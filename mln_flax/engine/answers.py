@@ -1,9 +1,7 @@
 """The answer for one image as files: pictures, numbers, and what a viewer of DICOM opens."""
 
 import datetime
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,16 +15,16 @@ from mln_flax.data.readers import reader
 from mln_flax.data.writers import dicom_seg, dicom_sr
 from mln_flax.data.writers.dicom_sr import ClusterMeasurement
 from mln_flax.data.writers.source import Algorithm
-from mln_flax.engine.answer_folder import Origin
+from mln_flax.engine.origin import Origin
 from mln_flax.engine.predictor import Prediction
 from mln_flax.metrics.clusters import Calcification, Cluster
 from mln_flax.results import overlay
 from mln_flax.types import Record
 
-LIBRARIES = ("jax", "flax", "numpy", "scipy")
 Segments = Literal["clusters", "binary", "fractional", "none"]  # of a DICOM answer
 _ROWS = 256  # of an image that are worked on at a time, to need little memory
-MOST_FRACTIONS = 120_000_000  # pixels of a file whose probabilities are written as DICOM: 3 GB
+# Pixels of a file whose answer is written as DICOM: then it takes 4 GB.
+MOST_SEGMENTED = {"clusters": 700_000_000, "binary": 700_000_000, "fractional": 120_000_000}
 
 
 class Whole(NamedTuple):
@@ -135,7 +133,7 @@ def write_maps(folder: Path, stem: str, prediction: Prediction) -> None:
 
 
 def lighter(prediction: Prediction, kind: Segments) -> Prediction:
-    """The prediction of a frame without what is written already: a volume has many of them."""
+    """The prediction without what is written already, for many frames or a large one."""
     nothing = np.zeros((0, 0), np.float32)
     return prediction._replace(
         image=as_bytes(prediction.image),
@@ -216,10 +214,10 @@ def write_dicom(
     """
     if kind == "none" or not reader.is_dicom(whole.file):
         return {}, ()
-    if kind == "fractional" and sum(p.image.size for p in predictions) > MOST_FRACTIONS:
+    if (count := sum(p.image.size for p in predictions)) > MOST_SEGMENTED[kind]:
         return {}, (
-            "no DICOM answer: too many frames for probabilities; --config.predict.dicom=clusters "
-            "or binary has one",
+            f"no DICOM answer: {count:,} pixels in all frames; with predict.dicom={kind} allowed "
+            f"are {MOST_SEGMENTED[kind]:,}",
         )
     names = {"seg": f"{whole.stem}_seg.dcm", "sr": f"{whole.stem}_sr.dcm"}
     algorithm = Algorithm(
@@ -284,38 +282,5 @@ def mask_png(mask: np.ndarray) -> bytes:
 
 def _png(image: Any) -> bytes:
     buffer = BytesIO()
-    image.save(buffer, format="PNG", compress_level=3)  # a third of the time of the usual 6
+    image.save(buffer, format="PNG", compress_level=1)  # a fourth of the time of the usual 6
     return buffer.getvalue()
-
-
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with files.naming(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def text_hash(text: str) -> str:
-    """The SHA-256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def tree_hash(tree: Any) -> str:
-    """The SHA-256 of nested dicts of arrays: of names, kinds, shapes and values."""
-    digest = hashlib.sha256()
-
-    def add(node: Any, path: str) -> None:
-        if isinstance(node, dict):
-            for name in sorted(node):
-                add(node[name], f"{path}/{name}")
-            return
-        array = np.ascontiguousarray(node)
-        digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-
-    add(tree, "")
-    return digest.hexdigest()
-
-
-def versions(commit: str) -> dict[str, str]:
-    """What answered: this package's commit and the libraries that take part."""
-    return {"mln_flax": commit} | {name: metadata.version(name) for name in LIBRARIES}

@@ -24,6 +24,7 @@ BESIDE = frozenset(
     "SEG SR KO PR REG FID DOC PLAN SMR AU HD ANN CTPROTOCOL RTSTRUCT RTPLAN RTRECORD RTDOSE "
     "RTINTENT RTSEGANN RWV TEXTUREMAP STAIN ASMT".split()
 )
+MOST_OF_VOLUME = 2_000_000_000  # pixels of all frames: of each a byte is held until the end
 MANIFEST = "prediction.json"  # of a folder of answers: what they were made with
 # At least as long as all that follows a stem: `_0001` and the longest name of a branch's map.
 LONGEST_ENDING = "_0001_branch-inverted-bezier-0.123.png"
@@ -187,6 +188,11 @@ def header(file: Path) -> Header:
         raise Unusable(
             f"an image of {height}x{width} pixels; allowed are {MOST_PIXELS:,} in all: store it "
             "with larger pixels"
+        )
+    if found.frames * height * width > MOST_OF_VOLUME:
+        raise Unusable(
+            f"{found.frames} frames of {height}x{width} pixels; allowed are {MOST_OF_VOLUME:,} "
+            "pixels in all: store them in several files"
         )
     return found
 

@@ -30,7 +30,8 @@ def test_tiles_that_reach_far_enough_give_what_one_pass_over_the_image_gives():
     scene = all_breast(image, tiling)
     assert len(scene.corners) == 6
     branch = np.zeros(1, np.int32)
-    params = model.init(jax.random.key(1), image[None, :64, :64, None], branch)["params"]
+    init = jax.jit(model.init)  # at once: step by step takes long
+    params = init(jax.random.key(1), image[None, :64, :64, None], branch)["params"]
 
     @jax.jit
     def network(one):
