@@ -11,7 +11,7 @@ from mln_flax.engine.origin import origin_of
 from mln_flax.engine.predictor import Predictor
 from mln_flax.engine.session import Session, counted
 from mln_flax.engine.stop import EXIT_CODES, StopSignal
-from mln_flax.results import answer_tables, answers_page
+from mln_flax.results import answer_tables, answers_page, whole_section
 from mln_flax.settings import to_dict
 from mln_flax.types import UserError
 
@@ -64,7 +64,7 @@ def predict(
             stored = files.read_json(folder / MANIFEST)
             files.write_json(folder / MANIFEST, stored | {"passed_over": noted})
         lines = answer_tables.write(folder, places, session.left_out)
-        page = answers_page.write(folder)
+        page = answers_page.write(folder, whole_section.of_workdir(workdir))
     for image, reason in session.left_out:
         print(f"predict: left out {image}: {reason}")
     count = sum(len(line["clusters"]) for line in lines)

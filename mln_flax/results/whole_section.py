@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mln_flax.results import detection
+from mln_flax.results import detection, records
 from mln_flax.results.study import Picture, Section
 from mln_flax.results.table_layout import Table
 from mln_flax.types import Record
@@ -17,14 +17,14 @@ _CALIBRATION = "The share of marked clusters that are right, against their score
 _CASES = {"best": "best case", "worst": "worst case"}
 
 
-def sections(records: Sequence[Record], workdir: Path) -> list[Section]:
+def sections(lines: Sequence[Record], workdir: Path) -> list[Section]:
     """The part on whole images of a run's records; nothing where none were measured.
 
     Args:
-      records: all lines of the run.
+      lines: all of the run.
       workdir: that holds pictures of cases.
     """
-    lines = [line for line in records if line["kind"] == "whole"]
+    lines = [line for line in lines if line["kind"] == "whole"]
     if not lines:
         return []
     pictures = {
@@ -40,9 +40,16 @@ def sections(records: Sequence[Record], workdir: Path) -> list[Section]:
     return [Section("Whole images", pictures, (*headline(lines), *further))]
 
 
-def headline(records: Sequence[Record]) -> list[Table]:
+def of_workdir(workdir: Path) -> list[Section]:
+    """What a run's records say of whole test images, for a page of its model's answers."""
+    path = workdir / "records.jsonl"
+    found = sections(records.read_whole(path), workdir) if path.is_file() else []
+    return [section._replace(title="Whole images of the model's own test") for section in found]
+
+
+def headline(lines: Sequence[Record]) -> list[Table]:
     """The tables that are printed: clusters found against false ones, and at the point."""
-    lines = [line for line in records if line["kind"] == "whole"]
+    lines = [line for line in lines if line["kind"] == "whole"]
     return [detection.sensitivity_table(lines), detection.point_table(lines)] if lines else []
 
 

@@ -10,6 +10,7 @@ import tiny
 
 from mln_flax.config import PredictConfig
 from mln_flax.engine import evaluate, whole_data, whole_model, whole_records
+from mln_flax.engine import run as one_run
 from mln_flax.engine.build import build
 from mln_flax.engine.load_data import load_data
 from mln_flax.engine.predictor import Predictor
@@ -108,6 +109,20 @@ def test_test_images_are_recorded_as_they_are_answered(workdir):
         for name in shown:
             png = (workdir / "whole" / f"{name}.png").read_bytes()
             assert png.startswith(b"\x89PNG") and name.split("-")[0] == domain
+
+
+def test_another_rule_is_counted_again(workdir, tmp_path):
+    """By --mode=evaluate; what fits the settings stays as it is."""
+    folder = shutil.copytree(workdir, tmp_path / "run")
+    for changes, count in (({"predict__min_count": "4"}, 4), ({"predict__min_mm2": "3"}, 4)):
+        changes = {"predict__min_count": "4"} | changes
+        run = build(tiny.config(**COARSE | changes))
+        one_run.evaluate_again(run, folder)
+        kept = whole_model.read(folder)
+        assert kept.rule["min_count"] == count and not whole_model.doubt(kept, run.config.predict)
+    before = (folder / whole_model.FILE).stat().st_mtime_ns
+    one_run.evaluate_again(run, folder)
+    assert (folder / whole_model.FILE).stat().st_mtime_ns == before
 
 
 def test_evaluation_adds_them_where_it_is_asked_to(workdir):
