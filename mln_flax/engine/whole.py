@@ -19,8 +19,8 @@ LEAST_SIDE = 8  # pixels of an image: no calcification can be told from its surr
 # Of an image, and of it at the model's pixel size: memory stays below 4 GB. A film of 24 x 30 cm
 # in 25-micron pixels has 115 million.
 MOST_PIXELS = 120_000_000
-FILLED = 0.9  # share of breast in a tile by which a branch is chosen
-MOST_FILLED = 24  # tiles of an image by which it is chosen. Chosen.
+FULL = 0.9  # share of breast in a tile by which a branch is chosen
+MOST_FULL = 24  # tiles of an image by which it is chosen. Chosen.
 GRID = 32  # pixels: the largest step of a network, which halves its maps five times
 _ROWS = 256  # of an image that are worked on at a time, to need little memory
 _AROUND = 2  # pixels of a map that interpolation takes from beyond the breast
@@ -52,7 +52,6 @@ class Scene(NamedTuple):
     breast: np.ndarray  # bool [H, W]: where anything may be marked
     tiling: Tiling
     corners: tuple[tuple[int, int], ...]  # (top, left) of each tile, by rows
-    shares: np.ndarray  # [tiles]: how much of each is breast
 
 
 def scene(image: np.ndarray, scale: Spacing, tiling: Tiling) -> Scene:
@@ -77,14 +76,13 @@ def scene(image: np.ndarray, scale: Spacing, tiling: Tiling) -> Scene:
     breast = breast_mask(image)
     small = image if shape == image.shape else resampled(image, shape)
     inside = breast if shape == image.shape else nearest(breast, shape)
-    shares = {
-        corner: float(window(inside, corner, tiling.side).mean())
-        for corner in ((t, c) for t in starts(shape[0], tiling) for c in starts(shape[1], tiling))
-        if window(inside, corner, tiling.side, _AROUND).any()
-    }
-    return Scene(
-        small, (height, width), breast, tiling, tuple(shares), np.array([*shares.values()])
+    corners = tuple(
+        (top, left)
+        for top in starts(shape[0], tiling)
+        for left in starts(shape[1], tiling)
+        if window(inside, (top, left), tiling.side, _AROUND).any()
     )
+    return Scene(small, (height, width), breast, tiling, corners)
 
 
 def window(values: np.ndarray, corner: tuple[int, int], side: int, around: int = 0) -> np.ndarray:
@@ -94,24 +92,12 @@ def window(values: np.ndarray, corner: tuple[int, int], side: int, around: int =
     return values[rows, max(0, left - around) : left + side + around]
 
 
-def filled(scene: Scene) -> np.ndarray:
-    """The numbers of at most MOST_FILLED tiles that are nearly all breast, evenly spread.
-
-    Where there are none, the fullest. These decide what kind of image it is: training shows little
-    air, and the edge of the skin has a sign of its own, which is taken for that of the image.
-    """
-    numbers = np.flatnonzero(scene.shares >= min(FILLED, scene.shares.max(initial=0.0)))
-    if len(numbers) <= MOST_FILLED:
-        return numbers
-    return numbers[np.linspace(0, len(numbers) - 1, MOST_FILLED).round().astype(int)]
-
-
 def full_corners(scene: Scene, side: int) -> list[tuple[int, int]]:
     """Where tiles [side, side] lie that are nearly all breast, without overlap: (top, left) each.
 
     They decide what kind of image it is: training shows little air, and the edge of the skin has a
     sign of its own, which is taken for that of the whole image. Where none is so full it is the
-    fullest; of no breast none. Of many at most MOST_FILLED are taken, evenly spread.
+    fullest; of no breast none. Of many at most MOST_FULL are taken, evenly spread.
     """
     inside = scene.breast
     if inside.shape != scene.image.shape:
@@ -121,9 +107,9 @@ def full_corners(scene: Scene, side: int) -> list[tuple[int, int]]:
         for top in range(0, max(1, inside.shape[0] - side + 1), side)
         for left in range(0, max(1, inside.shape[1] - side + 1), side)
     }
-    least = min(FILLED, max(shares.values()))
+    least = min(FULL, max(shares.values()))
     full = [corner for corner, share in shares.items() if share >= least > 0]
-    places = np.linspace(0, len(full) - 1, min(len(full), MOST_FILLED)).round().astype(int)
+    places = np.linspace(0, len(full) - 1, min(len(full), MOST_FULL)).round().astype(int)
     return [full[place] for place in places]
 
 

@@ -145,18 +145,20 @@ def test_sizes_that_are_refused_and_images_without_a_breast():
     with pytest.raises(ValueError, match="96x80 pixels are 192000x160000 .* 120,000,000"):
         whole.scene(image, (2000, 2000), Tiling(32, 8))
     empty = whole.scene(np.full((40, 40), 0.3, np.float32), (1, 1), Tiling(32, 8))
-    assert empty.corners == () and len(whole.filled(empty)) == 0
+    assert empty.corners == () and whole.full_corners(empty, 32) == []
     assert whole.tiles_of(empty).shape == (0, 32, 32)
 
 
 def test_the_tiles_that_choose_are_full_of_breast_and_evenly_spread(monkeypatch):
-    scene = whole.scene(answering.mammogram((300, 200), ()), (1, 1), Tiling(32, 8))
-    monkeypatch.setattr(whole, "MOST_FILLED", 100)
-    every = whole.filled(scene)
-    assert 12 < len(every) < 100 and (scene.shares[every] >= 0.9).all()
-    monkeypatch.setattr(whole, "MOST_FILLED", 12)
-    some = whole.filled(scene)
+    scene = whole.scene(answering.mammogram((300, 200), ()), (1, 1), Tiling(64, 8))
+    monkeypatch.setattr(whole, "MOST_FULL", 100)
+    every = whole.full_corners(scene, 32)
+    assert 12 < len(every) < 100 and len(set(every)) == len(every)
+    shares = [whole.window(scene.breast, corner, 32).mean() for corner in every]
+    assert min(shares) >= 0.9 and all(top % 32 == left % 32 == 0 for top, left in every)
+    monkeypatch.setattr(whole, "MOST_FULL", 12)
+    some = whole.full_corners(scene, 32)
     assert len(some) == 12 and set(some) < set(every)
     assert some[0] == every[0] and some[-1] == every[-1]
     small = whole.scene(answering.mammogram((40, 36), ()), (1, 1), Tiling(64, 8))
-    assert small.shares[0] < 0.9 and whole.filled(small).tolist() == [0]
+    assert small.breast.mean() < 0.9 and whole.full_corners(small, 64) == [(0, 0)]

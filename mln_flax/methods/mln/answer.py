@@ -96,6 +96,11 @@ def _facts(programs: Programs, fitted: Fitted, by_norms: dict[str, np.ndarray], 
 
 
 def look(programs: Programs, fitted: Fitted, image: np.ndarray) -> np.ndarray:
+    """What decides the branch of images [N, H, W], [N, k]: distances as they are to be summed."""
+    return branches.pooled(nearness(programs, fitted, image), programs.settings.selection)
+
+
+def nearness(programs: Programs, fitted: Fitted, image: np.ndarray) -> np.ndarray:
     """The distances [N, k] of images [N, H, W] from the branches, by the rule that chooses."""
     rule, distances = programs.settings.selection, []
     for rows, count in chunks(len(image), programs.chunk):
@@ -158,7 +163,7 @@ def _answered(
     elif settings.answer == "branch" and settings.selection in branches.BY_IMAGE:
         return _in_nearest(programs, fitted, image)
     elif is_early(programs, fitted):
-        distances = look(programs, fitted, image)
+        distances = nearness(programs, fitted, image)
     else:
         seen = see(programs, fitted, image)
         distances = seen.by_norms[settings.selection][:, -1]

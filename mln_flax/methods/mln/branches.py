@@ -20,6 +20,7 @@ WITH_FOREGROUND = {"cosine+": "cosine", "euclidean+": "euclidean"}
 BY_MOMENTS = (*METRICS, *WITH_FOREGROUND)
 BY_IMAGE = ("image", "polarity")  # before the network has run
 SELECTIONS = (*BY_MOMENTS, *BY_IMAGE)
+SUREST = 10.0  # minus the log of a probability: the most that one image says against a branch
 TINY = 1e-12
 NEGLIGIBLE = 0.05  # a smaller share of a branch is none
 
@@ -131,6 +132,16 @@ def with_foreground(
 def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
     lengths = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
     return (a * b).sum(axis=-1) / jnp.maximum(lengths, TINY)
+
+
+def pooled(distances: Any, rule: str) -> Any:
+    """What images add to a choice that they share with others: distances [N, k] to be summed.
+
+    `polarity` gives logarithms of probabilities, and Gaussians are surest where they know least:
+    one tile of an edge or a label could outvote a whole breast. So no image takes a branch for
+    less probable than e^-SUREST.
+    """
+    return distances.clip(max=SUREST) if rule == "polarity" else distances
 
 
 def select(distances: Any) -> Any:

@@ -274,3 +274,12 @@ def test_combine_is_the_union_or_a_weighted_mean():
         )
     nearest_only = branches.combine(p, branches.shares(np.array([[1.0, 0, 2]] * 2), "branch"))
     np.testing.assert_array_equal(nearest_only, p[:, 1])
+
+
+def test_no_image_outvotes_many_in_a_shared_choice():
+    """A probability is taken for no smaller than e^-10; distances of moments are as they are."""
+    distances = np.array([[300.0, 0.0], [0.3, 1.4], [0.3, 1.4], [0.3, 1.4]] + [[0.3, 1.4]] * 9)
+    assert branches.select(distances.sum(axis=0)) == 1
+    assert branches.select(branches.pooled(distances, "polarity").sum(axis=0)) == 0
+    assert branches.pooled(distances, "polarity").max() == branches.SUREST
+    np.testing.assert_array_equal(branches.pooled(distances, "cosine"), distances)
