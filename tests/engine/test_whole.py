@@ -18,7 +18,7 @@ def all_breast(image, tiling):
     rows, columns = (whole.starts(length, tiling) for length in image.shape)
     corners = tuple(itertools.product(rows, columns))
     breast = np.ones(image.shape, bool)
-    return Scene(image, image.shape, breast, tiling, corners, np.ones(len(corners)))
+    return Scene(image, image.shape, breast, tiling, corners)
 
 
 def test_tiles_that_reach_far_enough_give_what_one_pass_over_the_image_gives():
