@@ -2,9 +2,11 @@
 
 It is a zip of the programs in StableHLO (`jax.export`), for any number of tiles, on CPUs, NVIDIA
 GPUs and TPUs; of the parameters that they share; of what is marked in whole images and by which
-rule; and of `standalone.py`, which runs them with jax and numpy alone.
+rule; of `standalone.py`, which runs them with jax and numpy alone; and of FlatBuffers, which jax
+reads programs with and does not bring along.
 """
 
+import importlib.util
 import io
 import json
 import time
@@ -27,6 +29,7 @@ from mln_flax.types import Record, UserError
 PLATFORMS = ("cpu", "cuda", "tpu")
 NOTE = "Research only: no medical device, and not for diagnosis."
 MOST_APART = 1e-3  # of probabilities: products of an accelerator in lower precision differ so much
+LICENSE = Path(__file__).parents[2] / "LICENSE"  # Apache 2.0, which FlatBuffers has too
 # Python runs the `__main__.py` of a zip that it is given.
 DOOR = "import sys\n\nimport run\n\nsys.exit(run.main(sys.argv))\n"
 
@@ -62,6 +65,7 @@ def export(config: Config, workdir: Path, output: str, overwrite: bool = False) 
       OSError: the disk is full, or refuses it.
     """
     begun, path = time.monotonic(), destination(output, overwrite)
+    reader()  # is there, before anything is computed
     predictor = Predictor.of(config, workdir)
     content = exported(predictor)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -254,6 +258,20 @@ def farthest(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(np.asarray(one) - np.asarray(other)).max())
 
 
+def reader() -> dict[str, bytes]:
+    """The files of the Python package by which jax reads and writes programs, and their license.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    package = importlib.util.find_spec("flatbuffers")
+    if package is None or package.origin is None:
+        raise UserError("--mode=export needs flatbuffers: python -m pip install flatbuffers")
+    sources = sorted(Path(package.origin).parent.glob("*.py"))
+    license_text = {"LICENSE": LICENSE.read_bytes()} if LICENSE.exists() else {}
+    return {f"flatbuffers/{path.name}": path.read_bytes() for path in sources} | license_text
+
+
 def packed(facts: Record, parameters: Parameters, stored: dict[str, bytes]) -> bytes:
     """The file: a zip of facts, parameters, programs and the script."""
     arrays, content = io.BytesIO(), io.BytesIO()
@@ -264,6 +282,7 @@ def packed(facts: Record, parameters: Parameters, stored: dict[str, bytes]) -> b
         "__main__.py": DOOR.encode(),
         "parameters.npz": arrays.getvalue(),
         **{f"{name}.bin": program for name, program in stored.items()},
+        **reader(),
     }
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as whole:
         for name, part in parts.items():

@@ -8,6 +8,7 @@ The file is what `python -m mln_flax.main --mode=export` writes; it holds this s
 """
 
 import argparse
+import importlib.util
 import io
 import json
 import math
@@ -57,6 +58,8 @@ class Scene(NamedTuple):
 
 def load(file: Any) -> Model:
     """The model in an exported file, a path or an open one; raises ValueError if it is none."""
+    if importlib.util.find_spec("flatbuffers") is None:  # by which jax reads programs
+        sys.path.append(str(file))  # which holds it
     try:
         with zipfile.ZipFile(file) as whole:
             facts = json.loads(whole.read("model.json"))
