@@ -23,6 +23,7 @@ from mln_flax import files
 from mln_flax.config import Config
 from mln_flax.engine import predict, standalone, whole_model
 from mln_flax.engine.predictor import Predictor, warnings
+from mln_flax.methods.core import Answers
 from mln_flax.metrics.decision import OperatingPoint
 from mln_flax.types import Record, UserError
 
@@ -217,45 +218,52 @@ def marking(predictor: Predictor, of_tiles: OperatingPoint) -> Record:
 
 
 def check(predictor: Predictor, model: standalone.Model) -> Checked:
-    """What the programs say of a drawn tile in every branch, held against the method.
+    """What the programs say of a drawn tile, in every branch, held against the method.
 
     Raises:
       UserError: they answer otherwise.
     """
     method, fitted = predictor.run.method, predictor.fitted
-    rng = np.random.default_rng(0)
-    side = max(predictor.tiling.side, predictor.trained_side)
-    texture = rng.random((1, side, side), np.float32) ** 3
-    tile = texture[:, : predictor.tiling.side, : predictor.tiling.side]
-    answers, out = method.answer(fitted, tile), model.programs["alone"](tile)
-    apart = [farthest(out["probability"], answers.maps[answers.chosen[0]])]
-    names: tuple[str, ...] = ()
-    if "look" in model.programs and method.look is not None:
-        shown = texture[:, : predictor.trained_side, : predictor.trained_side]
-        looks = method.look(fitted, shown), model.programs["look"](shown)
-        apart.append(farthest(*looks) / max(1.0, float(np.abs(looks[0]).max())))
-    if method.look is not None:
-        count = method.look(fitted, tile).shape[-1]
-        # At temperatures of use such distances leave a weighted answer to nearly one branch.
-        common = np.float32(100) * (1 - np.eye(count, dtype=np.float32))
-        tiles = np.repeat(tile, count, axis=0)
-        answers = method.answer(fitted, tiles, common)
-        names = tuple(str(fact["branch"]) for fact in answers.facts)
-        if "answer" in model.programs:
-            out = model.programs["answer"](tiles, common)
-            maps = [answers.maps[name][i] for i, name in enumerate(answers.chosen)]
-            apart.append(farthest(out["probability"], np.stack(maps)))
-    if not max(apart) <= MOST_APART:  # nan is apart too
+    side, rows = predictor.trained_side, model.facts["batch"]
+    texture = np.random.default_rng(0).random((max(side, predictor.tiling.side),) * 2, np.float32)
+    tiles = np.tile(texture**3, (rows, 1, 1))
+    small, tiles = tiles[:, :side, :side], tiles[:, : model.facts["tile"], : model.facts["tile"]]
+    if method.look is None:
+        out = model.programs["alone"](tiles)
+        return agreed((), method.answer(fitted, tiles), out["probability"])
+    looks = method.look(fitted, small)
+    count = looks.shape[-1]
+    # So far apart that even a weighted answer is that of one branch.
+    common = np.float32(100) * (1 - np.eye(count, dtype=np.float32))
+    answers = method.answer(fitted, np.repeat(tiles[:1], count, axis=0), common)
+    names = tuple(str(fact["branch"]) for fact in answers.facts)
+    if "answer" not in model.programs:
+        own, out = method.answer(fitted, tiles), model.programs["alone"](tiles)
+        return agreed(names, own, out["probability"])
+    seen = model.programs["look"](small)
+    nearness = farthest(looks, seen) / max(1.0, float(np.abs(looks).max()))
+    chosen = np.arange(-(-count // rows) * rows).reshape(-1, rows) % count  # full batches
+    parts = [model.programs["answer"](tiles, common[part])["probability"] for part in chosen]
+    return agreed(names, answers, np.concatenate(parts)[:count], nearness)
+
+
+def agreed(
+    names: tuple[str, ...], answers: Answers, probability: np.ndarray, apart: float = 0.0
+) -> Checked:
+    """What was found where programs and method agree; raises UserError where they do not."""
+    expected = np.stack([answers.maps[name][i] for i, name in enumerate(answers.chosen)])
+    apart = max(apart, farthest(expected, probability))
+    if not apart <= MOST_APART:  # nan is apart too
         raise UserError(
-            f"the exported programs differ by {max(apart):.2g} from the model (allowed: "
-            f"{MOST_APART}): nothing is written; please report it"
+            f"the exported programs differ by {apart:.2g} from the model (allowed: {MOST_APART}): "
+            "nothing is written; please report it"
         )
-    return Checked(names, answers.points[answers.chosen[0]], max(apart))
+    return Checked(names, answers.points[answers.chosen[0]], apart)
 
 
 def farthest(one: np.ndarray, other: np.ndarray) -> float:
     """The largest difference."""
-    return float(np.abs(np.asarray(one) - np.asarray(other)).max())
+    return float(np.abs(one - other).max())
 
 
 def reader() -> dict[str, bytes]:
