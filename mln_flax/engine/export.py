@@ -6,12 +6,13 @@ rule; of `standalone.py`, which runs them with jax and numpy alone; and of FlatB
 reads programs with and does not bring along.
 """
 
+import contextlib
 import importlib.util
 import io
 import json
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,11 @@ from mln_flax.types import Record, UserError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 NOTE = "Research only: no medical device, and not for diagnosis."
+# No frames, and no name of a file.
+PLACES = {
+    "jax_traceback_in_locations_limit": 0,
+    "jax_hlo_source_file_canonicalization_regex": ".+",
+}
 MOST_APART = 1e-3  # of probabilities: products of an accelerator in lower precision differ so much
 LICENSE = Path(__file__).parents[2] / "LICENSE"  # Apache 2.0, which FlatBuffers has too
 # Python runs the `__main__.py` of a zip that it is given.
@@ -88,6 +94,8 @@ def destination(output: str, overwrite: bool) -> Path:
         raise UserError(
             f"--output={output}: is a folder; give a file, such as {path / 'model.zip'}"
         )
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UserError(f"--output={output}: {path.parent} is a file; give another name")
     if path.exists() and not overwrite:
         raise UserError(f"--output={output}: is there already; take another name, or --overwrite")
     return path
@@ -169,8 +177,22 @@ def programs(predictor: Predictor, parameters: Parameters) -> dict[str, bytes]:
 def written(function: Callable[..., Any], parameters: Parameters, *given: Any) -> bytes:
     """A function of (parameters, *given) as StableHLO for all platforms."""
     arrays = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in parameters.arrays)
-    program = jax.export.export(jax.jit(function), platforms=PLATFORMS)(arrays, *given)
+    with without_places():
+        program = jax.export.export(jax.jit(function), platforms=PLATFORMS)(arrays, *given)
     return bytes(program.serialize())
+
+
+@contextlib.contextmanager
+def without_places() -> Iterator[None]:
+    """Leaves out of programs where their sources lie: folders of this machine name its users."""
+    before = {name: getattr(jax.config, name) for name in PLACES}
+    try:
+        for name, value in PLACES.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def facts_of(predictor: Predictor, names: list[str]) -> Record:
@@ -282,18 +304,20 @@ def reader() -> dict[str, bytes]:
 
 def packed(facts: Record, parameters: Parameters, stored: dict[str, bytes]) -> bytes:
     """The file: a zip of facts, parameters, programs and the script."""
-    arrays, content = io.BytesIO(), io.BytesIO()
-    np.savez(arrays, **dict(zip(parameters.names, jax.device_get(parameters.arrays), strict=True)))  # type: ignore[arg-type]
     parts = {
         "model.json": json.dumps(files.plain(facts), indent=2, allow_nan=False).encode(),
         "run.py": Path(standalone.__file__).read_bytes(),
         "__main__.py": DOOR.encode(),
-        "parameters.npz": arrays.getvalue(),
         **{f"{name}.bin": program for name, program in stored.items()},
         **reader(),
     }
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as whole:
+    for name, array in zip(parameters.names, jax.device_get(parameters.arrays), strict=True):
+        values = io.BytesIO()
+        np.save(values, array)
+        parts[f"parameters/{name}.npy"] = values.getvalue()
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as whole:
         for name, part in parts.items():
-            # One date for all: the same model is the same file.
+            # Without the date of today: the same model is the same file.
             whole.writestr(zipfile.ZipInfo(name), part, zipfile.ZIP_DEFLATED)
     return content.getvalue()

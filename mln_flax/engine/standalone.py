@@ -65,8 +65,11 @@ def load(file: Any) -> Model:
             facts = json.loads(whole.read("model.json"))
             if facts["format"] != FORMAT:
                 raise ValueError(f"format {facts['format']}; this script reads format {FORMAT}")
-            stored = np.load(io.BytesIO(whole.read("parameters.npz")))
-            parameters = tuple(jax.device_put(stored[name]) for name in stored.files)
+            parameters = tuple(
+                jax.device_put(np.load(io.BytesIO(whole.read(name))))
+                for name in whole.namelist()
+                if name.startswith("parameters/")
+            )
             programs = {
                 name: export.deserialize(bytearray(whole.read(f"{name}.bin")))
                 for name in facts["programs"]
