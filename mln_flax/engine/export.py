@@ -160,8 +160,12 @@ def programs(predictor: Predictor, parameters: Parameters) -> dict[str, bytes]:
     def look(arrays: Any, tiles: Any) -> Any:
         return respond(arrays, tiles)["distances"]
 
-    (rows,) = jax.export.symbolic_shape("rows")
+    rows, height, width = jax.export.symbolic_shape("rows, height, width")
     tiles = jax.ShapeDtypeStruct((rows, side, side), np.float32)
+    if method.look is None:
+        any_size = jax.ShapeDtypeStruct((rows, height, width), np.float32)
+        with contextlib.suppress(TypeError, ValueError, jax.errors.InconclusiveDimensionOperation):
+            return {"alone": written(answer, parameters, any_size)}
     stored = {"alone": written(answer, parameters, tiles)}
     if method.look is None or settings.predict.choice == "tile":
         return stored

@@ -276,6 +276,11 @@ def test_an_image_that_cannot_be_answered(image, spacing, message, answered):
     assert message in str(error.value)
 
 
+def test_a_unet_takes_tiles_of_any_size(answered):
+    program = standalone.load(answered[0] / "plain.zip").programs["alone"]
+    assert program(LARGE[None, :50, :70])["probability"].shape == (1, 50, 70)
+
+
 def test_without_a_breast_nothing_is_marked(answered):
     model = standalone.load(answered[0] / "polarity.zip")
     answer = standalone.answer(model, np.full((40, 50), 0.5, np.float32), 0.1)
