@@ -16,7 +16,7 @@ from mln_flax.experiments import core
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
-MODES = tuple("train prepare evaluate predict report summary benchmark experiment".split())
+MODES = tuple("train prepare evaluate predict export report summary benchmark experiment".split())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,9 +125,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list
     parser.add_argument("--config", default="", help="a file with get_config() or get_experiment()")
     parser.add_argument("--workdir", default="", help="folder for all that a run writes")
     parser.add_argument("--mode", default="train", help=", ".join(MODES))
-    parser.add_argument("--output", default="", help="predict: folder for the answers")
     parser.add_argument(
-        "--overwrite", action="store_true", help="predict: replace answers of another model"
+        "--output", default="", help="predict: folder for the answers; export: the file"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace answers of another model, or a file"
     )
     known, rest = parser.parse_known_args(list(argv))
     overrides, paths = {}, []

@@ -84,8 +84,9 @@ class Method(NamedTuple):
     # (fitted, source test images, image records, their `kept`) -> more lines for the records
     further: Callable[[Any, Images, Sequence[Record], Sequence[Any]], list[Record]] | None = None
     # fitted -> a function that jax can trace, of images [B, H, W] each by itself, which answers by
-    # the run's settings -> {"probability": [B, H, W], "branch": int32 [B], ...}
-    traced: Callable[[Any], Callable[[Any], dict[str, Any]]] | None = None
+    # the run's settings -> {"probability": [B, H, W], "branch": int32 [B], ...}. Of a method with
+    # `look` also of (images, common), and "distances": what `look` gives of the images.
+    traced: Callable[[Any], Callable[..., dict[str, Any]]] | None = None
     # (fitted, shares [B, k], images [B, H, W]) -> probability [B, H, W] in an answer to which the
     # branches contribute so (one share 1 where there are none); jax can trace it
     probability: Callable[[Any, Any, Any], Any] | None = None

@@ -12,13 +12,13 @@ from mln_flax.methods.mln.passes import Programs, compare, first_moments, in_bra
 from mln_flax.methods.mln.recorded import UNION
 
 
-def traced(programs: Programs, fitted: Fitted) -> Callable[[Any], dict[str, Any]]:
+def traced(programs: Programs, fitted: Fitted) -> Callable[..., dict[str, Any]]:
     """A pure function that answers images float32 [B, H, W] by the run's settings.
 
     It returns "probability" [B, H, W], "branch" int32 [B], the nearest, and what chose it:
-    "distances" and "shares" [B, k]. Every image chooses for itself, whatever shares a choice in
-    `answer`. B may be symbolic in `jax.export`, H and W may not: the numbers of the image are
-    made for a size.
+    "distances" and "shares" [B, k]; and "look" [B, k], as `Method.look`. Every image chooses for itself, whatever shares a choice in
+    `answer`; or by distances [B, k] that are given as a second argument, as `common` there. B may
+    be symbolic in `jax.export`, H and W may not: the numbers of the image are made for a size.
     """
     model, settings = programs.model, programs.settings
     rule, known = settings.selection, image_rules.chooser(fitted.bank.image)
@@ -45,13 +45,21 @@ def traced(programs: Programs, fitted: Fitted) -> Callable[[Any], dict[str, Any]
         given = None if settings.answer == UNION else shares
         return nearness, shares, branches.combine(of_branches, given)
 
-    def respond(image: Any) -> dict[str, Any]:
-        choose = choose_first if is_early(programs, fitted) else choose_last
-        nearness, shares, together = choose(image)
+    def choose_by(image: Any, common: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        shares = branches.shares(common, settings.answer, settings.temperature)
+        return common, shares, probability(programs, fitted, shares, image)
+
+    def respond(image: Any, common: Any = None) -> dict[str, Any]:
+        if common is None:
+            choose = choose_first if is_early(programs, fitted) else choose_last
+            nearness, shares, together = choose(image)
+        else:
+            nearness, shares, together = choose_by(image, common)
         return {
             "probability": together,
             "branch": branches.select(nearness),
             "distances": nearness,
+            "look": branches.pooled(nearness, rule),
             "shares": shares,
         }
 

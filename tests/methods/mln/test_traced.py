@@ -70,3 +70,15 @@ def test_the_probability_of_given_shares(answer):
     expected = maps.max(axis=1) if answer == "union" else np.einsum("nk,nkhw->nhw", shares, maps)
     found = jax.jit(mln.probability)(kept, shares, IMAGE)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("answer", ["branch", "weighted", "union"])
+def test_given_distances_choose_as_in_the_answer(answer):
+    mln, kept = small_mln.built(answer=answer), small_mln.fitted()
+    common = np.float32([[3, 1, 9], [0, 2, 1], [5, 5.5, 1], [2, 2, 2], [9, 1, 8]])
+    expected = mln.answer(kept, IMAGE, common)
+    out = jax.device_get(jax.jit(mln.traced(kept))(IMAGE, common))
+    np.testing.assert_allclose(out["probability"], expected.maps["answer"], rtol=0, atol=1e-5)
+    shares = [list(fact["shares"].values()) for fact in expected.facts]
+    np.testing.assert_allclose(out["shares"], shares, atol=1e-5)
+    assert [small_mln.VIEWS[b] for b in out["branch"]] == [f["branch"] for f in expected.facts]
