@@ -22,8 +22,9 @@ import numpy as np
 
 from mln_flax import files
 from mln_flax.config import Config
-from mln_flax.engine import predict, standalone, whole_model
-from mln_flax.engine.predictor import Predictor, warnings
+from mln_flax.engine import standalone, whole_model
+from mln_flax.engine.origin import origin_of
+from mln_flax.engine.predictor import Predictor
 from mln_flax.methods.core import Answers
 from mln_flax.metrics.decision import OperatingPoint
 from mln_flax.types import Record, UserError
@@ -204,7 +205,7 @@ def facts_of(predictor: Predictor, names: list[str]) -> Record:
     config, whole = predictor.run.config, predictor.whole
     chosen, cut = config.predict, config.data.tiles
     pixels = (cut.rows * predictor.trained_side, cut.columns * predictor.trained_side)
-    origin = predict.origin_of(predictor)
+    origin = origin_of(predictor)
     return {
         "format": standalone.FORMAT,
         "note": NOTE,
@@ -239,7 +240,7 @@ def marking(predictor: Predictor, of_tiles: OperatingPoint) -> Record:
         "min_count": rule.min_count,
         "cluster_mm2": rule.area_mm2,
         "keep": chosen.keep,
-        "warnings": warnings(predictor.whole, chosen, {}),
+        "warnings": predictor.warnings,
     }
 
 

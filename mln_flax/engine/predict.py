@@ -67,9 +67,9 @@ def predict(
         page = answers_page.write(folder, whole_section.of_workdir(workdir))
     for image, reason in session.left_out:
         print(f"predict: left out {image}: {reason}")
-    count = sum(len(line["clusters"]) for line in lines)
+    found = {(line["image"], c["number"]) for line in lines for c in line["clusters"]}
     print(
-        f"predict: {len(lines)} images answered, {counted(count)}, "
+        f"predict: {len(lines)} images answered, {counted(len(found))}, "
         f"{len(session.left_out)} files left out, {len(session.passed_over)} passed over"
     )
     print(f"predict: page: {page}", flush=True)

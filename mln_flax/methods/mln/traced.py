@@ -16,9 +16,10 @@ def traced(programs: Programs, fitted: Fitted) -> Callable[..., dict[str, Any]]:
     """A pure function that answers images float32 [B, H, W] by the run's settings.
 
     It returns "probability" [B, H, W], "branch" int32 [B], the nearest, and what chose it:
-    "distances" and "shares" [B, k]; and "look" [B, k], as `Method.look`. Every image chooses for itself, whatever shares a choice in
-    `answer`; or by distances [B, k] that are given as a second argument, as `common` there. B may
-    be symbolic in `jax.export`, H and W may not: the numbers of the image are made for a size.
+    "distances" and "shares" [B, k]; and "look" [B, k], as `Method.look`. Every image chooses for
+    itself, whatever shares a choice in `answer`; or by distances [B, k] that are given as a second
+    argument, as `common` there. B may be symbolic in `jax.export`, H and W may not: the numbers of
+    the image are made for a size.
     """
     model, settings = programs.model, programs.settings
     rule, known = settings.selection, image_rules.chooser(fitted.bank.image)
