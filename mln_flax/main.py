@@ -57,7 +57,8 @@ def run(argv: Sequence[str]) -> int:
     if not flags.workdir and not needs_none:
         raise UserError("--workdir is missing: the folder for checkpoints, records and the report")
     workdir = Path(flags.workdir) if flags.workdir else None
-    command = f"python -m mln_flax.main {shlex.join(argv)}"
+    # Without the paths of images: files and folders may be called as patients are.
+    command = f"python -m mln_flax.main {shlex.join(w for w in argv if w not in paths)}"
     if workdir and (flags.mode == "experiment" or (workdir / core.FILE).exists()):
         return run_experiment(flags, overrides, workdir, command)
     from mln_flax import modes

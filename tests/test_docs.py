@@ -56,12 +56,15 @@ def test_columns_of_the_tables_are_listed():
         (answer_tables.CLUSTERS, answer_tables.CLUSTER_COLUMNS),
         (answer_tables.OBJECTS, answer_tables.OBJECT_COLUMNS),
     ):
-        assert f"**`{name}`**: `{', '.join(columns)}`" in PAGE
+        assert f"**`{name}`**: `{', '.join(columns)}`" in " ".join(PAGE.split())
 
 
 def test_files_of_an_answer_are_listed():
     listed = {name for first, *_ in rows(section("## What is written")) for name in names(first)}
-    assert {f"STEM{ending}" for ending in answers.ENDINGS} <= listed
+    endings = ("_probability.png", "_mask.png", "_overlay.png", "_seg.dcm", "_sr.dcm", ".json")
+    assert {f"STEM{ending}" for ending in endings} <= listed
+    source = inspect.getsource(answers)
+    assert all(ending in source for ending in endings if ending != "_overlay.png")
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))

@@ -191,7 +191,7 @@ def test_what_the_machine_refuses_is_one_line(
         ([f"--workdir={workdir}", "--mode=report"], workdir / "report"),
         (
             [f"--workdir={workdir}", "--mode=predict", f"--output={tmp_path / 'out'}", image],
-            tmp_path / "out" / "prediction.json",
+            tmp_path / "out" / ".places.json",
         ),
     ):
         err = refused(capsys, words)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mln_flax import files, locks
 from mln_flax.engine.inputs import MANIFEST, Inputs
-from mln_flax.engine.origin import Origin
+from mln_flax.engine.origin import Origin, text_hash
 from mln_flax.results import answer_tables, answers_page
 from mln_flax.types import Record, UserError
 
@@ -54,7 +54,7 @@ def claimed(
     def busy() -> None:
         raise UserError(f"--output={folder}: another process is at work in it; take another")
 
-    own = {"model": origin.model, "settings": origin.config, "images": str(given.root)}
+    own = {"model": origin.model, "settings": origin.config, "images": text_hash(str(given.root))}
     with locks.alone(folder, busy):
         stored = _manifest(folder)
         places = [str(place) for place in _stored_places(folder)] if stored else []

@@ -75,9 +75,9 @@ def test_answers_lie_as_the_images_do(run, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count(NO_POINT) == 1 and "4 images answered, 4 clusters, 0 files left out" in out
     assert "1 cluster, " in out and "pixel size assumed; 0:0" in out
-    assert all(NO_POINT in line["warnings"] for line in found)
+    assert all(line["warnings"][0].startswith(NO_POINT) for line in found)
     manifest = json.loads((tmp_path / "out" / "prediction.json").read_text())
-    assert manifest["of"]["images"] == str(tmp_path / "in")
+    assert str(tmp_path / "in") not in json.dumps(manifest)  # it may name somebody
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert {"index.html", "objects.csv", "clusters.csv", "predictions.jsonl"} < names
     assert "\n./-x.png," in (tmp_path / "out" / "objects.csv").read_text()
@@ -459,7 +459,9 @@ def test_the_door(plain_workdir, tmp_path, capsys):
     with Image.open(tmp_path / "out" / "a_mask.png") as mask:
         np.testing.assert_array_equal(np.asarray(mask) > 0, answer.mask)
     (line,), _ = lines(tmp_path / "out")
-    assert line["spacing_from"] == "setting" and line["warnings"] == [NO_POINT]
+    assert line["spacing_from"] == "setting" and [
+        w.startswith(NO_POINT) for w in line["warnings"]
+    ] == [True]
     assert line["marked_pixels"] == answer.mask.sum()
     err = tiny.refused(capsys, [*words, "--config.predict.spacing_mm=0.2", change[1]])
     assert "another settings" in err
