@@ -212,7 +212,7 @@ def blended(
     """The probability [h, w] of overlapping tiles, 0 where none lies, and each tile's branch."""
     side, total = model.facts["tile"], np.zeros(scene.image.shape, np.float32)
     chosen: list[np.ndarray] = []
-    rows, columns = (weights(length, model.facts) for length in total.shape)
+    rows, columns = (weights(length, model.facts) for length in scene.image.shape)
     corners = [
         (top, left)
         for top in rows
