@@ -245,7 +245,7 @@ def marking(predictor: Predictor, of_tiles: OperatingPoint) -> Record:
 
 
 def check(predictor: Predictor, model: standalone.Model) -> Checked:
-    """What the programs say of a drawn tile, in every branch, held against the method.
+    """What the programs say of drawn tiles, in every branch, held against the method.
 
     Raises:
       UserError: they answer otherwise.
@@ -253,7 +253,9 @@ def check(predictor: Predictor, model: standalone.Model) -> Checked:
     method, fitted = predictor.run.method, predictor.fitted
     side, rows = predictor.trained_side, model.facts["batch"]
     texture = np.random.default_rng(0).random((max(side, predictor.tiling.side),) * 2, np.float32)
-    tiles = np.tile(texture**3, (rows, 1, 1))
+    # From bright to dark: what is looked at is capped, and of a single tile perhaps all of it.
+    powers = np.geomspace(1 / 3, 3, rows, dtype=np.float32)
+    tiles = np.stack([texture**power for power in powers])
     small, tiles = tiles[:, :side, :side], tiles[:, : model.facts["tile"], : model.facts["tile"]]
     if method.look is None:
         out = model.programs["alone"](tiles)
@@ -262,7 +264,7 @@ def check(predictor: Predictor, model: standalone.Model) -> Checked:
     count = looks.shape[-1]
     # So far apart that even a weighted answer is that of one branch.
     common = np.float32(100) * (1 - np.eye(count, dtype=np.float32))
-    answers = method.answer(fitted, np.repeat(tiles[:1], count, axis=0), common)
+    answers = method.answer(fitted, tiles[np.arange(count) % rows], common)
     names = tuple(str(fact["branch"]) for fact in answers.facts)
     if "answer" not in model.programs:
         own, out = method.answer(fitted, tiles), model.programs["alone"](tiles)

@@ -23,10 +23,14 @@ import numpy as np
 from jax import export
 
 FORMAT = 1  # of the file
-LEAST_SIDE, MOST_PIXELS = 8, 1 << 28  # of an image: of a side; in all, at the model's pixel size
+LEAST_SIDE, MOST_PIXELS = 8, 120_000_000  # of an image: of a side; in all
 SEARCH_SIDE = 256  # pixels of the copy in which the breast is looked for
 FULL = 0.9  # share of breast in a tile by which a branch is chosen
+MOST_FULL, LOOKED_AT = 24, 8  # by which it is chosen: tiles of an image, frames of a volume
+GRID = 32  # pixels: of the places where tiles may begin
+AROUND = 2  # pixels that interpolation takes from beyond the breast
 Pair = tuple[float, float]  # (row, column)
+Corner = tuple[int, int]  # (top, left) of a tile
 
 
 class Model(NamedTuple):
@@ -34,8 +38,9 @@ class Model(NamedTuple):
 
     facts: dict[str, Any]  # `model.json`
     # "alone": tiles [n, S, S] -> their "probability" [n, S, S] and "branch" [n]. Where tiles share
-    # a choice "look": tiles [n, s, s] -> distances from the branches [n, k], smaller is nearer; and
-    # "answer": (tiles [n, S, S], distances [n, k] that choose) -> as "alone".
+    # a choice "look": tiles [n, s, s] -> distances from the branches [n, k], smaller is nearer,
+    # none so large that it alone decides a sum; and "answer": (tiles [n, S, S], distances [n, k]
+    # that choose) -> as "alone".
     programs: dict[str, Callable[..., Any]]
 
 
@@ -101,11 +106,15 @@ def answer(model: Model, image: np.ndarray, spacing_mm: Any = None) -> Answer:
 def volume(model: Model, frames: Sequence[np.ndarray], spacing_mm: Any = None) -> list[Answer]:
     """The answers for frames of one case, which share a branch where the model says so."""
     scenes = [scene(model, frame, spacing_mm) for frame in frames]
-    looks = [seen(model, one) for one in scenes]
-    known = [look for look in looks if look is not None]
-    if model.facts["choice"] == "case" and known:
-        looks = [np.sum(known, axis=0)] * len(scenes)
-    return [of_scene(model, one, look) for one, look in zip(scenes, looks, strict=True)]
+    if model.facts["choice"] == "case":
+        look = seen(model, [scenes[i] for i in spread(len(scenes), LOOKED_AT)])
+        return [of_scene(model, frame, look) for frame in scenes]
+    return [of_scene(model, frame, seen(model, [frame])) for frame in scenes]
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, evenly spread."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 
 def scene(model: Model, image: np.ndarray, spacing_mm: Any) -> Scene:
@@ -120,7 +129,7 @@ def scene(model: Model, image: np.ndarray, spacing_mm: Any) -> Scene:
     scale = (1.0, 1.0)
     if given is not None:
         given = np.broadcast_to(np.asarray(given, float), 2).tolist()
-        if not (0 < min(given) and max(given) < math.inf):
+        if not all(0 < length < math.inf for length in given):
             raise ValueError(f"spacing_mm={spacing_mm}: must be above 0, in millimeters")
     if given is not None and trained is not None:
         scale = (given[0] / trained[0], given[1] / trained[1])
@@ -129,120 +138,155 @@ def scene(model: Model, image: np.ndarray, spacing_mm: Any) -> Scene:
         scale = (height / image.shape[0], width / image.shape[1])
     usual = trained or facts["assumed_mm"]
     own = (given[0], given[1]) if given else (usual[0] * scale[0], usual[1] * scale[1])
-    shape = tuple(max(1, round(n * s)) for n, s in zip(image.shape, scale, strict=True))
-    if shape[0] * shape[1] > MOST_PIXELS:
-        raise ValueError(f"image: {shape} at the model's pixel size; allowed: {MOST_PIXELS:,} px")
+    size = [length * factor for length, factor in zip(image.shape, scale, strict=True)]
+    if max(image.size, size[0] * size[1]) > MOST_PIXELS:
+        raise ValueError(
+            f"image: {image.shape}, and {size[0]:.0f}x{size[1]:.0f} at the model's pixel size; "
+            f"allowed: {MOST_PIXELS:,} pixels"
+        )
+    shape = [max(1, round(length)) for length in size]
     breast = breast_mask(image)
     return Scene(resized(image, shape), breast, nearest(breast, shape), own)
 
 
-def seen(model: Model, scene: Scene) -> np.ndarray | None:
+def seen(model: Model, scenes: Sequence[Scene]) -> np.ndarray | None:
     """The distances [k] from the branches, summed over full tiles; None: each tile chooses."""
-    side, inside, look = model.facts["look_side"], scene.inside, model.programs.get("look")
+    side, look = model.facts["look_side"], model.programs.get("look")
     if look is None:
         return None
+    sums = [
+        look(tiles)[: len(part)].sum(axis=0)
+        for frame in scenes
+        for tiles, part in batches(model, frame, full_corners(frame.inside, side), side)
+    ]
+    return np.sum(sums, axis=0) if sums else None
+
+
+def full_corners(inside: np.ndarray, side: int) -> list[Corner]:
+    """Where tiles without overlap are nearly all breast, or the fullest is; MOST_FULL at most."""
     shares = {
-        (top, left): float(inside[top : top + side, left : left + side].mean())
+        (top, left): float(inside[window((top, left), side)].mean())
         for top in range(0, max(1, inside.shape[0] - side + 1), side)
         for left in range(0, max(1, inside.shape[1] - side + 1), side)
     }
     least = min(FULL, max(shares.values()))
-    corners = [corner for corner, share in shares.items() if share >= least > 0]
-    parts = [look(tiles)[:count] for tiles, count, _ in batches(model, scene, corners, side)]
-    return np.concatenate(parts).sum(axis=0) if parts else None
+    full = [corner for corner, share in shares.items() if share >= least > 0]
+    return [full[i] for i in spread(len(full), MOST_FULL)]
+
+
+def window(corner: Corner, side: int, around: int = 0) -> tuple[slice, slice]:
+    """The rows and columns of a tile, and so many pixels around it."""
+    top, left = (slice(max(0, at - around), at + side + around) for at in corner)
+    return top, left
 
 
 def of_scene(model: Model, scene: Scene, look: np.ndarray | None) -> Answer:
     """The answer for an image, by the distances that choose its branch."""
     facts = model.facts
     small, chosen = blended(model, scene, look)
-    own = small if small.shape == scene.breast.shape else in_own_pixels(small, scene.breast.shape)
-    probability = np.where(scene.breast, own, np.float32(0))
+    own = in_own_pixels(small, scene.breast.shape)
+    probability = np.where(scene.breast, np.minimum(own, 1), np.float32(0))
+    if not np.isfinite(probability).all():
+        raise ValueError("the network's answer is no number (NaN): nothing can be marked")
     mask = marked(facts, probability, scene.spacing_mm)
     names = [facts["branches"][branch] for branch in chosen] if facts["branches"] else []
     return Answer(probability, mask, Counter(names).most_common(1)[0][0] if names else "")
 
 
 def batches(
-    model: Model, scene: Scene, corners: Sequence[tuple[int, int]], side: int
-) -> Iterator[tuple[np.ndarray, int, Sequence[tuple[int, int]]]]:
-    """Tiles [n, side, side] at corners in full batches, how many of each count, and where."""
+    model: Model, scene: Scene, corners: Sequence[Corner], side: int
+) -> Iterator[tuple[np.ndarray, Sequence[Corner]]]:
+    """Full batches of tiles [n, side, side], and the corners of those that count."""
     rows = model.facts["batch"]
     for start in range(0, len(corners), rows):
         part, tiles = corners[start : start + rows], np.zeros((rows, side, side), np.float32)
-        for tile, (top, left) in zip(tiles, part, strict=False):
-            window = scene.image[top : top + side, left : left + side]
-            missing = [(0, side - length) for length in window.shape]
-            tile[:] = np.pad(window, missing, mode="edge")
-        yield tiles, len(part), part
+        for tile, corner in zip(tiles, part, strict=False):
+            values = scene.image[window(corner, side)]
+            tile[:] = np.pad(values, [(0, side - length) for length in values.shape], mode="edge")
+        yield tiles, part
 
 
 def blended(
     model: Model, scene: Scene, look: np.ndarray | None
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """The probability [h, w] of overlapping tiles, 0 where none lies, and each tile's branch."""
-    side, shape, chosen = model.facts["tile"], scene.image.shape, []
-    total, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    side, total = model.facts["tile"], np.zeros(scene.image.shape, np.float32)
+    chosen: list[np.ndarray] = []
+    rows, columns = (weights(length, model.facts) for length in scene.image.shape)
     corners = [
         (top, left)
-        for top in starts(shape[0], model.facts)
-        for left in starts(shape[1], model.facts)
-        if scene.inside[top : top + side, left : left + side].any()
+        for top in rows
+        for left in columns
+        if scene.inside[window((top, left), side, AROUND)].any()
     ]
-    for tiles, count, part in batches(model, scene, corners, side):
+    for tiles, part in batches(model, scene, corners, side):
         if look is None:
             out = model.programs["alone"](tiles)
         else:
             out = model.programs["answer"](tiles, np.tile(look, (len(tiles), 1)))
-        chosen += list(out["branch"][:count])
+        chosen += list(out["branch"][: len(part)])
         for (top, left), tile in zip(part, out["probability"], strict=False):
-            rows = weight(top, shape[0], model.facts)
-            columns = weight(left, shape[1], model.facts)
-            window = (slice(top, top + side), slice(left, left + side))
-            share = np.multiply.outer(rows, columns)
-            total[window] += share * tile[: len(rows), : len(columns)]
-            weights[window] += share
-    return np.divide(total, weights, out=total, where=weights > 0), chosen
+            share = np.multiply.outer(rows[top], columns[left])
+            height, width = share.shape
+            total[window((top, left), side)] += share * tile[:height, :width]
+    return total, chosen
 
 
 def starts(length: int, facts: dict[str, Any]) -> list[int]:
-    """Where tiles begin along an axis: evenly, from edge to edge, with at least the overlap."""
-    last = length - facts["tile"]
-    if last <= 0:
+    """Where tiles begin along an axis: evenly on a grid, with at least the overlap."""
+    room = facts["tile"] - facts["overlap"]
+    grid = min(GRID, 1 << (room.bit_length() - 1))  # the power of two within the room
+    steps = -(-(length - facts["tile"]) // grid)
+    if steps <= 0:
         return [0]
-    count = 1 + -(-last // (facts["tile"] - facts["overlap"]))
-    return [round(last * i / (count - 1)) for i in range(count)]
+    count = -(-steps // (room // grid))
+    return [steps * i // count * grid for i in range(count + 1)]
 
 
-def weight(start: int, length: int, facts: dict[str, Any]) -> np.ndarray:
-    """A tile's weight along an axis: it falls to its inner edges, and is 0 in their margin."""
-    overlap, margin = facts["overlap"], facts["overlap"] // 4
-    stop = min(start + facts["tile"], length)
-    at = np.arange(start, stop, dtype=np.float32) + 0.5
-    ramp, shares = max(overlap - 2 * margin, 1), np.ones(stop - start, np.float32)
-    if start > 0:
-        shares = np.minimum(shares, (at - start - margin) / ramp)
-    if stop < length:
-        shares = np.minimum(shares, (stop - at - margin) / ramp)
-    return shares.clip(0)
+def weights(length: int, facts: dict[str, Any]) -> dict[int, np.ndarray]:
+    """The weights of tiles along an axis, by where they begin; at each pixel their sum is 1.
+
+    They fall to a tile's inner edges, and are 0 in their margin.
+    """
+    side, margin = facts["tile"], facts["overlap"] // 4
+    ramp, total, shares = max(facts["overlap"] - 2 * margin, 1), np.zeros(length), {}
+    for start in starts(length, facts):
+        stop = min(start + side, length)
+        at, share = np.arange(start, stop) + 0.5, np.ones(stop - start)
+        if start > 0:
+            share = np.minimum(share, (at - start - margin) / ramp)
+        if stop < length:
+            share = np.minimum(share, (stop - at - margin) / ramp)
+        shares[start] = share.clip(0)
+        total[start:stop] += shares[start]
+    return {
+        start: (share / total[start : start + len(share)]).astype(np.float32)
+        for start, share in shares.items()
+    }
 
 
 def in_own_pixels(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """A map at the image's own size: linear between pixels, the highest of those on one pixel."""
-    for axis, length in enumerate(shape):
-        if (pooled := -(-values.shape[axis] // length)) > 1:
-            around = [(0, 0), (0, 0)]
-            around[axis] = (pooled // 2, pooled - 1 - pooled // 2)
-            wide, size = np.pad(values, around, mode="symmetric"), values.shape[axis]
-            shifted = [wide.take(np.arange(i, i + size), axis) for i in range(pooled)]
-            values = np.maximum.reduce(shifted)
-    for axis, length in enumerate(shape):
-        size = values.shape[axis]
-        at = ((np.arange(length) + 0.5) * size / length - 0.5).clip(0, size - 1)
+    """A map [h, w] as [H, W]: linear, and at least the highest value whose center lies in a pixel.
+
+    So no peak is lost.
+    """
+    for axis in (1, 0):
+        size, length = values.shape[axis], shape[axis]
+        if size == length:
+            continue
+        step = size / length
+        at = ((np.arange(length) + 0.5) * step - 0.5).clip(0, size - 1)
         low = np.floor(at).astype(int)
         part = along((at - low).astype(np.float32), axis)
-        high = np.minimum(low + 1, size - 1)
-        values = values.take(low, axis) * (1 - part) + values.take(high, axis) * part
+        linear = values.take(low, axis) * (1 - part)
+        linear += values.take(np.minimum(low + 1, size - 1), axis) * part
+        # The centers in pixel i are the numbers from edges[i] to below edges[i + 1].
+        edges = np.ceil(np.arange(length + 1) * step - 0.5 - 1e-9).astype(int)
+        for i in range(math.ceil(step)):
+            pixels = np.flatnonzero(edges[:-1] + i < edges[1:])
+            where = (pixels,) if axis == 0 else (slice(None), pixels)
+            linear[where] = np.maximum(linear[where], values.take(edges[pixels] + i, axis))
+        values = linear
     return values
 
 
@@ -345,7 +389,7 @@ def neighbors(mask: np.ndarray) -> list[np.ndarray]:
 def labeled(mask: np.ndarray, diagonal: bool) -> np.ndarray:
     """The connected pieces of a mask [H, W], numbered from 1 by their first pixels; 0 outside."""
     pixels = np.flatnonzero(mask)
-    number = np.zeros((mask.shape[0] + 1, mask.shape[1] + 2), int)  # with a rim of nothing
+    number = np.zeros((mask.shape[0] + 1, mask.shape[1] + 2), np.int32)  # with a rim of nothing
     inner = number[:-1, 1:-1]
     inner[mask] = np.arange(1, len(pixels) + 1)
     one, other = [], []
@@ -426,9 +470,9 @@ def main(words: Sequence[str] | None = None) -> int:
         answers = volume(model, image if image.ndim == 3 else [image], chosen.spacing_mm)
         for path, name in ((chosen.output, "mask"), (chosen.probability, "probability")):
             if path:
-                frames = [getattr(one, name) for one in answers]
+                frames = np.stack([getattr(one, name) for one in answers])
                 with open(path, "wb") as file:
-                    np.save(file, np.stack(frames) if image.ndim == 3 else frames[0])
+                    np.save(file, frames if image.ndim == 3 else frames[0])
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

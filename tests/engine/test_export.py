@@ -230,6 +230,25 @@ def test_programs_that_answer_otherwise_are_not_written(plain_workdir):
         export.exported(changed(plain_workdir, of))
 
 
+def test_programs_that_choose_otherwise_are_not_written(tiny_workdir):
+    """What tiles add to a choice that they share is capped."""
+
+    def of(method):
+        def traced(fitted):
+            respond = method.traced(fitted)
+
+            def uncapped(*given):
+                out = respond(*given)
+                return out | {"look": out["distances"]}
+
+            return uncapped
+
+        return traced
+
+    with pytest.raises(UserError, match="the exported programs differ by .* nothing is written"):
+        export.exported(changed(tiny_workdir, of))
+
+
 def test_a_full_disk_leaves_no_half_of_a_file(plain_workdir, tmp_path, capsys, monkeypatch):
     def refuse(_number):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -266,7 +285,13 @@ def test_a_file_that_is_none_is_refused_by_the_script(answered, tmp_path, capsys
         (np.full((20, 20), 2.0), 0.1, "from 2.0 to 2.0; allowed: 0 to 1"),
         (np.full((20, 20), np.nan), 0.1, "from nan"),
         (np.zeros((20, 20)), 0.0, "spacing_mm=0.0: must be above 0"),
-        (np.zeros((20, 20)), 1000.0, "at the model's pixel size; allowed"),
+        (np.zeros((20, 20)), [0.1, np.nan], "must be above 0"),
+        (np.zeros((20, 20)), 1000.0, "200000x200000 at the model's pixel size; allowed"),
+        (
+            np.broadcast_to(np.float32(0), (8, 15_000_001)),
+            1e-3,
+            "(8, 15000001), and 0x150000 at the",
+        ),
     ],
 )
 def test_an_image_that_cannot_be_answered(image, spacing, message, answered):
@@ -274,6 +299,16 @@ def test_an_image_that_cannot_be_answered(image, spacing, message, answered):
     with pytest.raises(ValueError) as error:
         standalone.answer(model, image, spacing)
     assert message in str(error.value)
+
+
+def test_an_answer_that_is_no_number_is_refused(answered):
+    model = standalone.load(answered[0] / "plain.zip")
+
+    def broken(tiles):
+        return {"probability": np.full_like(tiles, np.nan), "branch": np.zeros(len(tiles), int)}
+
+    with pytest.raises(ValueError, match="no number"):
+        standalone.answer(model._replace(programs={"alone": broken}), LARGE, 0.1)
 
 
 def test_a_unet_takes_tiles_of_any_size(answered):

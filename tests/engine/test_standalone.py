@@ -95,14 +95,37 @@ def test_a_map_comes_back_to_the_images_pixels(shape):
 
 
 @pytest.mark.parametrize("length", [5, 64, 65, 100, 300])
-@pytest.mark.parametrize("overlap", [0, 8, 30])
+@pytest.mark.parametrize("overlap", [0, 8, 30, 33, 61, 63])
 def test_tiles_lie_and_count_as_in_the_package(length, overlap):
     facts, tiling = {"tile": 64, "overlap": overlap}, whole.Tiling(64, overlap)
-    assert standalone.starts(length, facts) == whole.starts(length, tiling)
-    for start in whole.starts(length, tiling):
-        np.testing.assert_array_equal(
-            standalone.weight(start, length, facts), whole.weight(start, length, tiling)
-        )
+    expected = whole.weights(length, tiling)
+    weights = standalone.weights(length, facts)
+    assert list(weights) == standalone.starts(length, facts) == whole.starts(length, tiling)
+    for start, share in weights.items():
+        np.testing.assert_array_equal(share, expected[start])
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (47, 64), (90, 200)])
+@pytest.mark.parametrize("least", [0, 0.05, 0.5, 1.1])
+def test_the_tiles_that_choose_a_branch_are_those_of_the_package(shape, least):
+    """Many full ones, some, a fullest one, none."""
+    breast = ndimage.zoom(RNG.random((5, 5)), np.array(shape) / 5, order=1) >= least
+    scene = whole.Scene(np.zeros(shape, np.float32), shape, breast, whole.Tiling(8, 0), ())
+    corners = standalone.full_corners(breast, 8)
+    assert corners == whole.full_corners(scene, 8)
+    assert bool(corners) == (least < 1)
+    assert least or len(corners) == min(24, (shape[0] // 8) * (shape[1] // 8))
+
+
+@pytest.mark.parametrize("frames", [0, 1, 7, 8, 9, 60])
+def test_the_frames_that_choose_a_branch_are_those_of_the_package(frames):
+    assert standalone.spread(frames, standalone.LOOKED_AT) == predictor.looked_at(frames)
+
+
+def test_limits_are_those_of_the_package():
+    for name in ("LEAST_SIDE", "MOST_PIXELS", "FULL", "MOST_FULL", "GRID"):
+        assert getattr(standalone, name) == getattr(whole, name)
+    assert standalone.AROUND == whole._AROUND and standalone.LOOKED_AT == predictor.LOOKED_AT
 
 
 @pytest.mark.parametrize("keep", ["clusters", "all"])
