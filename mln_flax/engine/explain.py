@@ -71,7 +71,7 @@ def looked_at(scene: Scene, probability: np.ndarray, side: int, count: int) -> l
 
 
 def pasted(shape: tuple[int, ...], tiles: np.ndarray, corners: list[Corner]) -> np.ndarray:
-    """A map [h, w] of tiles that do not overlap; 0 elsewhere."""
+    """A map [h, w] of tiles, later ones over earlier ones; 0 elsewhere."""
     values = np.zeros(shape, np.float32)
     for tile, (top, left) in zip(tiles, corners, strict=True):
         window = values[top : top + len(tile), left : left + tile.shape[1]]

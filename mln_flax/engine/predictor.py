@@ -214,7 +214,7 @@ class Predictor:
             return None
         side, total = self.trained_side, None
         for one in frames:
-            if corners := whole.full_corners(one.scene, side):
+            if corners := whole.full_corners(one.scene, side) or one.scene.corners[:1]:
                 seen = look(self.fitted, whole.cut_at(one.scene, corners, side)).sum(axis=0)
                 total = seen if total is None else total + seen
         return total

@@ -163,11 +163,12 @@ def seen(model: Model, scenes: Sequence[Scene]) -> np.ndarray | None:
 
 
 def full_corners(inside: np.ndarray, side: int) -> list[Corner]:
-    """Where tiles without overlap are nearly all breast, or the fullest is; MOST_FULL at most."""
+    """Where tiles side by side are nearly all breast, or the fullest is; MOST_FULL at most."""
+    rows, columns = ([*range(0, n - side, side), max(0, n - side)] for n in inside.shape)
     shares = {
         (top, left): float(inside[window((top, left), side)].mean())
-        for top in range(0, max(1, inside.shape[0] - side + 1), side)
-        for left in range(0, max(1, inside.shape[1] - side + 1), side)
+        for top in rows
+        for left in columns
     }
     least = min(FULL, max(shares.values()))
     full = [corner for corner, share in shares.items() if share >= least > 0]

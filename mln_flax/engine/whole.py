@@ -93,7 +93,9 @@ def window(values: np.ndarray, corner: tuple[int, int], side: int, around: int =
 
 
 def full_corners(scene: Scene, side: int) -> list[tuple[int, int]]:
-    """Where tiles [side, side] lie that are nearly all breast, without overlap: (top, left) each.
+    """Where tiles [side, side] lie that are nearly all breast: (top, left) each.
+
+    They lie side by side, the last of a row and of a column at the image's edge.
 
     They decide what kind of image it is: training shows little air, and the edge of the skin has a
     sign of its own, which is taken for that of the whole image. Where none is so full it is the
@@ -104,13 +106,18 @@ def full_corners(scene: Scene, side: int) -> list[tuple[int, int]]:
         inside = nearest(inside, scene.image.shape)
     shares = {
         (top, left): float(inside[top : top + side, left : left + side].mean())
-        for top in range(0, max(1, inside.shape[0] - side + 1), side)
-        for left in range(0, max(1, inside.shape[1] - side + 1), side)
+        for top in side_by_side(inside.shape[0], side)
+        for left in side_by_side(inside.shape[1], side)
     }
     least = min(FULL, max(shares.values()))
     full = [corner for corner, share in shares.items() if share >= least > 0]
     places = np.linspace(0, len(full) - 1, min(len(full), MOST_FULL)).round().astype(int)
     return [full[place] for place in places]
+
+
+def side_by_side(length: int, side: int) -> list[int]:
+    """Where tiles begin that cover an axis, each behind the other, the last at the end."""
+    return [*range(0, length - side, side), max(0, length - side)]
 
 
 def cut_at(scene: Scene, corners: Sequence[tuple[int, int]], side: int) -> np.ndarray:

@@ -85,7 +85,7 @@ class Method(NamedTuple):
     further: Callable[[Any, Images, Sequence[Record], Sequence[Any]], list[Record]] | None = None
     # fitted -> a function that jax can trace, of images [B, H, W] each by itself, which answers by
     # the run's settings -> {"probability": [B, H, W], "branch": int32 [B], ...}. Of a method with
-    # `look` also of (images, common), and "distances": what `look` gives of the images.
+    # `look` also of (images, common), and "look": what that gives of the images.
     traced: Callable[[Any], Callable[..., dict[str, Any]]] | None = None
     # (fitted, shares [B, k], images [B, H, W]) -> probability [B, H, W] in an answer to which the
     # branches contribute so (one share 1 where there are none); jax can trace it
