@@ -10,7 +10,7 @@ from mln_flax.benchmark import run as benchmark
 from mln_flax.benchmark import step_cost
 from mln_flax.engine.build import build
 
-DEEP = {"data__size": "64", "views__crop": "1", "model__depths": "2,2"}
+DEEP = {"data__size": "64", "views__crop": "1", "model__depths": "2", "model__num_heads": "1"}
 
 
 def planned_bytes(**changes):
@@ -20,7 +20,7 @@ def planned_bytes(**changes):
 def test_parts_save_memory_and_recomputing_saves_more():
     plain, parted = planned_bytes(), planned_bytes(train__accumulate="3")
     both = planned_bytes(model__remat="true", train__accumulate="3")
-    assert parted < 0.5 * plain and both < 0.6 * parted
+    assert parted < 0.5 * plain and both < 0.75 * parted
 
 
 @pytest.fixture(scope="module")
