@@ -5,7 +5,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -57,8 +57,10 @@ def run(argv: Sequence[str]) -> int:
     if not flags.workdir and not needs_none:
         raise UserError("--workdir is missing: the folder for checkpoints, records and the report")
     workdir = Path(flags.workdir) if flags.workdir else None
-    # Without the paths of images: files and folders may be called as patients are.
-    command = f"python -m mln_flax.main {shlex.join(w for w in argv if w not in paths)}"
+    command = f"python -m mln_flax.main {shlex.join(argv)}"
+    if flags.mode == "predict":  # without paths: folders may be called as patients are
+        own = f"--mode=predict --workdir={Path(flags.workdir).name}"
+        command = f"python -m mln_flax.main {own} {shlex.join(changes_of(overrides))}".rstrip()
     if workdir and (flags.mode == "experiment" or (workdir / core.FILE).exists()):
         return run_experiment(flags, overrides, workdir, command)
     from mln_flax import modes
@@ -68,6 +70,15 @@ def run(argv: Sequence[str]) -> int:
     return modes.run(
         flags.mode, config, workdir, files_given, flags.output, command, flags.overwrite
     )
+
+
+def changes_of(overrides: Mapping[str, str]) -> list[str]:
+    """The words that change settings, without those that name folders."""
+    return [
+        f"--config.{name}={value}"
+        for name, value in overrides.items()
+        if not name.startswith("data.")
+    ]
 
 
 def run_experiment(

@@ -54,14 +54,15 @@ def claimed(
     def busy() -> None:
         raise UserError(f"--output={folder}: another process is at work in it; take another")
 
-    own = {"model": origin.model, "settings": origin.config, "images": text_hash(str(given.root))}
+    images = text_hash(str(given.root))
+    own = {"model": origin.model, "settings": origin.config, "folder of images": images}
     with locks.alone(folder, busy):
         stored = _manifest(folder)
         places = [str(place) for place in _stored_places(folder)] if stored else []
         if stored and (other := [name for name in own if stored.get(name) != own[name]]):
             if not overwrite:
                 raise UserError(
-                    f"--output={folder}: holds answers of another {', another '.join(other)}; take "
+                    f"--output={folder}: holds answers of other origin ({', '.join(other)}); take "
                     "another folder, or --overwrite"
                 )
             clear(folder, places)

@@ -230,7 +230,7 @@ def write_dicom(
         segments = np.stack([in_clusters(prediction, of_frame) for prediction, of_frame in both])
     measured = largest(
         [cluster._replace(number=n[cluster.number]) for p, n in both for cluster in p.clusters],
-        all(prediction.spacing_mm is not None for prediction in predictions),
+        all(prediction.spacing_from == "file" for prediction in predictions),
     )
     try:
         seg = folder / names["seg"]

@@ -59,7 +59,7 @@ def reasons(
 
 def looked_at(scene: Scene, probability: np.ndarray, side: int, count: int) -> list[Corner]:
     """The corners of the tiles to compare branches on: half by probability, half spread evenly."""
-    full = whole.full_corners(scene, side)
+    full = whole.full_corners(scene, side, most=None)
     peaks = [
         float(probability[top : top + side, left : left + side].max(initial=0))
         for top, left in full

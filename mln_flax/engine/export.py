@@ -231,7 +231,7 @@ def facts_of(predictor: Predictor, names: list[str]) -> Record:
 def marking(predictor: Predictor, of_tiles: OperatingPoint) -> Record:
     """What is marked in whole images, with what to be warned of."""
     chosen = predictor.run.config.predict
-    point = whole_model.point(predictor.whole, chosen, of_tiles)
+    point = whole_model.point(predictor.whole, predictor.run.config, of_tiles)
     rule = whole_model.cluster_rule(chosen)
     return {
         "threshold": point.threshold,

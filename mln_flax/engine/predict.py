@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mln_flax import files
 from mln_flax.config import Config
@@ -14,6 +15,8 @@ from mln_flax.engine.stop import EXIT_CODES, StopSignal
 from mln_flax.results import answer_tables, answers_page, whole_section
 from mln_flax.settings import to_dict
 from mln_flax.types import UserError
+
+PLACES = ("dir", "prepared_dir", "also", "also_dirs")  # of `data`: folders of this machine
 
 
 def predict(
@@ -48,7 +51,7 @@ def predict(
     given = inputs.find(paths, folder)
     predictor = Predictor.of(config, workdir)
     origin = origin_of(predictor)
-    about = {"command": command, "versions": origin.versions, "config": to_dict(config)}
+    about = {"command": command, "versions": origin.versions, "config": without_places(config)}
     for warning in predictor.warnings:
         print(f"predict: {warning}", flush=True)
     stop = StopSignal()
@@ -70,7 +73,13 @@ def predict(
     found = {(line["image"], c["number"]) for line in lines for c in line["clusters"]}
     print(
         f"predict: {len(lines)} images answered, {counted(len(found))}, "
-        f"{len(session.left_out)} files left out, {len(session.passed_over)} passed over"
+        f"left out: {len(session.left_out)}, passed over: {len(session.passed_over)}"
     )
     print(f"predict: page: {page}", flush=True)
     return 1 if session.left_out else 0
+
+
+def without_places(config: Config) -> dict[str, Any]:
+    """The settings without the folders of this machine: answers are given to others."""
+    stored = to_dict(config)
+    return stored | {"data": {k: v for k, v in stored["data"].items() if k not in PLACES}}

@@ -270,7 +270,7 @@ class Predictor:
                 "--mode=evaluate gives numbers with this model"
             )
         of_tiles = image.points[0] if image.points else OperatingPoint()
-        point = whole_model.point(self.whole, chosen, of_tiles)
+        point = whole_model.point(self.whole, self.run.config, of_tiles)
         mask = decide(probability, in_pixels(point, sized.spacing_mm))
         rule = whole_model.cluster_rule(chosen)
         marks = clusters.marks(probability, mask, sized.spacing_mm, rule)
@@ -296,7 +296,7 @@ class Predictor:
     def warnings(self) -> tuple[str, ...]:
         """What is to be said of every answer of this model."""
         chosen = self.run.config.predict
-        doubt = whole_model.doubt(self.whole, chosen)
+        doubt = whole_model.doubt(self.whole, self.run.config)
         return (f"{NO_POINT} ({doubt})",) if doubt and not chosen.threshold else ()
 
     def reasons(

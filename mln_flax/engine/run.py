@@ -62,7 +62,7 @@ def evaluate_again(run: Run, workdir: Path) -> None:
     """Evaluates the trained model, over older records."""
     load_model(run, workdir)  # before anything is written
     with read_data(run, workdir) as data:
-        if whole_model.doubt(whole_model.read(workdir), run.config.predict):
+        if whole_model.doubt(whole_model.read(workdir), run.config):
             whole_records.fit(run, data, workdir)
         evaluate.evaluate(run, data, workdir)
 

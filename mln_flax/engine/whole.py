@@ -92,14 +92,14 @@ def window(values: np.ndarray, corner: tuple[int, int], side: int, around: int =
     return values[rows, max(0, left - around) : left + side + around]
 
 
-def full_corners(scene: Scene, side: int) -> list[tuple[int, int]]:
+def full_corners(scene: Scene, side: int, most: int | None = MOST_FULL) -> list[tuple[int, int]]:
     """Where tiles [side, side] lie that are nearly all breast: (top, left) each.
 
     They lie side by side, the last of a row and of a column at the image's edge.
 
     They decide what kind of image it is: training shows little air, and the edge of the skin has a
     sign of its own, which is taken for that of the whole image. Where none is so full it is the
-    fullest; of no breast none. Of many at most MOST_FULL are taken, evenly spread.
+    fullest; of no breast none. Of many at most `most` are taken, evenly spread.
     """
     inside = scene.breast
     if inside.shape != scene.image.shape:
@@ -111,7 +111,8 @@ def full_corners(scene: Scene, side: int) -> list[tuple[int, int]]:
     }
     least = min(FULL, max(shares.values()))
     full = [corner for corner, share in shares.items() if share >= least > 0]
-    places = np.linspace(0, len(full) - 1, min(len(full), MOST_FULL)).round().astype(int)
+    count = len(full) if most is None else min(len(full), most)
+    places = np.linspace(0, len(full) - 1, count).round().astype(int)
     return [full[place] for place in places]
 
 

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mln_flax import files
-from mln_flax.config import PredictConfig
+from mln_flax.config import Config, PredictConfig
 from mln_flax.metrics import froc
 from mln_flax.metrics.clusters import ClusterRule
 from mln_flax.metrics.decision import OperatingPoint, WholePoint
+from mln_flax.settings import after_training, flat, to_dict
 from mln_flax.types import Record, UserError
 
 FILE = "whole.json"  # of a workdir, beside the model
+# Of `predict`: what changes which pixels and clusters are marked at a threshold.
+DECISIVE = ("tile", "overlap", "choice", "min_mm2", "min_count", "cluster_mm2")
 USUAL_MM = 0.1  # of a pixel, where neither the model nor the image knows it
 
 
@@ -20,7 +23,7 @@ class WholeModel(NamedTuple):
     """Beside the method's own: what answers for whole images need."""
 
     spacing_mm: tuple[float, float] | None  # at which the model was trained: (row, column)
-    rule: dict[str, Any]  # of clusters, by which `validation` was counted
+    counted_by: dict[str, Any]  # settings of the answers that `validation` holds the counts of
     validation: Sequence[Record]  # of whole images of source validation, one line each
     notes: Sequence[str] = ()
 
@@ -55,29 +58,36 @@ def cluster_rule(settings: PredictConfig) -> ClusterRule:
     return ClusterRule(settings.min_count, settings.cluster_mm2)
 
 
-def doubt(whole: WholeModel | None, settings: PredictConfig) -> str:
+def answers_by(config: Config) -> dict[str, Any]:
+    """The settings that change what is marked at a threshold, by their paths."""
+    of_method = {name for name in after_training(config) if name.startswith("method.")}
+    decisive = {f"predict.{name}" for name in DECISIVE} | of_method - {"method.level"}
+    return {name: value for name, value in flat(to_dict(config)).items() if name in decisive}
+
+
+def doubt(whole: WholeModel | None, config: Config) -> str:
     """Why a model has no operating point for whole images by these settings; "" where it has."""
     if whole is None or not whole.validation:
         return "this model keeps none for whole images"
-    counted = {"min_mm2": whole.validation[0]["detection"]["min_area_mm2"], **whole.rule}
-    asked = {"min_mm2": settings.min_mm2, **cluster_rule(settings)._asdict()}
-    changed = [name for name, value in asked.items() if counted.get(name) != value]
+    asked = answers_by(config)
+    changed = [name for name in asked if whole.counted_by.get(name) != asked[name]]
     return f"that for whole images was chosen with another {', '.join(changed)}" if changed else ""
 
 
-def point(
-    whole: WholeModel | None, settings: PredictConfig, of_tiles: OperatingPoint
-) -> WholePoint:
+def point(whole: WholeModel | None, config: Config, of_tiles: OperatingPoint) -> WholePoint:
     """What is marked in whole images: chosen on source validation, else as in tiles.
 
     Args:
       whole: of the model; None where it keeps nothing.
-      settings: of the run; its `threshold`, if above 0, is taken as it is.
+      config: of the run; `predict.threshold`, if above 0, is taken as it is.
       of_tiles: the method's own point.
     """
+    settings = config.predict
     least, asked = settings.min_mm2, settings.false_clusters
-    if settings.threshold or whole is None or doubt(whole, settings):
+    if settings.threshold or whole is None or doubt(whole, config):
         threshold = settings.threshold or float(of_tiles.threshold)
-        return WholePoint(threshold, least, asked, math.nan, 0)
+        return WholePoint(threshold, least, asked, math.nan, 0, "")
     threshold, reached, normal = whole.operating_threshold(asked)
-    return WholePoint(threshold, least, asked, reached, normal or len(whole.validation))
+    if normal:
+        return WholePoint(threshold, least, asked, reached, normal, "normal")
+    return WholePoint(threshold, least, asked, reached, len(whole.validation), "all")

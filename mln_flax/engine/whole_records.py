@@ -38,12 +38,11 @@ def fit(run: Run, data: DataSet, workdir: Path) -> WholeModel:
     """
     config, fitted = run.config, load_model(run, workdir)
     spacing = training_spacing(data.part(config.data.source, "train"))
-    rule = whole_model.cluster_rule(config.predict)._asdict()
     try:
         images = whole_images(config, "validation", prepared_folder(config, workdir))
     except UserError as error:
         images = WholeSet((), (), (f"no whole images for validation: {error}",))
-    kept = WholeModel(spacing, rule, (), images.notes)
+    kept = WholeModel(spacing, whole_model.answers_by(config), (), images.notes)
     predictor = Predictor.of_model(without_reasons(config), fitted, kept)
     lines = [
         {name: line[name] for name in OF_VALIDATION}

@@ -25,6 +25,7 @@ class WholePoint(NamedTuple):
     asked: float  # false clusters per normal image
     reached: float  # and how many there were in source validation
     images: int  # whole images that it was chosen on; 0: it is the point of tiles
+    counted_on: str  # which these are: "normal" ones, or, where there is none, "all"
 
 
 def decide(probability: np.ndarray, point: OperatingPoint) -> np.ndarray:

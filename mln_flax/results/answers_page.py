@@ -93,10 +93,12 @@ def operating_point(point: Mapping[str, Any]) -> str:
             f"({marked})."
         )
     more = " That is more than was asked for." if reached > asked else ""
+    counted = "normal validation image" if point.get("counted_on") != "all" else "validation image"
+    none = " None of them is normal." if point.get("counted_on") == "all" else ""
     return (
         f"At most {asked:g} false clusters per normal image were asked for; on "
-        f"{_count(images, 'normal validation image')} of the source there were "
-        f"{reached:.3g} ({marked}).{more}"
+        f"{_count(images, counted)} of the source there were "
+        f"{reached:.3g} ({marked}).{more}{none}"
     )
 
 
@@ -151,11 +153,14 @@ def _index(folder: Path, stored: _Stored, sections: Sequence[Section]) -> str:
 
 
 def _counts(stored: _Stored) -> str:
-    marked = [len(answer.line["clusters"]) for answer in stored.answers]
+    lines = [answer.line for answer in stored.answers]
+    # Frames of a volume are images; a cluster that goes through several counts once.
+    clusters = {(line["image"], c["number"]) for line in lines for c in line["clusters"]}
     counts = {
-        "images": len(marked),
-        "with clusters": sum(count > 0 for count in marked),
-        "clusters": sum(marked),
+        "files": len({line["image"] for line in lines}),
+        "images": len(lines),
+        "with clusters": sum(bool(line["clusters"]) for line in lines),
+        "clusters": len(clusters),
         "with warnings": sum(bool(answer.warnings) for answer in stored.answers),
         "not read": len(stored.left_out),
     }
@@ -241,8 +246,6 @@ def _flags(answer: Answer) -> Iterable[tuple[str, str]]:
         yield "plain", f"branch {branch}"
     if line["spacing_from"] == "assumed":
         yield "warning", "spacing assumed"
-    if answer.is_far:
-        yield "warning", "far from the source"
     if count := len(line["warnings"]):
         yield "warning", _count(count, "warning")
 

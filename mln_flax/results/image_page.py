@@ -49,15 +49,9 @@ class Answer(NamedTuple):
         return max((cluster["score"] for cluster in self.line["clusters"]), default=0.0)
 
     @property
-    def is_far(self) -> bool:
-        """Whether the image is far from the source in every branch."""
-        return bool((self.line["why"].get("far") or {}).get("is_far"))
-
-    @property
     def warnings(self) -> list[str]:
         """What the answer warns of."""
-        far = ["far from the source"] if self.is_far else []
-        return [*self.line["warnings"], *far]
+        return list(self.line["warnings"])
 
 
 def content(
@@ -79,9 +73,7 @@ def content(
         for text, path in ways.items()
     )
     notes = [*line["notes"], *([_ASSUMED] if line["spacing_from"] == "assumed" else [])]
-    far = '<a href="#why">Far from the source</a> in every branch.' if answer.is_far else ""
-    texts = [*map(html.escape, line["warnings"]), *filter(None, [far])]
-    warnings = "".join(f'<p class="warned">{text}</p>' for text in texts)
+    warnings = "".join(f'<p class="warned">{html.escape(w)}</p>' for w in line["warnings"])
     why = why_panel.panel(line["why"])
     body = (
         f'<header>\n<nav>{nav}</nav>\n<h1>{name}</h1>\n<p class="lead">'

@@ -60,7 +60,8 @@ def _distances(why: Record) -> str:
         '<div class="table"><table class="distances"><caption>Distance to each branch by each rule'
         f"</caption>\n<thead><tr><td></td>{heads}</tr></thead>\n<tbody>{rows}</tbody></table></div>"
         f'<p class="note">Smaller is nearer{over}; bars begin at the nearest (●) and end at the '
-        "farthest of each rule.</p>"
+        "farthest of each rule. The branch was chosen by more tiles, where none counts for "
+        "much alone: it may be another than the nearest here.</p>"
     )
 
 

@@ -37,8 +37,21 @@ def scene():
     return whole.scene(image, (1.0, 1.0), Tiling(32, 8))
 
 
+def test_no_tile_is_too_many_to_be_looked_at_where_something_is_probable():
+    """Though only some of as many full ones choose the branch."""
+    image = np.full((400, 300), 0.5, np.float32)
+    image[:, 260:] = 0.0
+    scene = whole.scene(image, (1.0, 1.0), Tiling(32, 8))
+    every, choosing = whole.full_corners(scene, 16, most=None), whole.full_corners(scene, 16)
+    assert len(every) > 2 * len(choosing)
+    for top, left in set(every) - set(choosing):
+        probability = np.zeros(image.shape, np.float32)
+        probability[top + 8, left + 8] = 1
+        assert (top, left) in explain.looked_at(scene, probability, 16, 2)
+
+
 def test_half_of_the_tiles_are_the_most_probable(scene):
-    full = whole.full_corners(scene, 16)
+    full = whole.full_corners(scene, 16, most=None)
     assert len(full) > 12
     probability = np.zeros(scene.image.shape, np.float32)
     wanted = [full[3], full[-1]]

@@ -73,7 +73,7 @@ def test_answers_lie_as_the_images_do(run, tmp_path, capsys):
         for ending in ("_probability.png", "_mask.png", "_overlay.png", ".json", "_page.html"):
             assert (tmp_path / "out" / f"{name}{ending}").exists()
     out = capsys.readouterr().out
-    assert out.count(NO_POINT) == 1 and "4 images answered, 4 clusters, 0 files left out" in out
+    assert out.count(NO_POINT) == 1 and "4 images answered, 4 clusters, left out: 0" in out
     assert "1 cluster, " in out and "pixel size assumed; 0:0" in out
     assert all(line["warnings"][0].startswith(NO_POINT) for line in found)
     manifest = json.loads((tmp_path / "out" / "prediction.json").read_text())
@@ -112,9 +112,11 @@ def test_other_answers_are_refused_or_give_way(run, tmp_path):
     out = tmp_path / "out"
     assert run("in") == 0
     before = tiny.snapshot(out)
-    with pytest.raises(UserError, match="another settings; take another folder, or --overwrite"):
+    with pytest.raises(
+        UserError, match="other origin \\(settings\\); take another folder, or --overwrite"
+    ):
         run("in", predict__threshold="0.7")
-    with pytest.raises(UserError, match="another images"):
+    with pytest.raises(UserError, match=r"other origin \(folder of images\)"):
         run("in/sub")
     assert tiny.snapshot(out) == before
     for mine in ("a_notes.txt", "sub/b_mask_mine.png", "mine.json"):
@@ -202,7 +204,7 @@ def test_bad_files_among_good_ones(run, tmp_path, capsys):
     for name, reason in reasons.items():
         assert f"left out {name}: {reason}" in out
     assert "passed over SEG.dcm: " in out
-    assert "3 images answered, 2 clusters, 8 files left out, 3 passed over" in out
+    assert "3 images answered, 2 clusters, left out: 8, passed over: 3" in out
     manifest = json.loads((tmp_path / "out" / "prediction.json").read_text())
     assert [item["image"] for item in manifest["passed_over"]] == [
         "RTSTRUCT.dcm",
@@ -464,7 +466,7 @@ def test_the_door(plain_workdir, tmp_path, capsys):
     ] == [True]
     assert line["marked_pixels"] == answer.mask.sum()
     err = tiny.refused(capsys, [*words, "--config.predict.spacing_mm=0.2", change[1]])
-    assert "another settings" in err
+    assert "other origin (settings)" in err
     (tmp_path / "in" / "b.png").write_bytes(b"x")
     assert main([*words[:3], *change, str(tmp_path / "in")]) == 1
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tiny
 
-from mln_flax.config import PredictConfig
 from mln_flax.engine import evaluate, whole_data, whole_model, whole_records
 from mln_flax.engine import run as one_run
 from mln_flax.engine.build import build
@@ -47,42 +46,63 @@ def test_the_operating_point_is_counted_on_whole_validation_images(workdir):
     assert [line["part"] for line in kept.validation] == ["validation"] * 3
     assert sum(line["detection"]["normal"] for line in kept.validation) == 2
     counts = [line["detection"] for line in kept.validation]
-    for asked in (0.1, 1.0, 50.0):
-        settings = PredictConfig(false_clusters=asked, min_mm2=0)
-        point = whole_model.point(kept, settings, OperatingPoint())
-        expected = froc.operating_threshold(counts, asked)
-        assert point[:1] + point[2:] == (expected.threshold, asked, expected.reached, 2)
+    for asked in ("0.1", "1.0", "50.0"):
+        config = tiny.config(**COARSE, predict__false_clusters=asked)
+        point = whole_model.point(kept, config, OperatingPoint())
+        expected = froc.operating_threshold(counts, float(asked))
+        wanted = (expected.threshold, float(asked), expected.reached, 2, "normal")
+        assert point[:1] + point[2:] == wanted
         normal = [c["clusters_false"] for c in counts if c["normal"]]
         level = froc.level(point.threshold)
         assert np.mean([of_image[level] for of_image in normal]) == point.reached
 
 
 def test_a_changed_record_changes_the_point(workdir):
-    kept, settings = whole_model.read(workdir), PredictConfig(min_mm2=0)
+    kept, config = whole_model.read(workdir), tiny.config(**COARSE)
     first = json.loads(json.dumps(kept.validation))
     for line in first:
         line["detection"]["clusters_false"] = [0] * len(froc.THRESHOLDS)
     without = kept._replace(validation=first)
-    assert whole_model.point(without, settings, OperatingPoint()).threshold == froc.THRESHOLDS[0]
+    assert whole_model.point(without, config, OperatingPoint()).threshold == froc.THRESHOLDS[0]
     for line in first:
         line["detection"]["clusters_false"] = [9] * len(froc.THRESHOLDS)
-    point = whole_model.point(without, settings, OperatingPoint())
+    point = whole_model.point(without, config, OperatingPoint())
     assert point.threshold == froc.THRESHOLDS[-1] and point.reached == 9
+    for line in first:  # no normal image: all are counted on, and it is said
+        line["detection"]["normal"] = False
+    point = whole_model.point(without, config, OperatingPoint())
+    assert (point.images, point.counted_on) == (3, "all")
 
 
 def test_a_point_that_was_chosen_for_other_marks_is_not_taken(workdir):
     kept, of_tiles = whole_model.read(workdir), OperatingPoint(0.7, 3)
-    for changes, named in (
-        ({"min_mm2": 0.5}, "another min_mm2"),
-        ({"min_mm2": 0, "min_count": 5, "cluster_mm2": 50.0}, "another min_count, area_mm2"),
+    for name, value in (
+        ("min_mm2", "0.5"),
+        ("min_count", "5"),
+        ("cluster_mm2", "50"),
+        ("choice", "tile"),
+        ("tile", "64"),
+        ("overlap", "0.25"),
     ):
-        settings = PredictConfig(**changes)
-        assert named in whole_model.doubt(kept, settings)
-        point = whole_model.point(kept, settings, of_tiles)
+        config = tiny.config(**COARSE | {f"predict__{name}": value})
+        assert f"another predict.{name}" in whole_model.doubt(kept, config)
+        point = whole_model.point(kept, config, of_tiles)
         assert point.threshold == 0.7 and point.images == 0 and math.isnan(point.reached)
-    assert "keeps none" in whole_model.doubt(None, PredictConfig())
-    chosen = PredictConfig(threshold=0.9, min_mm2=0)
+    assert "keeps none" in whole_model.doubt(None, tiny.config(**COARSE))
+    for harmless in ({"predict__explain_tiles": "0"}, {"predict__keep": "all"}):
+        assert whole_model.doubt(kept, tiny.config(**COARSE | harmless)) == ""
+    chosen = tiny.config(**COARSE, predict__threshold="0.9")
     assert whole_model.point(kept, chosen, of_tiles).threshold == 0.9
+
+
+def test_a_point_belongs_to_the_rule_and_the_answer_of_the_method(workdir):
+    of_mln = whole_model.answers_by(tiny.config())
+    kept = whole_model.read(workdir)._replace(counted_by=of_mln)
+    assert whole_model.doubt(kept, tiny.config()) == ""
+    for name, value in (("selection", "cosine"), ("answer", "union")):
+        config = tiny.config(**{f"method__{name}": value})
+        assert f"another method.{name}" in whole_model.doubt(kept, config)
+    assert whole_model.doubt(kept, tiny.config(method__level="case")) == ""
 
 
 def test_test_images_are_recorded_as_they_are_answered(workdir):
@@ -119,7 +139,9 @@ def test_another_rule_is_counted_again(workdir, tmp_path):
         run = build(tiny.config(**COARSE | changes))
         one_run.evaluate_again(run, folder)
         kept = whole_model.read(folder)
-        assert kept.rule["min_count"] == count and not whole_model.doubt(kept, run.config.predict)
+        assert kept.counted_by["predict.min_count"] == count and not whole_model.doubt(
+            kept, run.config
+        )
     before = (folder / whole_model.FILE).stat().st_mtime_ns
     one_run.evaluate_again(run, folder)
     assert (folder / whole_model.FILE).stat().st_mtime_ns == before

@@ -142,7 +142,6 @@ def test_the_list_counts_and_sorts(folder):
         "Model. swin_unet, mln, hash abcabcabcabc.",
         "not a medical device",
         "on 60 normal validation images of the source there were 0.4",
-        "far from the source",
         "0.90 1 calc., 2.0 mm",
     ):
         assert words in shown, words

@@ -6,9 +6,8 @@ from PIL import Image
 
 from mln_flax.engine.predictor import Predictor, run_of_tiles
 from mln_flax.engine.whole import Tiling
-from mln_flax.engine.whole_model import WholeModel
+from mln_flax.engine.whole_model import WholeModel, answers_by
 from mln_flax.methods.core import Answers
-from mln_flax.metrics.clusters import ClusterRule
 from mln_flax.metrics.decision import OperatingPoint
 
 SHAPE = (96, 80)
@@ -60,6 +59,6 @@ def predictor(
     method = run.method._replace(answer=answer, look=look, probability=None)
     kind = run.kind._replace(to_tree=lambda fitted: {"weights": np.zeros(2)})
     run = run._replace(method=method, kind=kind)
-    kept = WholeModel(spacing_mm, ClusterRule()._asdict(), validation)
+    kept = WholeModel(spacing_mm, answers_by(config), validation)
     side = run.config.data.size
     return Predictor(run, None, kept, Tiling(side, round(side * run.config.predict.overlap)), side)
