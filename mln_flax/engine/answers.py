@@ -69,7 +69,7 @@ def record_of(
         "frames": frame[1],
         "height": prediction.image.shape[0],
         "width": prediction.image.shape[1],
-        "spacing_mm": prediction.spacing_mm,
+        "spacing_mm": prediction.spacing_mm and [round(mm, 9) for mm in prediction.spacing_mm],
         "spacing_from": prediction.spacing_from,
         "model_spacing_mm": origin.model_spacing_mm,
         "operating_point": prediction.point._asdict(),

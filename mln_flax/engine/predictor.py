@@ -25,6 +25,7 @@ from mln_flax.types import Record, UserError
 LEAST_TILE = 256  # pixels: smaller tiles spend much of their time on overlaps
 LOOKED_AT = 8  # frames of a volume by which its branch is chosen: neighbors look alike. Chosen.
 FAR = "the image is far from everything that the model has seen in training: do not rely on it"
+NO_FAR = "this model cannot tell whether an image is far from training: it is of an older version"
 NO_POINT = (
     "the operating point is that of tiles full of lesions: on whole images expect many false marks"
 )
@@ -288,7 +289,7 @@ class Predictor:
             facts=facts_of(image.facts, image.common is not None),
             why=why,
             maps=maps,
-            notes=sized.notes,
+            notes=sized.notes + ((NO_FAR,) if "distances" in why and "far" not in why else ()),
             warnings=self.warnings + ((FAR,) if why.get("far", {}).get("is_far") else ()),
         )
 

@@ -86,7 +86,8 @@ class Session:
             self.writing.shutdown(cancel_futures=True)
 
     def _all(self, cases: Sequence[Case]) -> None:
-        started, fresh, total = time.monotonic(), 0, len(cases)
+        started = first = time.monotonic()
+        fresh, total = 0, len(cases)
         ahead: Future[Decoded | None] | None = None
         for number, case in enumerate(cases, start=1):
             if self.stop.name:
@@ -112,7 +113,11 @@ class Session:
                 print(f"predict: {number}/{total} {case.image}: done already", flush=True)
                 continue
             fresh, now = fresh + 1, time.monotonic()
-            left = (now - started) / fresh * (total - number)
+            if fresh == 1:  # which has waited for the compiler: it says little of the others
+                first, each = now, now - started
+            else:
+                each = (now - first) / (fresh - 1)
+            left = each * (total - number)
             print(
                 f"predict: {number}/{total} {case.image}: {counted(count)}, {now - begun:.1f} s"
                 f"{notes}; {clock(left)} left",
