@@ -125,11 +125,8 @@ def write_maps(folder: Path, stem: str, prediction: Prediction) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files.write_bytes(folder / f"{stem}_probability.png", probability_png(prediction.probability))
     files.write_bytes(folder / f"{stem}_mask.png", mask_png(prediction.mask))
-    if not prediction.maps:
-        return
-    shown = overlay.pictures(prediction.image, maps=prediction.maps)
-    for name in prediction.maps:
-        files.write_bytes(folder / f"{stem}{overlay.ending(name)}", shown[name])
+    for name, content in overlay.map_layers(prediction.image.shape, prediction.maps).items():
+        files.write_bytes(folder / f"{stem}{overlay.ending(name)}", content)
 
 
 def lighter(prediction: Prediction, kind: Segments) -> Prediction:

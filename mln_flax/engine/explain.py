@@ -47,9 +47,7 @@ def reasons(
     if not corners:
         return {}, {}
     explanation = method.explain(fitted, whole.cut_at(scene, corners, side), common)
-    inside = scene.breast
-    if inside.shape != scene.image.shape:
-        inside = whole.nearest(inside, scene.image.shape)
+    inside = scene.inside
     maps = {
         name: np.where(inside, pasted(scene.image.shape, of_tiles, corners), np.float32(0))
         for name, of_tiles in explanation.maps.items()
@@ -66,8 +64,8 @@ def looked_at(scene: Scene, probability: np.ndarray, side: int, count: int) -> l
     ]
     by_peak = sorted(range(len(full)), key=lambda i: -peaks[i])[: (count + 1) // 2]
     rest = [i for i in range(len(full)) if i not in by_peak]
-    spread = np.linspace(0, len(rest) - 1, min(count - len(by_peak), len(rest))).round().astype(int)
-    return [full[i] for i in sorted({*by_peak, *(rest[i] for i in spread)})]
+    others = (rest[i] for i in whole.spread(len(rest), count - len(by_peak)))
+    return [full[i] for i in sorted({*by_peak, *others})]
 
 
 def pasted(shape: tuple[int, ...], tiles: np.ndarray, corners: list[Corner]) -> np.ndarray:

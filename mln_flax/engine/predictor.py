@@ -208,8 +208,11 @@ class Predictor:
         scale = (cut.rows * self.trained_side / height, cut.columns * self.trained_side / width)
         return scale, f"resampled as training does, to {cut.rows}x{cut.columns} of its tiles"
 
-    def look(self, frames: Sequence[Sized]) -> np.ndarray | None:
-        """What the method looks at, summed over these images' full tiles; None: each alone."""
+    def look(self, frames: Iterable[Sized]) -> np.ndarray | None:
+        """What the method looks at, summed over these images' full tiles; None: each alone.
+
+        Where nothing is looked at, none of the images is asked for.
+        """
         look = self.run.method.look
         if look is None or self.run.config.predict.choice == "tile":
             return None
@@ -335,9 +338,7 @@ def run_of_tiles(config: Config) -> Run:
 
 def looked_at(frames: int) -> list[int]:
     """The numbers of the frames by which the branch of a volume is chosen, evenly spread."""
-    return np.unique(
-        np.linspace(0, frames - 1, min(frames, LOOKED_AT)).round().astype(int)
-    ).tolist()
+    return whole.spread(frames, LOOKED_AT)
 
 
 def facts_of(tiles: Sequence[Record], one_choice: bool) -> Record:

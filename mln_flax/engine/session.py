@@ -20,7 +20,7 @@ from mln_flax.engine import answer_folder, answers, inputs
 from mln_flax.engine.answers import Segments, Whole
 from mln_flax.engine.inputs import Case, Inputs, NoImage
 from mln_flax.engine.origin import Origin, file_hash
-from mln_flax.engine.predictor import Prediction, Predictor, looked_at
+from mln_flax.engine.predictor import Prediction, Predictor, Sized, looked_at
 from mln_flax.engine.stop import Stopped, StopSignal
 from mln_flax.metrics import clusters
 from mln_flax.types import UserError
@@ -189,7 +189,7 @@ class Session:
     ) -> Prediction:
         """The answer for one frame, whose maps are written; without them where they take much."""
         mammogram = source.read(frame)
-        sized = self.predictor.sized(mammogram.image, mammogram.header.spacing_mm, "file")
+        sized = self._sized(mammogram)
         own = self.predictor.look([sized]) if common is None else common
         prediction = self.predictor.answer(sized, own)
         prediction = prediction._replace(notes=(*mammogram.repaired, *prediction.notes))
@@ -202,13 +202,11 @@ class Session:
         """What decides the branch of all frames of a volume; None where each has its own."""
         if source.frames == 1 or self.predictor.run.config.predict.choice != "case":
             return None
-        looks = []
-        for frame in looked_at(source.frames):
-            mammogram = source.read(frame, again=True)
-            spacing = mammogram.header.spacing_mm
-            looks.append(self.predictor.look([self.predictor.sized(mammogram.image, spacing, "")]))
-        seen = [look for look in looks if look is not None]
-        return np.sum(seen, axis=0) if seen else None
+        read = (source.read(frame, again=True) for frame in looked_at(source.frames))
+        return self.predictor.look(self._sized(mammogram) for mammogram in read)
+
+    def _sized(self, mammogram: Mammogram) -> Sized:
+        return self.predictor.sized(mammogram.image, mammogram.header.spacing_mm, "file")
 
     def _write(self, case: Case, task: Callable[..., None], *arguments: Any) -> None:
         """Has something written, after what is waiting; what goes wrong with it loses no other."""

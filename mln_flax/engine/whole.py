@@ -53,6 +53,12 @@ class Scene(NamedTuple):
     tiling: Tiling
     corners: tuple[tuple[int, int], ...]  # (top, left) of each tile, by rows
 
+    @property
+    def inside(self) -> np.ndarray:
+        """The breast at the model's pixel size, bool [h, w]."""
+        same = self.breast.shape == self.image.shape
+        return self.breast if same else nearest(self.breast, self.image.shape)
+
 
 def scene(image: np.ndarray, scale: Spacing, tiling: Tiling) -> Scene:
     """The scene of an image [H, W] in [0, 1]; a tile without any breast is left out.
@@ -73,16 +79,16 @@ def scene(image: np.ndarray, scale: Spacing, tiling: Tiling) -> Scene:
             f"allowed are {MOST_PIXELS:,} in all"
         )
     shape = (max(1, round(size[0])), max(1, round(size[1])))
-    breast = breast_mask(image)
     small = image if shape == image.shape else resampled(image, shape)
-    inside = breast if shape == image.shape else nearest(breast, shape)
+    uncut = Scene(small, (height, width), breast_mask(image), tiling, ())
+    inside = uncut.inside
     corners = tuple(
         (top, left)
         for top in starts(shape[0], tiling)
         for left in starts(shape[1], tiling)
         if window(inside, (top, left), tiling.side, _AROUND).any()
     )
-    return Scene(small, (height, width), breast, tiling, corners)
+    return uncut._replace(corners=corners)
 
 
 def window(values: np.ndarray, corner: tuple[int, int], side: int, around: int = 0) -> np.ndarray:
@@ -101,9 +107,7 @@ def full_corners(scene: Scene, side: int, most: int | None = MOST_FULL) -> list[
     sign of its own, which is taken for that of the whole image. Where none is so full it is the
     fullest; of no breast none. Of many at most `most` are taken, evenly spread.
     """
-    inside = scene.breast
-    if inside.shape != scene.image.shape:
-        inside = nearest(inside, scene.image.shape)
+    inside = scene.inside
     shares = {
         (top, left): float(inside[top : top + side, left : left + side].mean())
         for top in side_by_side(inside.shape[0], side)
@@ -111,9 +115,12 @@ def full_corners(scene: Scene, side: int, most: int | None = MOST_FULL) -> list[
     }
     least = min(FULL, max(shares.values()))
     full = [corner for corner, share in shares.items() if share >= least > 0]
-    count = len(full) if most is None else min(len(full), most)
-    places = np.linspace(0, len(full) - 1, count).round().astype(int)
-    return [full[place] for place in places]
+    return full if most is None else [full[place] for place in spread(len(full), most)]
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, evenly spread, the first and the last too."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 
 def side_by_side(length: int, side: int) -> list[int]:
@@ -168,23 +175,6 @@ def add(total: np.ndarray, scene: Scene, number: int, tile: np.ndarray) -> None:
     share = np.multiply.outer(rows, columns)
     share *= tile[: len(rows), : len(columns)]
     window(total, (top, left), scene.tiling.side)[:] += share
-
-
-def blended(scene: Scene, tiles: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
-    """The map float32 [h, w] of maps of tiles [n, side, side], their weighted mean; 0 elsewhere.
-
-    Args:
-      scene: of the image.
-      tiles: in the order of `numbers`.
-      numbers: of these tiles; None for all.
-    """
-    total, covered = (np.zeros(scene.image.shape, np.float32) for _ in range(2))
-    ones = np.ones((scene.tiling.side,) * 2, np.float32)
-    wanted = range(len(scene.corners)) if numbers is None else numbers
-    for number, tile in zip(wanted, tiles, strict=True):
-        add(total, scene, number, tile)
-        add(covered, scene, number, ones)
-    return np.divide(total, covered, out=total, where=covered > 0)
 
 
 @functools.lru_cache(maxsize=64)

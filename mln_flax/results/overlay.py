@@ -58,9 +58,7 @@ def pictures(
     Raises:
       ValueError: two maps whose files would have one name.
     """
-    maps = maps or {}
-    if len({ending(name) for name in maps}) < len(maps):
-        raise ValueError(f"maps {', '.join(maps)}: two of them would have one file")
+    layers = map_layers(image.shape, maps or {})
     gray = _resized(image, shown_size(*image.shape))
     height, width = gray.shape
     scale = (height / image.shape[0], width / image.shape[1])
@@ -76,8 +74,16 @@ def pictures(
         "marks": _png(marks),
         "overlay": _png(_panels(_picture(gray), marks)),
         "thumbnail": _thumbnail(gray, image.shape, outlines),
-        **{name: _png(_heat(each, (height, width), name)) for name, each in maps.items()},
+        **layers,
     }
+
+
+def map_layers(shape: tuple[int, ...], maps: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    """The maps of an image of this shape (H, W), as `pictures` draws them; it raises alike."""
+    if len({ending(name) for name in maps}) < len(maps):
+        raise ValueError(f"maps {', '.join(maps)}: two of them would have one file")
+    size = shown_size(*shape)
+    return {name: _png(_heat(each, size, name)) for name, each in maps.items()}
 
 
 def ending(name: str) -> str:

@@ -21,6 +21,17 @@ def all_breast(image, tiling):
     return Scene(image, image.shape, breast, tiling, corners)
 
 
+def blended(scene, tiles, numbers=None):
+    """The map [h, w] of maps of tiles, all or those of some numbers: their weighted mean."""
+    total, covered = (np.zeros(scene.image.shape, np.float32) for _ in range(2))
+    ones = np.ones((scene.tiling.side,) * 2, np.float32)
+    wanted = range(len(scene.corners)) if numbers is None else numbers
+    for number, tile in zip(wanted, tiles, strict=True):
+        whole.add(total, scene, number, tile)
+        whole.add(covered, scene, number, ones)
+    return np.divide(total, covered, out=total, where=covered > 0)
+
+
 def test_tiles_that_reach_far_enough_give_what_one_pass_over_the_image_gives():
     """Of a U-Net of two stages, which sees 12 pixels far and halves its map once."""
     model = UNet(num_branches=1, widths=(3, 4), norm="channel")
@@ -40,7 +51,7 @@ def test_tiles_that_reach_far_enough_give_what_one_pass_over_the_image_gives():
     expected = np.asarray(network(image))
     maps = np.stack([network(tile) for tile in whole.tiles_of(scene)])
     assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(whole.blended(scene, maps), expected, atol=1e-5)
+    np.testing.assert_allclose(blended(scene, maps), expected, atol=1e-5)
     single = maps[2, :, :64]  # what a tile says at its own edge is another thing
     top, left = scene.corners[2]
     assert np.abs(single - expected[top : top + 128, left : left + 64])[:4].max() > 1e-3
@@ -53,9 +64,7 @@ def test_no_seam(shape, tiling):
     row, column = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     for values in (np.full(shape, 0.7, np.float32), row / 100 + column / 300):
         scene = all_breast(values, tiling)
-        np.testing.assert_allclose(
-            whole.blended(scene, whole.tiles_of(scene)), values, rtol=0, atol=1e-6
-        )
+        np.testing.assert_allclose(blended(scene, whole.tiles_of(scene)), values, rtol=0, atol=1e-6)
 
 
 def test_tiles_overlap_and_begin_on_a_grid():
@@ -76,10 +85,10 @@ def test_an_object_on_the_corner_of_four_tiles_is_whole():
     probability[26:31, 25:32] = 0.8
     scene = all_breast(probability, Tiling(32, 8))
     assert len(scene.corners) == 9
-    blended = whole.blended(scene, whole.tiles_of(scene))
-    np.testing.assert_array_equal(decide(blended, OperatingPoint(0.5, 35)), probability > 0.5)
-    assert not decide(blended, OperatingPoint(0.5, 36)).any()
-    some = whole.blended(scene, whole.tiles_of(scene, [4]), [4])
+    together = blended(scene, whole.tiles_of(scene))
+    np.testing.assert_array_equal(decide(together, OperatingPoint(0.5, 35)), probability > 0.5)
+    assert not decide(together, OperatingPoint(0.5, 36)).any()
+    some = blended(scene, whole.tiles_of(scene, [4]), [4])
     top, left = scene.corners[4]
     inner = (slice(top + 3, top + 29), slice(left + 3, left + 29))
     np.testing.assert_allclose(some[inner], probability[inner], atol=1e-6)

@@ -4,18 +4,14 @@ import functools
 
 import jax
 import numpy as np
-import optax
 import pytest
 import scipy.signal
+import small_mln
 
-from mln_flax import config
 from mln_flax.data.images import from_arrays
 from mln_flax.methods import validation
-from mln_flax.methods.core import Ingredients
 from mln_flax.methods.mln import branches, method, study
 from mln_flax.methods.mln.settings import MlnSettings
-from mln_flax.models import unet
-from mln_flax.types import Batch
 from mln_flax.views import intensity
 
 SIDE, CHUNK = 16, 4
@@ -26,22 +22,7 @@ IMAGE = np.random.default_rng(0).random((5, SIDE, SIDE)).astype(np.float32)
 
 def built(norm, **settings):
     """The method for a U-Net of one stage and two branches."""
-    network = functools.partial(unet.build, config.network("unet", widths=(3,), norm=norm))
-    of_run = Ingredients(network, optax.sgd(0.1), NAMES, SIDE, CHUNK, seed=0)
-    return method.build(MlnSettings(branch_map="grouped", **settings), of_run)
-
-
-def first_state(mln):
-    """A state whose branches differ."""
-    image, mask = np.zeros((1, SIDE, SIDE, 1), np.float32), np.zeros((1, SIDE, SIDE), np.int32)
-    number, is_it = np.zeros(1, np.int32), np.ones(1, bool)
-    state = jax.jit(mln.init)(jax.random.key(0), Batch(image, mask, number, number, is_it, is_it))
-    rng = np.random.default_rng(2)
-
-    def moved(p):
-        return (p + rng.normal(scale=0.7, size=p.shape)).astype(np.float32)
-
-    return state._replace(params=jax.tree.map(moved, state.params))
+    return small_mln.built(norm, branch_map="grouped", **settings)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +33,7 @@ def mln():
 
 @pytest.fixture(scope="module")
 def state(mln):
-    return first_state(mln)
+    return small_mln.first_state(mln)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +97,7 @@ def test_statistics_are_made_exact(state, fitted):
 
 def test_statistics_that_make_the_network_stay_as_they_were(source, capsys):
     mln = built("batch")
-    state = first_state(mln)
+    state = small_mln.first_state(mln)
     fitted = mln.fit(state, source, source)
     jax.tree.map(np.testing.assert_array_equal, fitted.variables, state.variables)
     assert set(fitted.early) == set(branches.SELECTIONS)  # it was measured, and who watches is told
