@@ -10,6 +10,7 @@ Whatever traces norms apart from the network around them, as `recompute` does, c
 and reports what came out: values of one trace must not be used in another.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -48,18 +49,75 @@ def report(path: tuple[str, ...], mean: jax.Array, std: jax.Array) -> None:
         collection["/".join(path)] = mean, std
 
 
-def input_moments(x: jax.Array, statistics: str) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of x [B, ..., C] over positions: [B, C] each, or [B, 1].
+@jax.custom_vjp
+def of_positions(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of each sample and channel of x [B, ..., C]: float32 [B, C] each.
+
+    Two passes: E[x^2] - E[x]^2 loses all digits where the mean is large. The gradient is written
+    out, for it is a line through x: (d_mean + 2 (x - mean) d_variance) / positions.
+    """
+    x = x.astype(jnp.float32)
+    axes = tuple(range(1, x.ndim - 1))
+    mean = x.mean(axis=axes)
+    return mean, jnp.square(x - aligned(mean, x.ndim)).mean(axis=axes)
+
+
+def _of_positions_forward(x):
+    mean, variance = of_positions(x)
+    return (mean, variance), (x, mean)
+
+
+def _of_positions_backward(saved, gradients):
+    x, mean = saved
+    positions = math.prod(x.shape[1:-1])
+    d_mean, d_variance = (aligned(gradient / positions, x.ndim) for gradient in gradients)
+    centered = x.astype(jnp.float32) - aligned(mean, x.ndim)
+    return ((d_mean + 2 * d_variance * centered).astype(x.dtype),)
+
+
+of_positions.defvjp(_of_positions_forward, _of_positions_backward)
+
+
+def position_sums(*arrays: jax.Array) -> list[jax.Array]:
+    """The sums over positions of float32 arrays [B, ..., C], in one pass over all: [B, C] each."""
+    batch, *positions, channels = arrays[0].shape
+    axes, many = tuple(range(1, 1 + len(positions))), channels >= 16
+    if many and len(positions) == 2:  # XLA for CPUs adds up rows of pixels, as long vectors, faster
+        height, width = positions
+        rows = math.gcd(height, 8)
+        shape = (batch, height // rows, rows, width * channels)
+        arrays, axes = tuple(x.reshape(shape) for x in arrays), (2,)
+    zeros = tuple(jnp.float32(0) for _ in arrays)
+    sums = jax.lax.reduce(arrays, zeros, lambda a, b: tuple(map(jnp.add, a, b)), axes)
+    return [total.reshape(batch, -1, channels).sum(axis=1) for total in sums]
+
+
+def aligned(values: jax.Array, ndim: int) -> jax.Array:
+    """[B, C] -> [B, 1, ..., 1, C]."""
+    return values.reshape(values.shape[0], *(1,) * (ndim - 2), values.shape[1])
+
+
+def reported(mean: jax.Array, variance: jax.Array, statistics: str) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation [B, C], or those of all channels together, [B, 1].
 
     The gradient does not pass: moments describe the input, they are not trained.
     """
-    x = jax.lax.stop_gradient(x).astype(jnp.float32)
-    axes = tuple(range(1, x.ndim if statistics == "layer" else x.ndim - 1))
-    mean = x.mean(axis=axes)
-    # The two-pass form: E[x^2] - E[x]^2 loses all digits where the mean is large.
-    aligned = mean.reshape(mean.shape[:1] + (1,) * len(axes) + mean.shape[1:])
-    std = jnp.sqrt(jnp.square(x - aligned).mean(axis=axes))
-    return (mean[:, None], std[:, None]) if statistics == "layer" else (mean, std)
+    mean, variance = jax.lax.stop_gradient((mean, variance))
+    if statistics == "layer":
+        mean, variance = of_channels(mean, variance)
+    return mean, jnp.sqrt(variance)
+
+
+def of_channels(mean: jax.Array, variance: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of everything in a sample, [B, 1], from those [B, C] of its channels."""
+    center = mean.mean(axis=-1, keepdims=True)
+    # The variance of everything is that within the channels and that between them.
+    return center, (variance + jnp.square(mean - center)).mean(axis=-1, keepdims=True)
+
+
+def input_moments(x: jax.Array, statistics: str) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of x [B, ..., C] over positions: [B, C] each, or [B, 1]."""
+    return reported(*of_positions(x), statistics)
 
 
 def expanded_moments(
@@ -78,8 +136,4 @@ def expanded_moments(
     pixel_mean = product("bc,cpd->bpd", center, expand)
     within = product("cpd,bce,epd->bd", expand, covariance, expand) / expand.shape[1]
     mean, variance = pixel_mean.mean(axis=1), within + pixel_mean.var(axis=1)
-    if statistics == "layer":
-        between = mean.var(axis=-1, keepdims=True)
-        mean, variance = (v.mean(axis=-1, keepdims=True) for v in (mean, variance))
-        variance += between
-    return mean, jnp.sqrt(jnp.maximum(variance, 0))
+    return reported(mean, jnp.maximum(variance, 0), statistics)

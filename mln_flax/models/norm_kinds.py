@@ -3,10 +3,13 @@
 The remaining kind, "channel", has numbers for each position: `layer_norm.normalize`.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from mln_flax.models import moments
 
 KINDS = ("channel", "sample", "instance", "batch")
 FROM_STATISTICS = ("batch",)  # read the running statistics in evaluation
@@ -15,28 +18,27 @@ FROM_STATISTICS = ("batch",)  # read the running statistics in evaluation
 DROPS_BIAS = ("instance", "batch")
 
 
-def of_sample(x: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance of every sample alone: float32 [B, C] each.
+def of_sample(mean: jax.Array, variance: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance by which every sample is normalized alone: float32 [B, C] each.
 
     Args:
-      x: [B, ..., C].
-      kind: "instance" takes them over the positions of a channel (Ulyanov et al., 2016), "sample"
-        over all positions and channels together, so that a row holds one number C times.
+      mean: [B, C] of each channel over its positions.
+      variance: [B, C].
+      kind: "instance" takes just them (Ulyanov et al., 2016), "sample" those over all positions
+        and channels together, so that a row holds one number C times.
     """
-    x = x.astype(jnp.float32)
-    axes = tuple(range(1, x.ndim - 1))
-    mean = x.mean(axis=axes)
-    variance = jnp.square(x - _aligned(mean, x.ndim)).mean(axis=axes)
     if kind == "instance":
         return mean, variance
-    center = mean.mean(axis=-1, keepdims=True)
-    # The variance of everything is that within the channels and that between them.
-    spread = (variance + jnp.square(mean - center)).mean(axis=-1, keepdims=True)
+    center, spread = moments.of_channels(mean, variance)
     return jnp.broadcast_to(center, mean.shape), jnp.broadcast_to(spread, mean.shape)
 
 
 def of_batch(
-    x: jax.Array, branch: jax.Array, num_branches: int, axis_name: str | None
+    mean: jax.Array,
+    variance: jax.Array,
+    branch: jax.Array,
+    num_branches: int,
+    axis_name: str | None,
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and variance of each sample's branch in the batch: float32 [B, C] each.
 
@@ -44,13 +46,13 @@ def of_batch(
     2015, for each branch alone); the gradient passes through them.
 
     Args:
-      x: [B, ..., C].
+      mean: [B, C] of each sample's channels over positions.
+      variance: [B, C].
       branch: int32 [B]. A negative one is padding: it counts nowhere, and has its own mean and
         variance, for its branch may have no sample.
       num_branches: k.
       axis_name: the device axis, or None.
     """
-    mean, variance = of_sample(x, "instance")
     members, row = jax.nn.one_hot(branch, num_branches), jnp.maximum(branch, 0)
     sums = members.sum(axis=0)[:, None], per_branch(members, mean)
     count, total = over_devices(sums, axis_name)
@@ -70,14 +72,42 @@ def standardize(
     scale: jax.Array,
     bias: jax.Array,
     epsilon: float,
+    relu: bool = False,
 ) -> jax.Array:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias, in the type of x [B, ..., C].
 
-    All others are [B, C], per sample.
+    All others are [B, C], per sample. With `relu` what is below 0 becomes 0, in the same pass.
     """
-    factor = jax.lax.rsqrt(variance + epsilon) * scale
-    mean, factor, bias = (_aligned(value, x.ndim) for value in (mean, factor, bias))
-    return ((x.astype(jnp.float32) - mean) * factor + bias).astype(x.dtype)
+    return _scaled(x, mean, jax.lax.rsqrt(variance + epsilon) * scale, bias, relu)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _scaled(x, mean, factor, bias, relu):
+    """(x - mean) * factor + bias; backward in two passes over x and the gradient, by hand."""
+    y = _centered(x, mean) * moments.aligned(factor, x.ndim) + moments.aligned(bias, x.ndim)
+    return (jnp.maximum(y, 0) if relu else y).astype(x.dtype)
+
+
+def _centered(x, mean):
+    return x.astype(jnp.float32) - moments.aligned(mean, x.ndim)
+
+
+def _scaled_forward(x, mean, factor, bias, relu):
+    return _scaled(x, mean, factor, bias, relu), (x, mean, factor, bias)
+
+
+def _scaled_backward(relu, saved, gradient):
+    x, mean, factor, bias = saved
+    centered, gradient = _centered(x, mean), gradient.astype(jnp.float32)
+    by_channel = moments.aligned(factor, x.ndim)
+    if relu:
+        y = centered * by_channel + moments.aligned(bias, x.ndim)
+        gradient = jnp.where(y > 0, gradient, 0)
+    d_bias, d_factor = moments.position_sums(gradient, gradient * centered)
+    return (gradient * by_channel).astype(x.dtype), -d_bias * factor, d_factor, d_bias
+
+
+_scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
 def per_branch(members: jax.Array, values: jax.Array) -> jax.Array:
@@ -88,8 +118,3 @@ def per_branch(members: jax.Array, values: jax.Array) -> jax.Array:
 def over_devices(sums: Any, axis_name: str | None) -> Any:
     """The sums of all devices together."""
     return jax.lax.psum(sums, axis_name) if axis_name else sums
-
-
-def _aligned(values: jax.Array, ndim: int) -> jax.Array:
-    """[B, C] -> [B, 1, ..., 1, C]."""
-    return values.reshape(values.shape[0], *(1,) * (ndim - 2), values.shape[1])

@@ -60,7 +60,14 @@ class DomainNorm(nn.Module):
             raise ValueError(f"{self.kind} norm: reads the statistics of each channel, not of all")
 
     @nn.compact
-    def __call__(self, x: jax.Array, branch: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        branch: jax.Array,
+        train: bool = False,
+        offset: jax.Array | None = None,
+        relu: bool = False,
+    ) -> jax.Array:
         """[B, ..., C] -> the same shape and type.
 
         Args:
@@ -68,18 +75,27 @@ class DomainNorm(nn.Module):
           branch: int32 [B] in [0, num_branches); a negative one marks padding, which is
             normalized with some branch and counted in no statistics.
           train: "batch" normalizes with the batch, not with the running statistics.
+          offset: [C], such as a convolution's bias: the norm's input is x + offset.
+          relu: what is below 0 behind scale and shift becomes 0.
+
+        Both are what stands around the norm of a convolution, done in passes that it makes anyway.
 
         Raises:
           ValueError: "batch" in evaluation is not given the collection domain_stats.
         """
         scale, bias = self._affine(x.shape[-1], branch)
-        running = self._running(x.shape[-1])
+        running, eps = self._running(x.shape[-1]), self.epsilon
+        mean, variance = moments.of_positions(x)
+        offset = jnp.zeros_like(mean[:1]) if offset is None else offset[None]
+        mean = mean + offset
         if self.kind == "channel":
-            y = normalize(x, scale, bias, self.epsilon)
+            y = normalize(x + moments.aligned(offset.astype(x.dtype), x.ndim), scale, bias, eps)
+            y = nn.relu(y) if relu else y
         else:
-            center = self._center(x, branch, running, train)
-            y = norm_kinds.standardize(x, *center, scale, bias, self.epsilon)
-        self._observe(*moments.input_moments(x, self.statistics), branch, running)
+            center, spread = self._center(mean, variance, branch, running, train)
+            center = center - offset  # of x, to which nothing has been added
+            y = norm_kinds.standardize(x, center, spread, scale, bias, eps, relu)
+        self._observe(*moments.reported(mean, variance, self.statistics), branch, running)
         return y
 
     def _affine(self, channels: int, branch: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -97,13 +113,19 @@ class DomainNorm(nn.Module):
         return Running(self.variable(*MEAN, jnp.zeros, shape), self.variable(*STD, jnp.ones, shape))
 
     def _center(
-        self, x: jax.Array, branch: jax.Array, running: Running | None, train: bool
+        self,
+        mean: jax.Array,
+        variance: jax.Array,
+        branch: jax.Array,
+        running: Running | None,
+        train: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """Mean and variance [B, C] by which a sample is normalized."""
+        """Mean and variance [B, C] by which a sample is normalized, from those of its channels."""
         if self.kind != "batch":
-            return norm_kinds.of_sample(x, self.kind)
+            return norm_kinds.of_sample(mean, variance, self.kind)
         if train:
-            return norm_kinds.of_batch(x, branch, self.num_branches, self.axis_name)
+            shared = self.num_branches, self.axis_name
+            return norm_kinds.of_batch(mean, variance, branch, *shared)
         if running is None:
             raise ValueError(
                 f"batch norm {'/'.join(self.path)}: evaluation needs the running statistics, the "
@@ -152,6 +174,8 @@ class DomainLayerNorm(DomainNorm):
         x: jax.Array,
         branch: jax.Array,
         train: bool = False,
+        offset: jax.Array | None = None,
+        relu: bool = False,
         projection: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:
         """[B, ..., C] -> the same shape and type, or what a projection of it asks for.
@@ -160,12 +184,14 @@ class DomainLayerNorm(DomainNorm):
           x: [B, ..., C].
           branch: int32 [B] in [0, num_branches); negative is padding.
           train: changes nothing; every norm takes it.
+          offset: as in `DomainNorm`; not with a projection.
+          relu: as in `DomainNorm`; not with a projection.
           projection: (expand [C, pixels, D], head [D, classes]) of x [B, H, W, C]: the input is
             then x @ expand, and norm(x @ expand) @ head is returned, float32
             [B, H, W, pixels, classes] (see `normalized_projection`).
         """
         if projection is None:
-            return super().__call__(x, branch, train)
+            return super().__call__(x, branch, train, offset, relu)
         expand, head = projection
         scale, bias = self._affine(expand.shape[-1], branch)
         mean, std = moments.expanded_moments(x, expand, self.statistics)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from mln_flax.config import NetworkSettings, each_positive, one_of
 from mln_flax.models import core, moments, norm_kinds, swin
+from mln_flax.models.convolution import Convolution
 from mln_flax.models.norms import DomainNorm, NormMaker
 from mln_flax.models.recompute import recomputed
 from mln_flax.types import Moments, UserError
@@ -28,7 +29,6 @@ PRESETS = {
     "unet_narrow": Preset((16, 32, 64, 128, 256)),
     "unet_demo": Preset((8, 16, 32, 64)),
 }
-kernel_init = nn.initializers.he_normal()  # variance-preserving in front of a ReLU
 
 
 class UNet(nn.Module):
@@ -123,15 +123,9 @@ class Stage(nn.Module):
     def __call__(self, x: jax.Array, branch: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, H, W, width]."""
         for i in (1, 2):
-            x = nn.Conv(
-                self.width,
-                (3, 3),
-                use_bias=self.use_bias,
-                dtype=self.dtype,
-                kernel_init=kernel_init,
-                name=f"conv{i}",
-            )(x)
-            x = nn.relu(self.norm(name=f"norm{i}")(x, branch, train=train))
+            convolution = Convolution(self.width, self.use_bias, self.dtype, name=f"conv{i}")
+            x, bias = convolution(x)
+            x = self.norm(name=f"norm{i}")(x, branch, train=train, offset=bias, relu=True)
         return x
 
 
@@ -144,12 +138,17 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, 2 H, 2 W, width]."""
-        # The four kernels do not overlap: one product of matrices, then pixels to their places.
-        c = x.shape[-1]
+        b, h, w, c = x.shape
+        # The four kernels do not overlap. A product makes both pixels of a row, which lie side by
+        # side as they shall, so rows of pixels are moved to their places, not pixels.
         kernel = swin.Kernel((c, 4 * self.width), name="expand")().astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
-        y = jnp.dot(x.reshape(-1, c), kernel).reshape(*x.shape[:-1], 4, self.width)
-        return swin.depth_to_space(y) + bias.reshape(1, 1, 1, -1)
+        pairs = [
+            jnp.dot(x.reshape(-1, c), row) + jnp.tile(bias, 2)[None]
+            for row in jnp.split(kernel, 2, axis=1)
+        ]
+        rows = jnp.stack([pair.reshape(b, h, -1) for pair in pairs], axis=2)
+        return rows.reshape(b, 2 * h, 2 * w, self.width)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -121,6 +121,29 @@ def test_moments_that_nobody_asks_for_are_not_computed(model, monkeypatch):
     def nothing(x, *_):
         return jnp.zeros((2, 1)), jnp.zeros((2, 1))
 
-    monkeypatch.setattr(moments, "input_moments", nothing)
+    monkeypatch.setattr(moments, "reported", nothing)
     monkeypatch.setattr(moments, "expanded_moments", nothing)
     assert flops(model, lambda logits, out: logits) == logits_alone
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5, 3), (3, 7, 16), (2, 12, 5, 16), (2, 5, 4, 20)])
+def test_position_sums_are_sums(shape):
+    """Of few and of many channels, in rows that come in eights, in fours, and alone."""
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    axes = tuple(range(1, len(shape) - 1))
+    found = moments.position_sums(jnp.asarray(x), jnp.asarray(2 * x + 1))
+    for total, array in zip(found, (x, 2 * x + 1), strict=True):
+        np.testing.assert_allclose(total, array.sum(axis=axes), rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_mean_and_variance_is_that_of_their_definition():
+    weights = np.random.default_rng(1).normal(size=(2, 2, 5)).astype(np.float32)
+
+    def defined(x):
+        return x.mean(axis=(1, 2)), x.var(axis=(1, 2))
+
+    found, expected = (
+        jax.grad(lambda x, f=f: sum((w * m).sum() for w, m in zip(weights, f(x), strict=True)))(X)
+        for f in (moments.of_positions, defined)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

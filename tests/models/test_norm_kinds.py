@@ -194,3 +194,37 @@ def test_bfloat16_is_normalized_in_float32(kind, x, variables):
     assert y.dtype == jnp.bfloat16
     assert {m.dtype for m in reported[""]} == {jnp.dtype("float32")}
     np.testing.assert_allclose(y[REAL].astype(jnp.float32), exact[REAL], atol=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_stands_around_a_norm_may_be_done_in_it(kind, x, variables):
+    """An offset before it and a ReLU behind it: output, moments, statistics and all gradients."""
+    norm = DomainNorm(K, kind=kind)
+    offset = jnp.asarray(np.random.default_rng(3).normal(size=C).astype(np.float32))
+    weight = np.random.default_rng(2).normal(size=x.shape).astype(np.float32)
+
+    def apart(variables, x, offset):
+        x = x + offset[None, None, None]
+        y, state = norm.apply(variables, x, BRANCH, train=True, mutable=["domain_stats"])
+        return jax.nn.relu(y), state
+
+    def inside(variables, x, offset):
+        more = {"train": True, "offset": offset, "relu": True}
+        return norm.apply(variables, x, BRANCH, mutable=["domain_stats"], **more)
+
+    def results(function):
+        def weighted(params, x, offset):
+            with moments.collected() as reported:
+                y, state = function(variables | {"params": params}, x, offset)
+            return (y * weight).sum(), (y, state, reported[""])
+
+        gradient = jax.grad(weighted, argnums=(0, 1, 2), has_aux=True)
+        return jax.jit(gradient)(variables["params"], x, offset)
+
+    (_, (y, *_)) = results(apart)
+    assert 0.1 < (y == 0).mean() < 0.9  # the ReLU has something to do
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+        results(inside),
+        results(apart),
+    )
