@@ -9,8 +9,8 @@ one branch and one pass of `tiny` at 224 pixels, and the four branches beside it
 
 In turns with a PyTorch network, where torch is installed: --config.benchmark.against=FILE, a Python
 file with a class SwinUnet or UNet, as model.name is; --config.benchmark.against_channels_last=true
-gives it PyTorch's other memory format. tests/benchmark/torch_unet.py is such a FILE. The U-Net of 8 to
-64 channels, and that of 16 to 256:
+gives it PyTorch's other memory format. tests/benchmark/torch_unet.py is such a FILE. The U-Net of
+8 to 64 channels, and that of 16 to 256:
 
     --config.model.name=unet --config.model.preset=unet_demo --config.model.norm=sample
     --config.data.size=128 --config.train.batch_size=16
