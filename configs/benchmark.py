@@ -7,7 +7,17 @@ one branch and one pass of `tiny` at 224 pixels, and the four branches beside it
 
     --config.data.size=512 --config.model.window_size=8 --config.train.batch_size=1
 
-In turns with a PyTorch Swin-Unet, where torch is installed: --config.benchmark.against=FILE
+In turns with a PyTorch network, where torch is installed: --config.benchmark.against=FILE, a Python
+file with a class SwinUnet or UNet, as model.name is; --config.benchmark.against_channels_last=true
+gives it PyTorch's other memory format. tests/benchmark/torch_unet.py is such a FILE. The U-Net of
+8 to 64 channels, and that of 16 to 256:
+
+    --config.model.name=unet --config.model.preset=unet_demo --config.model.norm=sample
+    --config.data.size=128 --config.train.batch_size=16
+
+    --config.model.name=unet --config.model.preset=unet_narrow --config.model.norm=sample
+    --config.data.size=256 --config.train.batch_size=4
+
 Compile time, memory and operations alone, without running a step: --config.benchmark.runs=0
 Time against branches and devices: --config.benchmark.growth=k,devices
 Against image size: --config.benchmark.growth=size --config.model.window_size=8

@@ -292,8 +292,10 @@ class BenchmarkConfig:
     # Of each program, in turns; 0 compiles only: compile time, memory, operations.
     runs: Annotated[int, not_negative] = 7
     only: Annotated[tuple[str, ...], one_of(*PROGRAMS)] = ()  # () is all of them
-    against: str = ""  # a Python file with a PyTorch SwinUnet, which is timed in turns with ours
+    # A Python file with a PyTorch SwinUnet or UNet, as model.name is, timed in turns with ours.
+    against: str = ""
     against_compiled: bool = False  # that network through torch.compile
+    against_channels_last: bool = False  # it and its images in that memory format of PyTorch
     growth: Annotated[tuple[str, ...], one_of(*GROWTH)] = ()  # tables of the time against each
 
     def check(self) -> None:
@@ -304,11 +306,15 @@ class BenchmarkConfig:
                     f"--config.benchmark.{name}: growth times programs of its own, and ours alone; "
                     "leave it empty"
                 )
-        if self.against_compiled and not self.against:
-            raise UserError(
-                "--config.benchmark.against_compiled=true: compiles the network of a PyTorch file; "
-                "name one by --config.benchmark.against=FILE"
-            )
+        for name, does in (
+            ("against_compiled", "compiles"),
+            ("against_channels_last", "is the memory format of"),
+        ):
+            if getattr(self, name) and not self.against:
+                raise UserError(
+                    f"--config.benchmark.{name}=true: {does} the network of a PyTorch file; "
+                    "name one by --config.benchmark.against=FILE"
+                )
         if self.runs:
             return
         if self.growth or self.against:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mln_flax import files
+from mln_flax.benchmark.speeds import described
 from mln_flax.config import Config
 from mln_flax.results.table_layout import Table
 from mln_flax.settings import to_dict
@@ -58,9 +59,9 @@ def by_size(config: Config, measure: Measure) -> tuple[Table, list[dict[str, Any
         (str(row["size"]), _shown(row["forward"]), _shown(row["forward"] * 1e6 / row["size"] ** 2))
         for row in rows
     )
-    note = "Attention stays in windows: the last column should be level."
+    note = "A pixel is as much work in an image of any size: the last column should be level."
     columns = ("side, pixels", "one pass, s", "s per million pixels")
-    return Table(f"Size ({config.model.preset}, one image)", columns, cells, note), rows
+    return Table(f"Size: {described(config.model)}, one image", columns, cells, note), rows
 
 
 def by_branches(config: Config, measure: Measure) -> tuple[Table, list[dict[str, Any]]]:
@@ -90,7 +91,7 @@ def by_branches(config: Config, measure: Measure) -> tuple[Table, list[dict[str,
     )
     columns = ("k", "chosen branch, s", "all branches, s", "train step, s", "train step / k, s")
     side = config.data.size
-    title = f"Branches ({config.model.preset}, {side} pixels, time per image)"
+    title = f"Branches: {described(config.model)}, {side} pixels, time per image"
     return Table(title, columns, cells, note), rows
 
 
@@ -113,7 +114,7 @@ def by_devices(config: Config, measure: Measure) -> tuple[Table, list[dict[str, 
     columns = ("devices", "one pass, s", "train step, s")
     side = config.data.size
     title = (
-        f"Devices ({config.model.preset}, {side} pixels, {images} images in all, time per image)"
+        f"Devices: {described(config.model)}, {side} pixels, {images} images in all, time per image"
     )
     return Table(title, columns, cells, note), rows
 

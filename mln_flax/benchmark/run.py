@@ -1,4 +1,4 @@
-"""How fast a config's programs run here, alone or in turns with a PyTorch Swin-Unet."""
+"""How fast a config's programs run here, alone or in turns with a PyTorch network."""
 
 import dataclasses
 import json

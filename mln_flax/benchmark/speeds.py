@@ -144,13 +144,18 @@ def _shown(value: float) -> str:
 
 
 def _title(config: Config) -> str:
-    model, side = config.model, config.data.size
-    changed = [f"{name} {getattr(model, name)}" for name in SIZES if getattr(model, name, None)]
-    sizes = f" ({', '.join(changed)})" if changed else ""
+    side = config.data.size
     return (
-        f"Speed of {model.preset}{sizes}, {side} x {side} pixels, batches of "
-        f"{config.train.batch_size}, {model.dtype}"
+        f"Speed of {described(config.model)}, {side} x {side} pixels, batches of "
+        f"{config.train.batch_size}, {config.model.dtype}"
     )
+
+
+def described(model: Any) -> str:
+    """The network of its settings: name, preset, what it is normalized over, sizes of its own."""
+    names = ("norm", *SIZES)
+    given = [f"{name} {getattr(model, name)}" for name in names if getattr(model, name, None)]
+    return f"{model.name} {model.preset}" + (f" ({', '.join(given)})" if given else "")
 
 
 def _note(config: Config, against: bool) -> str:
@@ -168,10 +173,20 @@ def _note(config: Config, against: bool) -> str:
     )
     if against:
         text += (
-            " PyTorch makes a pass for each view, with an optimizer step, and for each branch. "
+            " PyTorch makes a pass for each view, with an optimizer step, and for each branch, its "
+            f"network {_pytorch(config)}. "
             "Times better: images per second ours / PyTorch's, memory PyTorch's / ours."
         )
     return text
+
+
+def _pytorch(config: Config) -> str:
+    """How its network runs."""
+    compiled = (
+        "through torch.compile" if config.benchmark.against_compiled else "as its file has it"
+    )
+    last = config.benchmark.against_channels_last
+    return f"{compiled}, in {'channels_last' if last else 'contiguous'} memory format"
 
 
 def product_side() -> int:
@@ -209,6 +224,8 @@ def settings(config: Config, run: Run, commit: str) -> dict[str, Any]:
         "remat": config.model.remat,
         "accumulate": config.train.accumulate,
         "runs": config.benchmark.runs,
+        "against_compiled": config.benchmark.against_compiled,
+        "against_channels_last": config.benchmark.against_channels_last,
         "method": to_dict(config.method),
         "devices": f"{jax.local_device_count()} x {device.device_kind}",
         "machine": f"{platform.system()} {platform.machine()}, {input_pipeline.threads()} cores",

@@ -1,4 +1,4 @@
-"""A PyTorch Swin-Unet from a user's file, doing the same work as ours."""
+"""A PyTorch network from a user's file, doing the same work as ours."""
 
 import contextlib
 import dataclasses
@@ -6,36 +6,35 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from mln_flax.benchmark import counterparts
+from mln_flax.benchmark.counterparts import Counterpart
 from mln_flax.benchmark.timing import Program, Spread
 from mln_flax.config import Config
 from mln_flax.engine import input_pipeline
 from mln_flax.methods.losses import SMOOTH
-from mln_flax.models.swin_unet import SwinUnet
+from mln_flax.models import core
 from mln_flax.settings import from_python
 from mln_flax.types import UserError
-
-SAME_WORK = {  # settings that a plain PyTorch network and its step know in one value only
-    "model.name": "swin_unet",
-    "model.mlp_ratio": 4.0,
-    "model.drop_path_rate": 0.0,
-    "method.foreground_only": False,
-    "method.cross_entropy": 0.0,
-    "optim.name": "adam",
-    "optim.clip_norm": 0.0,
-}
 
 
 class Yardstick(NamedTuple):
     """PyTorch, and what a file makes of it."""
 
     torch: Any
-    swin_unet: Callable[..., Any]
+    network_class: Callable[..., Any]
     config: Config
-    model: SwinUnet  # ours, whose sizes are taken
+    model: Any  # ours, whose sizes are taken
     device: str
     compiled: dict[int, Any]  # by the side of their images; compiling takes a minute and more
+
+    @property
+    def counterpart(self) -> Counterpart:
+        """What the class is told."""
+        return counterparts.COUNTERPARTS[self.config.model.name]
 
     def network(self, side: int) -> Any:
         """A network for square images of `side` pixels, through torch.compile if that is asked for.
@@ -51,28 +50,22 @@ class Yardstick(NamedTuple):
         return self.compiled[side]
 
     def plain_network(self, side: int) -> Any:
-        """The network as the file has it.
+        """The network as the file has it, in the memory format that the settings say.
 
         Raises:
           UserError: the file's class takes other arguments, or these sizes do not fit it.
         """
-        model = self.model
+        sizes = self.counterpart.sizes(self.model, side)
         try:
-            return self.swin_unet(
-                img_size=side,
-                patch_size=model.patch_size,
-                window_size=model.window_size,
-                embed_dim=model.embed_dim,
-                num_heads=model.num_heads,
-                depths=model.depths,
-                in_chans=1,
-                num_classes=model.num_classes,
-            ).to(self.device)
+            network = self.network_class(**sizes).to(self.device)
         except Exception as error:  # whatever a user's file may do
             raise UserError(
-                f"--config.benchmark.against={self.config.benchmark.against}: SwinUnet: "
-                f"{type(error).__name__}: {error}"
+                f"--config.benchmark.against={self.config.benchmark.against}: "
+                f"{self.counterpart.class_name}: {type(error).__name__}: {error}"
             ) from error
+        if self.config.benchmark.against_channels_last:
+            network = network.to(memory_format=self.torch.channels_last)
+        return network
 
     def precision(self) -> Any:
         """The context in which a network computes in the type that the settings say."""
@@ -87,58 +80,76 @@ class Yardstick(NamedTuple):
 
     def tensor(self, image: np.ndarray) -> Any:
         """Images [B, H, W] as [B, 1, H, W] on the device."""
-        return self.torch.from_numpy(image[:, None]).contiguous().to(self.device)
+        images = self.torch.from_numpy(image[:, None]).contiguous().to(self.device)
+        if self.config.benchmark.against_channels_last:
+            images = images.to(memory_format=self.torch.channels_last)
+        return images
 
 
 def load(config: Config, model: Any, on_gpu: bool = False) -> Yardstick:
-    """What `benchmark.against` names, with the sizes of `model`, a SwinUnet.
+    """What `benchmark.against` names, with the sizes of `model`, the config's network.
 
     Raises:
-      UserError: no such file, no PyTorch, no SwinUnet in the file or one that does not fit, or
-        settings under which it would do other work than ours.
+      UserError: no such file, no PyTorch, no class for this network in the file or one that does
+        not fit, or settings under which it would do other work than ours.
     """
     path = config.benchmark.against
     flag = f"--config.benchmark.against={path}"
     if not Path(path).is_file():
         problem = "is a folder; give the file" if Path(path).is_dir() else "no such file"
         raise UserError(f"{flag}: {problem}")
-    for name, wanted in SAME_WORK.items():
-        group, field = name.split(".")
-        if getattr(getattr(config, group), field) != wanted:
-            raise UserError(
-                f"{flag}: does other work than this config; set --config.{name}={wanted}"
-            )
+    class_name = counterparts.of(config, flag).class_name
     try:
         import torch
     except ImportError:
         raise UserError(f"{flag}: torch is not installed; pip install torch") from None
     module = from_python(path, flag, lambda module: module)
-    if not hasattr(module, "SwinUnet"):
-        raise UserError(f"{flag}: has no class SwinUnet")
+    if not hasattr(module, class_name):
+        raise UserError(f"{flag}: has no class {class_name}")
     torch.set_num_threads(input_pipeline.threads())
     torch.manual_seed(0)
     device = "cuda" if on_gpu and torch.cuda.is_available() else "cpu"
-    other = Yardstick(torch, module.SwinUnet, config, model, device, compiled={})
+    other = Yardstick(torch, getattr(module, class_name), config, model, device, compiled={})
     size = config.data.size
     for side in {size, config.views.crop_side(size)}:
-        _check(other, side, flag)
+        _check(other, side, f"{flag}: {class_name}")
     return other
 
 
-def _check(other: Yardstick, side: int, flag: str) -> None:
-    """Raises UserError where a network cannot be made, or does not answer an image with logits."""
+def _check(other: Yardstick, side: int, where: str) -> None:
+    """Raises UserError where a network cannot be made, or is another than ours by what it shows.
+
+    It must answer an image with logits, and have as many parameters to train.
+    """
     network = other.plain_network(side)  # compiling for one image alone would not pay
     with other.torch.no_grad():
         try:
             shape = tuple(network(other.tensor(np.zeros((1, side, side), np.float32))).shape)
         except Exception as error:  # whatever a user's file may do
+            name = other.counterpart.side_fits
             raise UserError(
-                f"{flag}: SwinUnet: {side} x {side} pixels, windows of {other.model.window_size}: "
+                f"{where}: {side} x {side} pixels, {name} {getattr(other.model, name)}: "
                 f"{type(error).__name__}: {error}"
             ) from error
     wanted = (1, other.model.num_classes, side, side)
     if shape != wanted:
-        raise UserError(f"{flag}: SwinUnet: answers with an array {shape}; wanted is {wanted}")
+        raise UserError(f"{where}: answers with an array {shape}; wanted is {wanted}")
+    count = sum(each.numel() for each in network.parameters() if each.requires_grad)
+    ours = parameters(other.model, side)
+    allowed = sorted({ours, ours - other.counterpart.unread(other.model, side)})
+    if count not in allowed:
+        raise UserError(
+            f"{where}: another network, of {count:,} parameters to train for {side} x {side} "
+            f"pixels; ours has {' or '.join(f'{number:,}' for number in allowed)} in one branch"
+        )
+
+
+def parameters(model: Any, side: int) -> int:
+    """How many parameters of our network one branch trains, for images of `side` pixels."""
+    image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+    branch = jax.ShapeDtypeStruct((1,), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image, branch)["params"]
+    return sum(core.shared_and_per_branch(model, params))
 
 
 def forward(other: Yardstick, image: np.ndarray, passes: int = 1) -> Program:

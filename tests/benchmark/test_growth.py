@@ -4,6 +4,7 @@ import pytest
 import tiny
 
 from mln_flax.benchmark import growth
+from mln_flax.engine.build import build
 from mln_flax.types import UserError
 from mln_flax.views import intensity
 
@@ -65,6 +66,20 @@ def test_tables_are_printed_as_markdown(capsys):
     said = growth.growth(config, lambda changed: rates(forward=1.0))
     assert [row["size"] for row in said["growth"]["size"]] == list(growth.SIZES)
     assert "| side, pixels | one pass, s |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["size", "k"])
+def test_a_unet_can_be_built_at_every_size_and_number_of_branches(name, capsys):
+    unet = {"model__name": "unet", "model__preset": "unet_demo", "model__norm": "batch"}
+    branches = []
+
+    def measure(config):
+        branches.append(build(config).model.num_branches)
+        return rates(forward=1.0, predict=1.0, predict_all=1.0, train_views=1.0)
+
+    growth.growth(tiny.config(**unet, benchmark__growth=name), measure)
+    assert branches == [3] * len(growth.SIZES) if name == "size" else list(growth.BRANCHES)
+    assert ": unet unet_demo (norm batch), " in capsys.readouterr().out
 
 
 def test_a_process_of_its_own_has_the_devices():

@@ -1,6 +1,7 @@
 """--mode=benchmark on a very small network: the programs, the line of JSON, the table."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -21,16 +22,10 @@ SIMPLE = {
     "benchmark__runs": "2",
 }
 UNET = {"model__name": "unet", "model__widths": "2,3"}  # compiles faster than the Swin-Unet
-TORCH = """
-import torch
-class SwinUnet(torch.nn.Module):
-    def __init__(self, img_size, patch_size, window_size, embed_dim, num_heads, depths, in_chans,
-                 num_classes):
-        super().__init__()
-        self.head = torch.nn.Conv2d(in_chans, num_classes, 1)
-    def forward(self, x):
-        return self.head(x)
-"""
+TORCH = UNET | {  # of a norm that PyTorch has
+    "model__norm": "sample",
+    "benchmark__against": str(pathlib.Path(__file__).with_name("torch_unet.py")),
+}
 
 
 def words(**changes):
@@ -69,14 +64,15 @@ def test_it_measures_everything_and_writes_nothing(tmp_path, monkeypatch, capsys
     assert not list(tmp_path.iterdir())
 
 
-def test_some_programs_only_and_against_another(tmp_path, capsys):
+def test_some_programs_only_and_against_another(capsys):
     pytest.importorskip("torch")
-    file = tmp_path / "yard.py"
-    file.write_text(TORCH)
     wanted = ("forward", "train_views", "predict_all")
-    only = {"benchmark__only": ",".join(wanted), "benchmark__against": str(file)}
-    assert main(words(**only)) == 0
-    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    last = {"benchmark__against_channels_last": "true"}
+    assert main(words(**TORCH, **last, benchmark__only=",".join(wanted))) == 0
+    out = capsys.readouterr().out
+    said = json.loads(out.splitlines()[-1])
+    assert "its network as its file has it, in channels_last memory" in " ".join(out.split())
+    assert said["settings"]["against_channels_last"] is True
     for name in ("forward", "train", "train_views", "predict", "predict_all", "input"):
         key = f"{name}_images_per_s"
         assert (said[key] is not None) == (name in wanted)
@@ -86,14 +82,17 @@ def test_some_programs_only_and_against_another(tmp_path, capsys):
             assert said["ratio"][key] == pytest.approx(ratio, rel=2e-3)
 
 
-def test_memory_and_operations_of_both_are_compared(tmp_path, capsys):
+def test_memory_and_operations_of_both_are_compared(capsys):
     pytest.importorskip("torch")
-    file = tmp_path / "yard.py"
-    file.write_text(TORCH)
-    assert main(words(benchmark__only="train", benchmark__against=str(file))) == 0
+    assert main(words(**TORCH, benchmark__only="train")) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    # A 1x1 convolution of 2 images to two channels, and its gradient by the kernel.
-    assert said["against"]["train_gflop"] == pytest.approx(2 * 2 * 2 * 2 * 32**2 / 1e9, rel=1e-3)
+    # Products per image: 3x3 convolutions at both stages, 2x2 upward, 1x1 at the end.
+    full = 9 * (1 * 2 + 2 * 2 + 4 * 2 + 2 * 2) + 2 * 2
+    half = 9 * (2 * 3 + 3 * 3) + 4 * 3 * 2
+    # Forward, by the kernel, and by the input, of which the image needs none; two operations each.
+    wanted = 2 * 2 * (3 * (full * 32**2 + half * 16**2) - 9 * 1 * 2 * 32**2)
+    assert said["against"]["train_gflop"] == pytest.approx(wanted / 1e9, rel=1e-3)
+    assert said["train_gflop"] == pytest.approx(wanted / 1e9, rel=1e-3)
     assert said["against"]["peak_memory_gb"] is None and said["ratio"]["train_gflop"] is None
 
 

@@ -127,7 +127,30 @@ def test_the_settings_name_what_the_numbers_belong_to(config):
 
 def test_the_title_says_what_differs_from_the_preset(config):
     sizes = "embed_dim 8, depths (1, 1), num_heads (1, 2), window_size 4"
-    assert f"Speed of demo ({sizes}), 32 x 32" in speeds.table(config, OURS, None).title
+    assert f"Speed of swin_unet demo ({sizes}), 32 x 32" in speeds.table(config, OURS, None).title
+
+
+def test_the_title_of_a_unet_has_its_norm():
+    unet = {"model__name": "unet", "model__preset": "unet_demo", "model__norm": "sample"}
+    title = speeds.table(tiny.config(**unet), OURS, None).title
+    assert title.startswith("Speed of unet unet_demo (norm sample), 32 x 32 pixels")
+
+
+@pytest.mark.parametrize(
+    ("compiled", "last", "wanted"),
+    [
+        ("false", "false", "as its file has it, in contiguous memory format"),
+        ("true", "false", "through torch.compile, in contiguous memory format"),
+        ("true", "true", "through torch.compile, in channels_last memory format"),
+    ],
+)
+def test_the_note_says_how_pytorch_ran(compiled, last, wanted):
+    how = {"benchmark__against_compiled": compiled, "benchmark__against_channels_last": last}
+    config = tiny.config(benchmark__against="x.py", **how)
+    assert f"its network {wanted}." in speeds.table(config, OURS, THEIRS).note
+    said = speeds.settings(config, build(config), "abc")
+    assert said["against_compiled"] is (compiled == "true")
+    assert said["against_channels_last"] is (last == "true")
 
 
 def test_each_row_has_a_name_of_its_own():

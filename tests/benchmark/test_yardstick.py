@@ -1,15 +1,21 @@
 """The PyTorch program: what cannot be used is said; what can does the same work as ours."""
 
+import functools
+import pathlib
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-from mln_flax.benchmark import yardstick
+from mln_flax import config as configs
+from mln_flax.benchmark import counterparts, yardstick
 from mln_flax.benchmark.timing import Spread
 from mln_flax.engine.build import build
 from mln_flax.methods import losses
+from mln_flax.models import attention
+from mln_flax.models.swin_unet import SwinUnet
 from mln_flax.types import UserError
 
 FILE = """
@@ -21,16 +27,28 @@ class SwinUnet(torch.nn.Module):
         SwinUnet.made.append(sizes)
         self.rows = []
         self.head = torch.nn.Conv2d(sizes["in_chans"], sizes["num_classes"], 1)
+        self.unused = torch.nn.Parameter(torch.zeros(MISSING))  # as many parameters as ours
     def forward(self, x):
         self.rows.append((len(x), torch.is_grad_enabled()))
         return self.head(x)
 """
 
 
+UNET = pathlib.Path(__file__).with_name("torch_unet.py")
+OF_UNET = {"model__name": "unet", "model__widths": "2,3", "model__norm": "sample"}
+CUT = 48  # two heads' position tables of 7 x 7, of which windows of 3 x 3 tokens read 5 x 5
+
+
+@functools.cache
+def missing():
+    """How many parameters the Swin-Unet of these tests has beside a 1x1 convolution."""
+    return yardstick.parameters(build(tiny.config()).model, 32) - 4
+
+
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "yard.py"
-    path.write_text(FILE)
+    path.write_text(FILE.replace("MISSING", str(missing())))
     return path
 
 
@@ -62,13 +80,29 @@ def test_a_folder_is_no_file(tmp_path):
     ],
 )
 def test_settings_under_which_the_work_would_differ(file, name, value, message):
-    with pytest.raises(UserError, match=f"does other work than this config; {message}"):
+    with pytest.raises(UserError, match=f"yard.py: does other work than [a-z_.]+=.*; {message}"):
         loaded(file, **{name: value})
 
 
-def test_a_network_of_another_kind_is_no_match(file):
-    with pytest.raises(UserError, match="other work than this config; set --config.model.name=sw"):
-        loaded(file, model__name="unet", model__preset="unet_demo")
+def test_a_norm_that_pytorch_does_not_have():
+    message = "than model.norm=channel; set --config.model.norm=sample or instance or batch"
+    with pytest.raises(UserError, match=message):
+        loaded(UNET, **OF_UNET | {"model__norm": "channel"})
+
+
+def test_a_network_without_a_counterpart(file, monkeypatch):
+    monkeypatch.delitem(counterparts.COUNTERPARTS, "unet")
+    message = "model.name=unet has no PyTorch counterpart; allowed is model.name=swin_unet"
+    with pytest.raises(UserError, match=message):
+        loaded(file, **OF_UNET)
+
+
+def test_the_file_of_another_network(file):
+    pytest.importorskip("torch")
+    with pytest.raises(UserError, match="yard.py: has no class UNet"):
+        loaded(file, **OF_UNET)
+    with pytest.raises(UserError, match="torch_unet.py: has no class SwinUnet"):
+        loaded(UNET)
 
 
 def test_without_torch(file, monkeypatch):
@@ -97,12 +131,12 @@ def test_a_file_without_a_network(file, text, message):
     [
         ("**sizes", "width", "SwinUnet: TypeError"),
         ("self.head(x)", "self.head(x[:, :, 1:])", r"answers with an array \(1, 2, 31, 32\); want"),
-        ("self.head(x)", "x.view(1, 5)", "32 x 32 pixels, windows of 4: RuntimeError"),
+        ("self.head(x)", "x.view(1, 5)", "32 x 32 pixels, window_size 4: RuntimeError"),
     ],
 )
 def test_a_network_that_does_not_fit(file, old, new, message):
     pytest.importorskip("torch")
-    file.write_text(FILE.replace(old, new))
+    file.write_text(file.read_text().replace(old, new))
     with pytest.raises(UserError, match=f"^--config.benchmark.against=.*{message}"):
         loaded(file, views__crop="1")
 
@@ -111,9 +145,9 @@ def test_the_network_gets_our_sizes(file):
     pytest.importorskip("torch")
     other = loaded(file)
     other.network(24)
-    sides = sorted(sizes["img_size"] for sizes in other.swin_unet.made[:-1])
+    sides = sorted(sizes["img_size"] for sizes in other.network_class.made[:-1])
     assert sides == [24, 32]  # of a crop and of a whole image: they were tried first
-    assert other.swin_unet.made[-1:] == [
+    assert other.network_class.made[-1:] == [
         {
             "img_size": 24,
             "patch_size": 4,
@@ -125,6 +159,98 @@ def test_the_network_gets_our_sizes(file):
             "num_classes": 2,
         }
     ]
+
+
+@pytest.mark.parametrize("norm", ["sample", "instance", "batch"])
+def test_a_unet_gets_our_sizes(norm):
+    pytest.importorskip("torch")
+    other = loaded(UNET, **OF_UNET | {"model__norm": norm})
+    network = other.network(24)
+    assert [fine.in_channels for fine in (network.first[0], network.down[0][0])] == [1, 2]
+    assert network.head.out_channels == 2 and network.up[0][0].in_channels == 4
+    assert (network.first[0].bias is not None) == (norm == "sample")
+
+
+def test_a_unet_that_cannot_halve_the_image():
+    pytest.importorskip("torch")
+    with pytest.raises(UserError, match=r"UNet: 31 x 31 pixels, widths \(2, 3\): RuntimeError"):
+        loaded(UNET, **OF_UNET, data__size="31", views__crop="1")
+
+
+@pytest.mark.parametrize("more", [1, -1])
+def test_another_number_of_parameters_is_another_network(file, more):
+    pytest.importorskip("torch")
+    file.write_text(FILE.replace("MISSING", str(missing() + more)))
+    count = f"{missing() + 4 + more:,} parameters to train for 32 x 32 pixels"
+    message = f"SwinUnet: another network, of {count}; ours has {missing() + 4:,} in one branch"
+    with pytest.raises(UserError, match=f"^--config.benchmark.against=.*{message}$"):
+        loaded(file, views__crop="1")
+
+
+def test_what_is_not_trained_does_not_count(file):
+    pytest.importorskip("torch")
+    frozen = f"torch.zeros({missing()}), requires_grad=False"
+    file.write_text(FILE.replace("torch.zeros(MISSING)", frozen))
+    with pytest.raises(UserError, match="another network, of 4 parameters"):
+        loaded(file)
+
+
+def test_position_tables_may_be_cut_with_their_windows(file):
+    pytest.importorskip("torch")
+    cut = f'{missing()} - {CUT} * (sizes["img_size"] == 24)'
+    file.write_text(FILE.replace("MISSING", cut))
+    loaded(file)  # crops of 24 pixels have 6 x 6 tokens, and 3 x 3 at the second stage
+    file.write_text(FILE.replace("MISSING", f"{missing()} - {CUT}"))
+    with pytest.raises(UserError, match="parameters to train for 32 x 32 pixels; ours has"):
+        loaded(file)
+
+
+@pytest.mark.parametrize(
+    ("side", "window", "tokens"),
+    [
+        (32, 4, (8, 4, 2)),
+        (24, 4, (8, 4, 2)),  # continued to 32 pixels
+        (8, 4, (4, 2, 1)),
+        (128, 8, (32, 16, 8)),
+        (96, 7, (24, 12, 6)),
+    ],
+)
+def test_unread_positions_are_rows_of_tables_that_no_pair_of_tokens_takes(side, window, tokens):
+    model = SwinUnet(depths=(1, 2, 3), num_heads=(1, 2, 4), window_size=window)
+    rows = (2 * window - 1) ** 2
+    table = jnp.arange(rows, dtype=jnp.float32)[:, None]
+    unread = 0
+    for heads, blocks, length in zip((1, 2, 4), (2, 4, 3), tokens, strict=True):
+        size = (min(window, length),) * 2
+        read = np.unique(attention.relative_position_bias(table, size, window))
+        unread += (rows - len(read)) * heads * blocks
+    assert counterparts.unread_positions(model, side) == unread
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_channels_last_is_the_format_of_the_network_and_its_images(last):
+    torch = pytest.importorskip("torch")
+    other = loaded(UNET, **OF_UNET, benchmark__against_channels_last=str(last).lower())
+    network, formats = other.network(32), []
+
+    def noted(module, inputs, output):
+        formats.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            module.register_forward_hook(noted)
+    images = other.tensor(np.random.default_rng(0).random((2, 32, 32), np.float32))
+    network(images)
+    assert images.shape == (2, 1, 32, 32) and images.is_contiguous()
+    assert formats == [last] * 8
+    plain = loaded(UNET, **OF_UNET).network(32)
+    plain.load_state_dict(network.state_dict())
+    torch.testing.assert_close(network(images), plain(images), rtol=0, atol=1e-5)
+
+
+def test_a_memory_format_needs_a_network():
+    with pytest.raises(UserError, match="against_channels_last=true: .* name one by --config.ben"):
+        configs.validate(tiny.config(benchmark__against_channels_last="true"))
 
 
 def test_the_loss_is_ours():
