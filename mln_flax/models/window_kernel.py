@@ -12,8 +12,9 @@ the output projection, whose sum over heads would have to hold all channels of a
 
 Triton wants sizes that are powers of two, 16 or more: tokens and channels of a head are filled up
 inside the kernel by masked reads; padding in the bias keeps filled-up keys out of the softmax.
-Sums are float32. No accelerator has run this yet: it is compared with plain attention on a CPU, by
-Pallas's interpreter, and lowered to Triton's language there.
+Sums are float32; of float32 factors Triton takes the first bits alone (TF32), as XLA does on GPUs
+by itself. No accelerator has run this yet: it is compared with plain attention on CPUs, by Pallas's
+interpreter. JAX 0.11 announces that it will drop Triton; then this has to be written for Mosaic.
 """
 
 from functools import partial
@@ -25,7 +26,6 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-LARGEST_WINDOW = 8  # 64 tokens; the square of more does not fit a processor's registers
 APART = -100.0  # added to the logits of tokens of different parts, as `swin.MASKED`
 NEVER = -1e30  # in the place of the bias of keys that there are not
 CHUNK = 32  # input channels that are read at a time
@@ -215,10 +215,7 @@ def _forward_program(
     lax.fori_loop(0, per_program, window, 0)
 
 
-def _backward_program(
-    *refs,
-    sizes: _Sizes,
-):
+def _backward_program(*refs, sizes: _Sizes):
     """With p the weights: d_logits = p (d_p - sum(p d_p)), where d_p = d_out value^T."""
     x_ref, kernel_ref, bias_ref, position_ref, parts_ref, gradient_ref, d_qkv_ref, d_ref = refs
     per_program, dtype = x_ref.shape[0], x_ref.dtype
@@ -285,6 +282,6 @@ def _softmax(query, key, position, part):
 
 
 def _dot(x, y, transpose_x: bool = False, transpose_y: bool = False):
-    """x @ y in float32, either of them transposed."""
+    """X @ y in float32, either of them transposed."""
     contracted = ((0 if transpose_x else 1,), (1 if transpose_y else 0,))
     return lax.dot_general(x, y, (contracted, ((), ())), preferred_element_type=jnp.float32)
