@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mln_flax.models import attention
+from mln_flax.models import attention, products
 from mln_flax.models.norms import NormMaker
 
 MASKED = -100.0  # added to the logits of pairs that must not attend, as the public weights expect
@@ -148,7 +148,7 @@ class QueryKeyValue(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., C] -> [..., 3 C]: queries, keys, values."""
         kernel, bias = self.factors(x.shape[-1])
-        product = jnp.dot(x.astype(self.dtype), kernel)
+        product = products.dot(x.astype(self.dtype), kernel)
         return product + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -231,7 +231,8 @@ def dense(features: int, dtype: Any, name: str, **options: Any) -> Callable[[jax
     With two dimensions the gradient of the kernel is one product of two matrices as they lie;
     with more, XLA for CPUs copies both first and takes a slower kernel.
     """
-    layer = nn.Dense(features, **{"kernel_init": kernel_init} | options, dtype=dtype, name=name)
+    options = {"kernel_init": kernel_init, "dot_general": products.dot_general} | options
+    layer = nn.Dense(features, **options, dtype=dtype, name=name)
     return lambda x: layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
 
 

@@ -26,6 +26,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from mln_flax.models import products
+
 APART = -100.0  # added to the logits of tokens of different parts, as `swin.MASKED`
 NEVER = -1e30  # in the place of the bias of keys that there are not
 CHUNK = 32  # input channels that are read at a time
@@ -118,7 +120,7 @@ def _backward(heads, interpret, saved, gradient):
         name="window_attention_backward",
     )(*_inputs(x, kernel, bias, position_bias, parts, sizes), gradient.reshape(head))
     _, transposed = jax.vjp(
-        lambda x, kernel, bias: jnp.dot(x, kernel) + bias[None], _rows(x), kernel, bias
+        lambda x, kernel, bias: products.dot(x, kernel) + bias[None], _rows(x), kernel, bias
     )
     d_x, d_kernel, d_bias = transposed(d_qkv.reshape(-1, kernel.shape[1]))
     d_position = d_position.sum(axis=0)[:, : sizes.tokens, : sizes.tokens]
