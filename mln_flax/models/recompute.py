@@ -20,12 +20,8 @@ def recomputed(
 ) -> jax.Array:
     """`make_block(name=name)(x, branch, train)`, a child of `parent`, run again on the way back.
 
-    `jax.checkpoint` does this too, but its second run may begin before the gradient is there. The
-    compiler for CPUs then runs all blocks again at once, and no memory is saved.
-
-    The block is traced apart from its parent, so what it reports and writes comes out as values
-    and is reported and written again here: the moments of its norms under their whole paths, and
-    the variables that may be written.
+    The block is traced apart from its parent, so the moments of its norms come out as values, and
+    are reported again here under their whole paths; variables that may be written are written.
 
     Args:
       parent: the module whose child the block is; it is not initializing.
@@ -33,7 +29,46 @@ def recomputed(
       name: of the child.
       x: [B, H, W, C].
       branch: int32 [B].
-      train: whether stochastic depth is on; it is drawn from a stream of its own here.
+      train: whether stochastic depth is on.
+    """
+    # Compilers for accelerators keep the order that jax.checkpoint wants; that for CPUs does not.
+    run_again = by_gradient if jax.default_backend() == "cpu" else by_checkpoint
+    return run_again(parent, make_block, name, x, branch, train)
+
+
+def by_checkpoint(
+    parent: nn.Module,
+    make_block: Callable[..., nn.Module],
+    name: str,
+    x: jax.Array,
+    branch: jax.Array,
+    train: bool,
+) -> jax.Array:
+    """`recomputed` by jax.checkpoint."""
+
+    def run(block, x, branch):
+        with moments.collected() as block_moments:
+            y = block(x, branch, train)
+        return y, OrderedDict(block_moments)  # jax would sort the names of a plain dict
+
+    y, block_moments = nn.remat(run)(make_block(name=name), x, branch)
+    for path, (mean, std) in block_moments.items():
+        moments.report((path,), mean, std)
+    return y
+
+
+def by_gradient(
+    parent: nn.Module,
+    make_block: Callable[..., nn.Module],
+    name: str,
+    x: jax.Array,
+    branch: jax.Array,
+    train: bool,
+) -> jax.Array:
+    """`recomputed` so that the second run cannot begin before the gradient is there.
+
+    It may with jax.checkpoint: the compiler for CPUs then runs all blocks again at once, and no
+    memory is saved. Stochastic depth is drawn from a stream of its own here.
     """
     variables = {kind: tree[name] for kind, tree in parent.variables.items() if name in tree}
     params = variables.pop("params")
@@ -48,7 +83,7 @@ def recomputed(
             y, written = block.apply(
                 {"params": params} | variables, x, branch, train, mutable=mutable, rngs=rngs
             )
-        return y, OrderedDict(block_moments), written  # jax would sort the names of a plain dict
+        return y, OrderedDict(block_moments), written
 
     y, block_moments, written = _run_again(run, params, x, (variables, branch, key))
     for path, (mean, std) in block_moments.items():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mln_flax.models import attention
+from mln_flax.models import attention, products
 from mln_flax.models.norms import NormMaker
 
 MASKED = -100.0  # added to the logits of pairs that must not attend, as the public weights expect
@@ -74,25 +74,58 @@ def attention_mask(windows: Windows, height: int, width: int) -> np.ndarray | No
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention within windows, with a learned bias per relative position."""
+    """Multi-head self-attention within windows, with a learned bias per relative position.
+
+    Attributes:
+      num_heads: their number.
+      window_size: of the full window.
+      dtype: of the products.
+      attention: "plain"; "fused", one kernel for GPUs (`window_kernel`); "interpreted", the same
+        kernel by an interpreter, for tests.
+    """
 
     num_heads: int
     window_size: int
     dtype: Any = jnp.float32
+    attention: str = "plain"
 
     @nn.compact
     def __call__(self, x: jax.Array, size: tuple[int, int], mask: np.ndarray | None) -> jax.Array:
         """[B, windows, tokens, C] -> the same shape; mask as `attention_mask` gives it."""
         b, n, t, c = x.shape
-        qkv = QueryKeyValue(self.dtype, name="qkv")(x.reshape(-1, c)).reshape(b, n, t, 3 * c)
+        project = QueryKeyValue(self.dtype, name="qkv")
         table = self.param(
             "relative_position_bias_table",
             table_init,
             ((2 * self.window_size - 1) ** 2, self.num_heads),
         )
         bias = attention.relative_position_bias(table, size, self.window_size)
-        out = attention.attend(qkv, bias, attention.frozen(mask), self.num_heads)
+        if self.attention == "plain":
+            qkv = project(x.reshape(-1, c)).reshape(b, n, t, 3 * c)
+            out = attention.attend(qkv, bias, attention.frozen(mask), self.num_heads)
+        else:
+            # Imported here: Pallas is for those who have a GPU, and announces changes.
+            from mln_flax.models import window_kernel
+
+            out = window_kernel.attend(
+                x.astype(self.dtype),
+                *project.factors(c),
+                bias,
+                parts_of(mask, n, t),
+                self.num_heads,
+                self.attention == "interpreted",
+            )
         return dense(c, self.dtype, "proj")(out)
+
+
+def parts_of(mask: np.ndarray | None, windows: int, tokens: int) -> np.ndarray:
+    """Which tokens of a window see each other, as a number for each: int32 [windows, tokens].
+
+    It is the first token that a token sees; mask as `attention_mask` gives it.
+    """
+    if mask is None:
+        return np.zeros((windows, tokens), np.int32)
+    return (mask == 0).argmax(axis=-1).astype(np.int32)
 
 
 class QueryKeyValue(nn.Module):
@@ -106,14 +139,17 @@ class QueryKeyValue(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., C] -> [..., 3 C]: queries, keys, values."""
-        c = x.shape[-1]
+    def factors(self, c: int) -> tuple[jax.Array, jax.Array]:
+        """Kernel [C, 3 C] and bias [3 C], that of the keys zero."""
         kernel = self.param("kernel", kernel_init, (c, 3 * c)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (3 * c,)).astype(self.dtype)
-        counted = np.repeat([1, 0, 1], c).astype(bias.dtype)
-        product = jnp.dot(x.astype(self.dtype), kernel)
-        return product + (bias * counted).reshape((1,) * (x.ndim - 1) + (-1,))
+        return kernel, bias * np.repeat([1, 0, 1], c).astype(bias.dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] -> [..., 3 C]: queries, keys, values."""
+        kernel, bias = self.factors(x.shape[-1])
+        product = products.dot(x.astype(self.dtype), kernel)
+        return product + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 class DropPath(nn.Module):
@@ -141,6 +177,7 @@ class SwinBlock(nn.Module):
     mlp_ratio: float = 4.0
     drop_path_rate: float = 0.0
     dtype: Any = jnp.float32
+    attention: str = "plain"  # as in `WindowAttention`
 
     @nn.compact
     def __call__(self, x: jax.Array, branch: jax.Array, train: bool) -> jax.Array:
@@ -155,9 +192,11 @@ class SwinBlock(nn.Module):
             y = jnp.pad(y, ((0, 0), (0, pad_h), (0, pad_w), (0, 0)))
         if any(windows.shift):
             y = jnp.roll(y, [-s for s in windows.shift], axis=(1, 2))
-        y = WindowAttention(self.num_heads, self.window_size, self.dtype, name="attn")(
-            partition(y, windows.size), windows.size, attention_mask(windows, h, w)
+        attend = WindowAttention(
+            self.num_heads, self.window_size, self.dtype, self.attention, name="attn"
         )
+        mask = attention_mask(windows, h, w)
+        y = attend(partition(y, windows.size), windows.size, mask)
         y = unpartition(y, windows.size, *windows.padded)
         if any(windows.shift):
             y = jnp.roll(y, windows.shift, axis=(1, 2))
@@ -192,7 +231,8 @@ def dense(features: int, dtype: Any, name: str, **options: Any) -> Callable[[jax
     With two dimensions the gradient of the kernel is one product of two matrices as they lie;
     with more, XLA for CPUs copies both first and takes a slower kernel.
     """
-    layer = nn.Dense(features, **{"kernel_init": kernel_init} | options, dtype=dtype, name=name)
+    options = {"kernel_init": kernel_init, "dot_general": products.dot_general} | options
+    layer = nn.Dense(features, **options, dtype=dtype, name=name)
     return lambda x: layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
 
 

@@ -8,7 +8,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mln_flax.config import NetworkSettings, below_one, each_positive, one_of, positive
+from mln_flax.config import (
+    AFTER_TRAINING,
+    NetworkSettings,
+    below_one,
+    each_positive,
+    one_of,
+    positive,
+)
 from mln_flax.models import convert, core, moments, swin
 from mln_flax.models.norms import DomainLayerNorm
 from mln_flax.models.recompute import recomputed
@@ -33,6 +40,9 @@ PRESETS = {
 }
 
 
+LARGEST_FUSED_WINDOW = 8  # 64 tokens; the square of more does not fit a processor's registers
+
+
 class SwinUnet(nn.Module):
     """A U-shaped Swin transformer; every layer norm has `num_branches` parameter sets.
 
@@ -51,6 +61,7 @@ class SwinUnet(nn.Module):
     drop_path_rate: float = 0.1
     dtype: Any = jnp.float32
     remat: bool = False
+    attention: str = "plain"  # as in `swin.WindowAttention`
     statistics: str = "channel"
     momentum: float = 0.95
     axis_name: str | None = None
@@ -124,6 +135,7 @@ class SwinUnet(nn.Module):
                 mlp_ratio=self.mlp_ratio,
                 drop_path_rate=self.drop_path_rate * (earlier + j) / last,
                 dtype=self.dtype,
+                attention=self.attention,
             )
             block_name = f"{name}_blocks_{j}"
             if self.remat and not self.is_initializing():
@@ -146,6 +158,9 @@ class SwinUnetSettings(NetworkSettings):
     window_size: Annotated[int | None, positive] = None
     mlp_ratio: Annotated[float, positive] = 4.0
     drop_path_rate: Annotated[float, below_one] = 0.1
+    # "fused" is one kernel for GPUs (Pallas, by way of Triton), equal to "plain" but for rounding.
+    # No card has run it yet: tested on CPUs by an interpreter, its speed is not known.
+    attention: Annotated[str, one_of("plain", "fused"), AFTER_TRAINING] = "plain"
     pretrained: str = ""  # a PyTorch Swin-Unet checkpoint as .npz
 
 
@@ -168,12 +183,29 @@ def build(settings: SwinUnetSettings, num_branches: int) -> SwinUnet:
                 f"--config.model.num_heads: {heads} heads do not divide the {width} channels "
                 f"of stage {stage}"
             )
+    if settings.attention == "fused":
+        _check_kernel(sizes["window_size"])
     return SwinUnet(
+        attention=settings.attention,
         mlp_ratio=settings.mlp_ratio,
         drop_path_rate=settings.drop_path_rate,
         **core.common(settings, num_branches),
         **sizes,
     )
+
+
+def _check_kernel(window_size: int) -> None:
+    """Refuses attention in one kernel where there is none."""
+    if jax.default_backend() != "gpu":
+        raise UserError(
+            "--config.model.attention=fused: needs an accelerator, a GPU, and this is a "
+            f"{jax.default_backend().upper()}; allowed here is plain, with the same result"
+        )
+    if window_size > LARGEST_FUSED_WINDOW:
+        raise UserError(
+            f"--config.model.attention=fused: windows of {window_size} tokens a side do not fit "
+            f"its kernel; allowed is plain, or a window_size up to {LARGEST_FUSED_WINDOW}"
+        )
 
 
 def least_side(settings: SwinUnetSettings) -> tuple[int, str]:
