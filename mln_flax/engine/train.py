@@ -48,16 +48,17 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
 
         update = parallel.parallel_update(run.method.update)
         learning_rate = optim.schedule(run.config.optim, config.steps)
-        batches = input_pipeline.train_batches(
+        pipeline = input_pipeline.train_batches(
             training, plan(run), first, config.steps, parallel.host_share(), unlabeled=unlabeled
         )
         alone = input_pipeline.rate(training, plan(run)) if first < config.steps else 0.0
         print(f"input alone: {alone:.0f} images/s, {len(run.view_names)} views each", flush=True)
-        clock = Stopwatch(batches)
+        clock = Stopwatch()
+        batches = clock.of_steps(parallel.sent(clock.of_input(pipeline)))
         measured: list[Record] = []  # on the device; looked at only when a line is written
         progress, saved = Progress(time.monotonic(), first), first
-        for step, batch in enumerate(clock, start=first + 1):
-            state, scalars = update(state, parallel.shard(batch))
+        for step, batch in enumerate(batches, start=first + 1):
+            state, scalars = update(state, batch)
             measured.append(scalars)
             if step == first + 1:  # compiled by now: time what follows
                 jax.block_until_ready(state.step)
