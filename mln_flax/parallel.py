@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mln_flax.types import AXIS, Batch, UserError
+from mln_flax.types import AXIS, UserError
 
 # Where no cluster is that jax recognizes, a plain shell says who the processes are. jax itself
 # reads the first; the others are numbers.
@@ -154,11 +154,11 @@ def pad_rows(x: np.ndarray, length: int) -> np.ndarray:
     return np.pad(x, [(0, length - len(x))] + [(0, 0)] * (x.ndim - 1))
 
 
-def shard(batch: Batch, count: int | None = None) -> Batch:
-    """[rows, ...] -> [devices, rows per device, ...]; added rows have valid False."""
+def shard(batch: Any, count: int | None = None) -> Any:
+    """[rows, ...] -> [devices, rows per device, ...]; added rows have `valid` False."""
     count = count or jax.local_device_count()
     length = -(-len(batch.valid) // count) * count
-    return batch._make(_split(pad_rows(np.asarray(x), length), count) for x in batch)
+    return jax.tree.map(lambda x: _split(pad_rows(np.asarray(x), length), count), batch)
 
 
 def sent(batches: Iterator[Any], devices: list[Any] | None = None) -> Iterator[Any]:

@@ -10,7 +10,7 @@ import tiny
 from mln_flax import parallel
 from mln_flax.data.images import from_arrays
 from mln_flax.engine import input_pipeline
-from mln_flax.engine.build import build, plan
+from mln_flax.engine.build import build, plan, update_of
 from mln_flax.types import Batch, UserError
 
 UNET = {"model__name": "unet", "model__widths": "4"}
@@ -22,6 +22,7 @@ import sys
 sys.path[:0] = ["tests", "tests/support"]
 import jax
 import numpy as np
+import tiny
 from mln_flax import parallel
 from mln_flax.engine.states import random_state
 from test_parallel import RUNS, UNET, a_run, after_steps, assert_equal
@@ -41,6 +42,10 @@ whole, parted = a_run(**UNET), a_run(**UNET, train__accumulate="3")
 state = random_state(whole)
 one = after_steps(whole, jax.devices()[:1], state, keep=6)
 assert_equal(one, after_steps(parted, jax.devices()[:2], state, keep=6))
+images = a_run(**tiny.PLAIN, views__on_device="true", train__batch_size="3")
+state = random_state(images)
+one = after_steps(images, jax.devices()[:1], state, keep=2)
+assert_equal(one, after_steps(images, jax.devices(), state, keep=2))
 print("equal")
 """
 
@@ -64,15 +69,16 @@ def after_steps(run, devices, state, keep, steps=4):
 
     def counted(state, batch):
         traces.append(1)
-        return run.method.update(state, batch)
+        return update_of(run)(state, batch)
 
     update = parallel.parallel_update(counted, devices)
     state, rows = parallel.replicate(state, devices), []
     batches = input_pipeline.train_batches(some_images(), plan(run), 0, steps, backend="numpy")
     for step, batch in enumerate(batches, start=1):
         if step == steps:
-            places = np.arange(6)
-            batch = batch._replace(valid=places < keep, labeled=(places != 1) | (keep == 6))
+            places = np.arange(len(batch.valid))
+            is_labeled = (places != 1) | (keep == len(places))
+            batch = batch._replace(valid=places < keep, labeled=is_labeled)
         state, measured = update(state, parallel.shard(batch, len(devices)))
         rows.append({name: float(value) for name, value in measured.items()})
     assert len(traces) == 1

@@ -152,9 +152,9 @@ def warp_jax(image: Any, mask: Any, place: Any, window: tuple[int, int]) -> tupl
             _mirrored(pixel.astype(jnp.int32), size)
             for pixel in (low, low + 1, jnp.floor(line + 0.5))
         )
-        before, after = (jnp.take(image, pixels, axis) for pixels in (first, second))
+        before, after = (jnp.take(image, pixels, axis, mode="clip") for pixels in (first, second))
         image = (1 - share) * before + share * after
-        mask = jnp.take(mask, nearest, axis)
+        mask = jnp.take(mask, nearest, axis, mode="clip")
     return image, mask
 
 
@@ -164,6 +164,18 @@ def _mirrored(pixel: Any, size: int) -> Any:
 
     folded = pixel % (2 * size)
     return jnp.minimum(folded, 2 * size - 1 - folded)
+
+
+def uniform_numpy(rng: np.random.Generator) -> np.ndarray:
+    """The uniform numbers of one draw, float32 [4]."""
+    return rng.random(len(Draw._fields), np.float32)
+
+
+def uniform_tf(seed: Any) -> Any:
+    """The uniform numbers of one draw, float32 [4], which `seed` (int32 or int64 [2]) decides."""
+    import tensorflow as tf
+
+    return tf.random.stateless_uniform([len(Draw._fields)], seed)
 
 
 def augment_numpy(
@@ -188,7 +200,7 @@ def augment_numpy(
     Raises:
       UserError: `scale` is not 0 < low <= high, or `crop` does not fit into the image.
     """
-    drawn = draw(list(rng.random(4, np.float32)), flip=flip, scale=scale)
+    drawn = draw(list(uniform_numpy(rng)), flip=flip, scale=scale)
     return warp_numpy(image, mask, drawn, crop)
 
 
@@ -212,5 +224,5 @@ def augment_tf(
     """
     import tensorflow as tf
 
-    uniform = tf.unstack(tf.random.stateless_uniform([4], seed))
+    uniform = tf.unstack(uniform_tf(seed))
     return warp_tf(image, mask, draw(uniform, flip=flip, scale=scale), crop)

@@ -1,7 +1,7 @@
 """Intensity versions of an image by name: Bezier curves, inversion (paper, section 3.1).
 
-Each view exists in numpy (for prediction), as TensorFlow operations (for tf.data) and in jax (for the
-device), from one table or one formula. TensorFlow and jax are imported only when they are called.
+Each view exists in numpy (for prediction), as TensorFlow operations (for tf.data) and in jax (for
+the device), from one table or one formula. TensorFlow and jax are imported only when called.
 """
 
 import functools
