@@ -178,6 +178,9 @@ class ViewsConfig:
     flip: bool = True
     scale: tuple[float, float] = (0.9, 1.1)  # of the crop, drawn uniformly
     crop: float = 1.0  # side of the training crop, as a share of the image's; 1 keeps it whole
+    # Crop, flip, scale and views are made by the step: k views send an image once. The random
+    # numbers are the same as without it; grays between pixels are rounded differently.
+    on_device: bool = False
     augment: tuple[str, ...] = ()  # on the device, behind the views: `jitter(0.5)`, files of views/
 
     def crop_side(self, side: int) -> int:
@@ -224,6 +227,8 @@ class OptimConfig:
     weight_decay: Annotated[float, not_negative] = 1e-3
     warmup_steps: Annotated[int, not_negative] = 50
     clip_norm: Annotated[float, not_negative] = 0.0  # 0 does not clip
+    # All parameters as one vector: a few large kernels on an accelerator, at the memory of copies.
+    flat: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,23 @@
 """The one place that knows devices and hosts: pmap, shards of a batch, several processes."""
 
+import collections
 import contextlib
 import functools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mln_flax.types import AXIS, Batch, UserError
+from mln_flax.types import AXIS, UserError
 
 # Where no cluster is that jax recognizes, a plain shell says who the processes are. jax itself
 # reads the first; the others are numbers.
 ADDRESS, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+BATCHES_SENT = 1  # ahead of the one that a step is given
 
 
 def initialize(distributed: bool) -> None:
@@ -152,11 +154,37 @@ def pad_rows(x: np.ndarray, length: int) -> np.ndarray:
     return np.pad(x, [(0, length - len(x))] + [(0, 0)] * (x.ndim - 1))
 
 
-def shard(batch: Batch, count: int | None = None) -> Batch:
-    """[rows, ...] -> [devices, rows per device, ...]; added rows have valid False."""
+def shard(batch: Any, count: int | None = None) -> Any:
+    """[rows, ...] -> [devices, rows per device, ...]; added rows have `valid` False."""
     count = count or jax.local_device_count()
     length = -(-len(batch.valid) // count) * count
-    return Batch(*(_split(pad_rows(np.asarray(x), length), count) for x in batch))
+    return jax.tree.map(lambda x: _split(pad_rows(np.asarray(x), length), count), batch)
+
+
+def sent(batches: Iterator[Any], devices: list[Any] | None = None) -> Iterator[Any]:
+    """The batches by device, as `shard` cuts them, on their way there ahead of their step.
+
+    While a step works on one, the next is sent. What goes wrong with a batch is raised in its
+    place, behind the steps of those before it.
+    """
+    devices = devices or jax.local_devices()
+    mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
+    by_device = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    waiting: collections.deque[Any] = collections.deque()
+    error: Exception | None = None
+    is_open = True
+    while is_open or waiting:
+        while is_open and len(waiting) <= BATCHES_SENT:
+            try:
+                waiting.append(jax.device_put(shard(next(batches), len(devices)), by_device))
+            except StopIteration:
+                is_open = False
+            except Exception as caught:
+                error, is_open = caught, False
+        if waiting:
+            yield waiting.popleft()
+    if error is not None:
+        raise error
 
 
 def _split(x: np.ndarray, count: int) -> np.ndarray:

@@ -33,15 +33,16 @@ class Batch(NamedTuple):
 
 
 class View(NamedTuple):
-    """An intensity version: its exact name, and the same map in numpy and in TensorFlow.
+    """An intensity version: its exact name, and the same map in numpy, TensorFlow and jax.
 
-    Both take float32 [..., H, W] in [0, 1] and return the same shape and type; what depends on
+    All take float32 [..., H, W] in [0, 1] and return the same shape and type; what depends on
     an image's own numbers is taken per image, over the last two axes.
     """
 
     name: str
     numpy: Callable[[Any], Any]
     tf: Callable[[Any], Any]
+    jax: Callable[[Any], Any]
 
 
 class UserError(ValueError):

@@ -4,13 +4,14 @@ import os
 
 import jax
 import numpy as np
+import pytest
 import tiny
 
 from mln_flax import parallel
 from mln_flax.data.images import from_arrays
 from mln_flax.engine import input_pipeline
-from mln_flax.engine.build import build, plan
-from mln_flax.types import Batch
+from mln_flax.engine.build import build, plan, update_of
+from mln_flax.types import Batch, UserError
 
 UNET = {"model__name": "unet", "model__widths": "4"}
 RUNS = ({}, UNET | {"model__widths": "4,8", "model__norm": "batch"}, tiny.PLAIN)
@@ -21,6 +22,7 @@ import sys
 sys.path[:0] = ["tests", "tests/support"]
 import jax
 import numpy as np
+import tiny
 from mln_flax import parallel
 from mln_flax.engine.states import random_state
 from test_parallel import RUNS, UNET, a_run, after_steps, assert_equal
@@ -40,6 +42,10 @@ whole, parted = a_run(**UNET), a_run(**UNET, train__accumulate="3")
 state = random_state(whole)
 one = after_steps(whole, jax.devices()[:1], state, keep=6)
 assert_equal(one, after_steps(parted, jax.devices()[:2], state, keep=6))
+images = a_run(**tiny.PLAIN, views__on_device="true", train__batch_size="3")
+state = random_state(images)
+one = after_steps(images, jax.devices()[:1], state, keep=2)
+assert_equal(one, after_steps(images, jax.devices(), state, keep=2))
 print("equal")
 """
 
@@ -63,15 +69,16 @@ def after_steps(run, devices, state, keep, steps=4):
 
     def counted(state, batch):
         traces.append(1)
-        return run.method.update(state, batch)
+        return update_of(run)(state, batch)
 
     update = parallel.parallel_update(counted, devices)
     state, rows = parallel.replicate(state, devices), []
     batches = input_pipeline.train_batches(some_images(), plan(run), 0, steps, backend="numpy")
     for step, batch in enumerate(batches, start=1):
         if step == steps:
-            places = np.arange(6)
-            batch = batch._replace(valid=places < keep, labeled=(places != 1) | (keep == 6))
+            places = np.arange(len(batch.valid))
+            is_labeled = (places != 1) | (keep == len(places))
+            batch = batch._replace(valid=places < keep, labeled=is_labeled)
         state, measured = update(state, parallel.shard(batch, len(devices)))
         rows.append({name: float(value) for name, value in measured.items()})
     assert len(traces) == 1
@@ -119,3 +126,53 @@ def test_parallel_map_keeps_order_and_length():
     rows = np.arange(6.0).reshape(3, 2)
     out = parallel.parallel_map(lambda scale, x, y: scale * x + y)(np.float32(2), rows, rows)
     np.testing.assert_array_equal(out, 3 * rows)
+
+
+def numbered(count, wrong=None):
+    """Batches of a row that shows its number; reading number `wrong` fails. And what was asked."""
+    asked = []
+
+    def batches():
+        for number in range(count):
+            asked.append(number)
+            if number == wrong:
+                raise UserError("the stored tiles are damaged")
+            row = np.full((1, 2, 2, 1), number, np.float32)
+            marks = np.ones(1, bool)
+            yield Batch(
+                row, row[..., 0].astype(np.int32), *np.zeros((2, 1), np.int32), marks, marks
+            )
+
+    return batches(), asked
+
+
+def test_batches_are_sent_in_order_one_ahead_of_their_step():
+    batches, asked = numbered(5)
+    seen = []
+    for batch in parallel.sent(batches):
+        assert isinstance(batch.image, jax.Array) and batch.image.shape == (1, 1, 2, 2, 1)
+        assert len(asked) == min(len(seen) + 1 + parallel.BATCHES_SENT, 5)
+        seen.append(int(batch.mask[0, 0, 0, 0]))
+    assert seen == list(range(5))
+    assert list(parallel.sent(numbered(0)[0])) == []
+
+
+def test_what_is_wrong_with_a_batch_comes_behind_the_steps_before_it():
+    batches, asked = numbered(5, wrong=3)
+    seen = []
+    with pytest.raises(UserError, match="damaged"):
+        for batch in parallel.sent(batches):
+            seen.append(int(batch.mask[0, 0, 0, 0]))
+    assert (seen, asked) == ([0, 1, 2], [0, 1, 2, 3])
+
+
+def test_a_step_takes_a_batch_where_it_was_sent():
+    """Nothing is copied again when the step begins."""
+    update = parallel.parallel_update(lambda state, batch: (state + batch.image.sum(), {}))
+    state, (batch,) = parallel.replicate(np.float32(1)), parallel.sent(numbered(1)[0])
+    on_host = jax.device_get(batch)
+    with jax.transfer_guard("disallow_explicit"):
+        update(state, batch)
+    state = parallel.replicate(np.float32(1))
+    with jax.transfer_guard("disallow_explicit"), pytest.raises(Exception, match="transfer"):
+        update(state, on_host)

@@ -1,11 +1,12 @@
 """From settings to what they describe: views, network, optimizer, method."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
 from mln_flax.config import METHODS, NETWORKS, Config
-from mln_flax.engine import optim
+from mln_flax.engine import device_views, optim
 from mln_flax.engine.augment import augmented
 from mln_flax.engine.input_pipeline import Plan
 from mln_flax.methods.core import Ingredients, Kind, Method
@@ -81,6 +82,13 @@ def plan(run: Run) -> Plan:
         foreground=train.foreground,
         unlabeled_batch_size=train.unlabeled_batch_size if run.config.data.unlabeled else 0,
     )
+
+
+def update_of(run: Run) -> Callable[..., Any]:
+    """The method's update, of what the run's input pipeline gives."""
+    if run.config.views.on_device:
+        return device_views.of_originals(run.method.update, plan(run))
+    return run.method.update
 
 
 def _check_stream(config: Config, kind: Kind) -> None:

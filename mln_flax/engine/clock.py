@@ -21,25 +21,39 @@ class Progress(NamedTuple):
 class Stopwatch:
     """Times the steps of an interval: how many, how long, and how long they waited for input.
 
-    It stands still for what is not a step: compiling, writing, validation.
+    It stands still for what is not a step: compiling, writing, validation. Batches come to it
+    twice: from the pipeline, where waiting is waiting for input, and to a step. Between the two
+    they are sent to the device ahead of it; the time that it takes to ask for that is none of
+    waiting.
     """
 
-    def __init__(self, batches: Iterator[Any]):
-        self._batches = batches
+    def __init__(self) -> None:
         self._started: float | None = None
         self.steps, self.seconds, self.waited = 0, 0.0, 0.0
 
-    def __iter__(self) -> "Stopwatch":
-        return self
+    def of_input(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches of the pipeline; notes how long each is waited for, whenever that is."""
+        while True:
+            before = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.monotonic() - before
+            yield batch
 
-    def __next__(self) -> Any:
-        before = time.monotonic()
-        batch = next(self._batches)
-        self.waited += time.monotonic() - before
-        if self._started is None:
-            self._started = before
-        self.steps += 1
-        return batch
+    def of_steps(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches that steps are given, each counted."""
+        while True:
+            if self._started is None:
+                self._started = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self.steps += 1
+            yield batch
 
     def stop(self) -> None:
         """Stands still until the next batch is asked for."""

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,20 @@ class Plan(NamedTuple):
     seed: int
     foreground: float = 0.0  # share of the places that only images with a label can take
     unlabeled_batch_size: int = 0  # images of each target that is seen without labels
+
+
+class Originals(NamedTuple):
+    """Images on their way to the device, which makes their rows; whole, and each once.
+
+    `domain`, `labeled` and `valid` as of a `Batch`.
+    """
+
+    image: Any  # float32 [B, H, W]
+    mask: Any  # uint8 [B, H, W]
+    place: Any  # float32 [B, 2, 2]: the `geometry.placement` of each
+    domain: Any  # int32 [B]
+    labeled: Any  # bool [B]
+    valid: Any  # bool [B]
 
 
 def have_tensorflow() -> bool:
@@ -56,8 +70,10 @@ def train_batches(
     host: tuple[int, int] = (0, 1),
     backend: str = "",
     unlabeled: Sequence[Images] = (),
-) -> Iterator[Batch]:
-    """The rows of one host for steps start_step, ..., steps - 1.
+) -> Iterator[Any]:
+    """A `Batch` of the rows of one host for each of the steps start_step, ..., steps - 1.
+
+    With `plan.config.on_device` it is `Originals`: the images of these rows, drawn alike.
 
     Example number c of the run (c = step * batch_size + place) is the image at place c mod N of
     a shuffle that the seed and the epoch (c div N) decide, with geometry drawn from (seed, c):
@@ -102,7 +118,7 @@ def _of_target(plan: Plan, number: int) -> Plan:
     )
 
 
-def _joined(labeled_rows: Iterator[Batch], streams: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
+def _joined(labeled_rows: Iterator[Any], streams: Sequence[Iterator[Any]]) -> Iterator[Any]:
     """Batches of several streams as one: the source's rows, then those of each target."""
     for batch, *others in zip(labeled_rows, *streams, strict=True):
         marked = [
@@ -111,11 +127,13 @@ def _joined(labeled_rows: Iterator[Batch], streams: Sequence[Iterator[Batch]]) -
             )
             for number, other in enumerate(others, start=1)
         ]
-        yield Batch(*(np.concatenate(field) for field in zip(batch, *marked, strict=True)))
+        yield batch._make(np.concatenate(field) for field in zip(batch, *marked, strict=True))
 
 
 def rate(images: Images, plan: Plan, seconds: float = 0.3, batches: int = 8) -> float:
     """Images per second of the pipeline alone, with nothing to wait for; each gives all views.
+
+    With `plan.config.on_device` an image is read and its geometry drawn, no more.
 
     Measured over so many seconds and batches at least, once those made ahead are used up.
     """
@@ -129,13 +147,13 @@ def rate(images: Images, plan: Plan, seconds: float = 0.3, batches: int = 8) -> 
     return count * plan.batch_size / spent
 
 
-def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
+def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Any]:
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # the accelerators belong to jax
     rows = host_rows(plan.batch_size, host)
     labeled = tf.constant(np.flatnonzero(images.labeled), tf.int64)
-    crop = _crop(images, plan)
+    crop = crop_of(images.shape, plan)
 
     def shuffled(number, total, stream):
         seed = tf.stack([tf.constant(plan.seed + stream, tf.int64), number // total])
@@ -157,14 +175,12 @@ def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
         image, mask = tf.numpy_function(
             lambda i: images.read(int(i)), [index], (tf.float32, tf.uint8), stateful=False
         )
+        image, mask = tf.ensure_shape(image, images.shape), tf.ensure_shape(mask, images.shape)
         seed = tf.stack([tf.constant(plan.seed, tf.int64), counter])
+        if plan.config.on_device:
+            return image, mask, geometry.uniform_tf(seed)
         image, mask = geometry.augment_tf(
-            tf.ensure_shape(image, images.shape),
-            tf.ensure_shape(mask, images.shape),
-            seed,
-            flip=plan.config.flip,
-            scale=plan.config.scale,
-            crop=crop,
+            image, mask, seed, flip=plan.config.flip, scale=plan.config.scale, crop=crop
         )
         views = tf.stack([view.tf(image) for view in plan.views])[..., tf.newaxis]
         return views, tf.repeat(tf.cast(mask, tf.int32)[tf.newaxis], len(plan.views), axis=0)
@@ -177,14 +193,14 @@ def _tf_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
     )
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads()
-    for views, mask in dataset.with_options(options).as_numpy_iterator():
-        yield _rows(views, mask)
+    for fields in dataset.with_options(options).as_numpy_iterator():
+        yield _originals(plan, *fields) if plan.config.on_device else _rows(*fields)
 
 
-def _numpy_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
+def _numpy_batches(images, plan, start_step, steps, host) -> Iterator[Any]:
     rows = host_rows(plan.batch_size, host)
     labeled = np.flatnonzero(images.labeled)
-    crop = _crop(images, plan)
+    crop = crop_of(images.shape, plan)
 
     def shuffled(number, total, stream):
         order = np.random.default_rng([plan.seed + stream, number // total]).permutation(total)
@@ -197,30 +213,27 @@ def _numpy_batches(images, plan, start_step, steps, host) -> Iterator[Batch]:
         else:
             index = shuffled(of_all, images.total, 0)
         image, mask = images.read(int(index))
+        random = np.random.default_rng([plan.seed, counter, 1])
+        if plan.config.on_device:
+            return image, mask, geometry.uniform_numpy(random)
         image, mask = geometry.augment_numpy(
-            image,
-            mask,
-            np.random.default_rng([plan.seed, counter, 1]),
-            flip=plan.config.flip,
-            scale=plan.config.scale,
-            crop=crop,
+            image, mask, random, flip=plan.config.flip, scale=plan.config.scale, crop=crop
         )
         views = np.stack([view.numpy(image) for view in plan.views])[..., np.newaxis]
         return views, np.repeat(mask.astype(np.int32)[np.newaxis], len(plan.views), axis=0)
 
     def batch(step):
         examples = [example(step * plan.batch_size + place) for place in rows]
-        return _rows(
-            np.stack([views for views, _ in examples]), np.stack([mask for _, mask in examples])
-        )
+        fields = map(np.stack, zip(*examples, strict=True))
+        return _originals(plan, *fields) if plan.config.on_device else _rows(*fields)
 
     yield from _ahead(batch, range(start_step, steps))
 
 
-def _ahead(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
+def _ahead(make: Callable[[int], Any], steps: Iterable[int]) -> Iterator[Any]:
     """What `make` gives for each step, in their order, made by threads before it is asked for."""
     pool = concurrent.futures.ThreadPoolExecutor(threads())
-    waiting: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
+    waiting: collections.deque[concurrent.futures.Future[Any]] = collections.deque()
     try:
         for step in steps:
             waiting.append(pool.submit(make, step))
@@ -232,9 +245,19 @@ def _ahead(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch
         pool.shutdown(cancel_futures=True)
 
 
-def _crop(images: Images, plan: Plan) -> int:
+def crop_of(shape: tuple[int, int], plan: Plan) -> int:
     """The side of the training crop, pixels; 0 keeps the image whole, whatever its shape."""
-    return 0 if plan.config.crop == 1 else plan.config.crop_side(min(images.shape))
+    return 0 if plan.config.crop == 1 else plan.config.crop_side(min(shape))
+
+
+def _originals(plan: Plan, image: np.ndarray, mask: np.ndarray, uniform: np.ndarray) -> Originals:
+    """Images and masks [B, H, W] with what of their geometry the numbers [B, 4] stand for."""
+    flip, scale, count = plan.config.flip, plan.config.scale, len(image)
+    shape = image.shape[1:]
+    draws = (geometry.draw(list(numbers), flip=flip, scale=scale) for numbers in uniform)
+    places = [geometry.placement(drawn, shape, crop_of(shape, plan)) for drawn in draws]
+    domain, marks = np.zeros(count, np.int32), np.ones(count, bool)
+    return Originals(image, mask, np.stack(places), domain, marks, marks)
 
 
 def _rows(views: np.ndarray, mask: np.ndarray) -> Batch:

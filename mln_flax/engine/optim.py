@@ -16,6 +16,10 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     """Adam with the L2 decay added to the gradient, as PyTorch's Adam does, or AdamW.
 
+    With `config.flat` it sees parameters and gradients as one vector, and its state is of that
+    form. The operations on a number are the same; what the compiler joins of them, and the order
+    in which the norm of `config.clip_norm` is summed, may change last bits.
+
     Raises:
       UserError: the name is unknown.
     """
@@ -28,4 +32,6 @@ def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
             f"--config.optim.name: unknown optimizer {config.name!r}"
             f"{nearest(config.name, chains)}; known: {', '.join(chains)}"
         )
-    return optax.chain(*chains[config.name], optax.scale_by_learning_rate(schedule(config, steps)))
+    rate = optax.scale_by_learning_rate(schedule(config, steps))
+    whole = optax.chain(*chains[config.name], rate)
+    return optax.flatten(whole) if config.flat else whole

@@ -12,7 +12,7 @@ from mln_flax import parallel
 from mln_flax.data.core import DataSet
 from mln_flax.data.images import Images, images_of
 from mln_flax.engine import checkpoint, input_pipeline, optim
-from mln_flax.engine.build import Run, plan
+from mln_flax.engine.build import Run, plan, update_of
 from mln_flax.engine.clock import Progress, Stopwatch
 from mln_flax.engine.states import initial_state, random_state
 from mln_flax.engine.stop import Stopped, StopSignal
@@ -32,6 +32,7 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
       UserError: a scalar of a step is not finite, or the hosts cannot share a batch equally.
     """
     config, stop = run.config.train, stop or StopSignal()
+    on_device = run.config.views.on_device
     training, validation, *unlabeled = training_images(run, data)
     log = workdir / LOG
 
@@ -46,18 +47,20 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
         if parallel.is_main_process():
             records.write(log, (r for r in read_log(log) if r["step"] <= first))
 
-        update = parallel.parallel_update(run.method.update)
+        update = parallel.parallel_update(update_of(run))
         learning_rate = optim.schedule(run.config.optim, config.steps)
-        batches = input_pipeline.train_batches(
+        pipeline = input_pipeline.train_batches(
             training, plan(run), first, config.steps, parallel.host_share(), unlabeled=unlabeled
         )
         alone = input_pipeline.rate(training, plan(run)) if first < config.steps else 0.0
-        print(f"input alone: {alone:.0f} images/s, {len(run.view_names)} views each", flush=True)
-        clock = Stopwatch(batches)
+        views = "without views" if on_device else f"{len(run.view_names)} views each"
+        print(f"input alone: {alone:.0f} images/s, {views}", flush=True)
+        clock = Stopwatch()
+        batches = clock.of_steps(parallel.sent(clock.of_input(pipeline)))
         measured: list[Record] = []  # on the device; looked at only when a line is written
         progress, saved = Progress(time.monotonic(), first), first
-        for step, batch in enumerate(clock, start=first + 1):
-            state, scalars = update(state, parallel.shard(batch))
+        for step, batch in enumerate(batches, start=first + 1):
+            state, scalars = update(state, batch)
             measured.append(scalars)
             if step == first + 1:  # compiled by now: time what follows
                 jax.block_until_ready(state.step)

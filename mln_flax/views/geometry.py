@@ -1,8 +1,9 @@
 """Geometric augmentation (paper, Fig. 9): one random flip, scale and crop of image and mask.
 
 Four uniform numbers become a `Draw`, a draw becomes an affine map, and the map is applied by
-TensorFlow (tf.data) or by scipy. The first two steps are the same code for both: they use
-arithmetic operators only, on numpy or TensorFlow float32 scalars alike.
+TensorFlow (tf.data), by scipy, or by jax on the device. The first two steps are the same code for
+all: they use arithmetic operators only, on numpy or TensorFlow float32 scalars alike. For the
+device they are done in numpy, so that no rounding of it decides which pixels are seen.
 """
 
 from collections.abc import Sequence
@@ -75,19 +76,31 @@ def _window(height: int | None, width: int | None, crop: int) -> None:
         )
 
 
+def placement(drawn: Draw, shape: tuple[int, int], crop: int = 0) -> np.ndarray:
+    """The map of `drawn` as its only numbers, float32 [2, 2]: for rows and columns, step and start.
+
+    Row i of the output lies in row `start + i * step` of the input [H, W].
+
+    Raises:
+      UserError: `crop` does not fit into the image.
+    """
+    height, width = shape
+    _window(height, width, crop)
+    # float32 as in TensorFlow, so that rounding to whole pixels never differs.
+    sizes = [list(map(np.float32, size)) for size in (shape, (crop or height, crop or width))]
+    ((across, _, left), (_, down, top)) = affine(drawn, *sizes)
+    return np.array([[down, top], [across, left]], np.float32)
+
+
 def warp_numpy(image: Any, mask: Any, drawn: Draw, crop: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Image (bilinear) and mask (nearest) under the map of `drawn`; see `augment_numpy`."""
     image, mask = np.asarray(image), np.asarray(mask)
     height, width = image.shape
-    _window(height, width, crop)
     window = (crop or height, crop or width)
-    # float32 as in TensorFlow, so that rounding to whole pixels never differs.
-    sizes = [list(map(np.float32, size)) for size in (image.shape, window)]
-    ((across, _, left), (_, down, top)) = affine(drawn, *sizes)
+    # The map has no other numbers. Given as a diagonal it goes a quicker way in scipy.
+    diagonal, offset = placement(drawn, (height, width), crop).astype(float).T
 
     def apply(array: np.ndarray, order: int) -> np.ndarray:
-        # The map has no other numbers. Given as a diagonal it goes a quicker way in scipy.
-        diagonal, offset = np.array([down, across], float), np.array([top, left], float)
         return ndimage.affine_transform(
             array, diagonal, offset, output_shape=window, order=order, mode="reflect"
         )
@@ -121,6 +134,50 @@ def warp_tf(image: Any, mask: Any, drawn: Draw, crop: int = 0) -> tuple[Any, Any
     return apply(image, "BILINEAR"), apply(mask, "NEAREST")
 
 
+def warp_jax(image: Any, mask: Any, place: Any, window: tuple[int, int]) -> tuple[Any, Any]:
+    """Image (bilinear) and mask (nearest) [H, W] under a `placement`, `window` being the output's.
+
+    Places of pixels are float32 here and float64 in scipy: up to 1e-4 pixels apart at 1,000 pixels,
+    by which a gray may differ, times its slope. Where a place lies that close to the border of two
+    pixels, the mask may take the other one.
+    """
+    import jax.numpy as jnp
+
+    for axis, count in enumerate(window):
+        step, start = place[axis]
+        size, line = image.shape[axis], start + step * jnp.arange(count, dtype=jnp.float32)
+        low = jnp.floor(line)
+        share = jnp.expand_dims(line - low, 1 - axis)
+        first, second, nearest = (
+            _mirrored(pixel.astype(jnp.int32), size)
+            for pixel in (low, low + 1, jnp.floor(line + 0.5))
+        )
+        before, after = (jnp.take(image, pixels, axis, mode="clip") for pixels in (first, second))
+        image = (1 - share) * before + share * after
+        mask = jnp.take(mask, nearest, axis, mode="clip")
+    return image, mask
+
+
+def _mirrored(pixel: Any, size: int) -> Any:
+    """The pixel that is seen at whole places outside of 0, ..., size - 1, mirrored at the edges."""
+    import jax.numpy as jnp
+
+    folded = pixel % (2 * size)
+    return jnp.minimum(folded, 2 * size - 1 - folded)
+
+
+def uniform_numpy(rng: np.random.Generator) -> np.ndarray:
+    """The uniform numbers of one draw, float32 [4]."""
+    return rng.random(len(Draw._fields), np.float32)
+
+
+def uniform_tf(seed: Any) -> Any:
+    """The uniform numbers of one draw, float32 [4], which `seed` (int32 or int64 [2]) decides."""
+    import tensorflow as tf
+
+    return tf.random.stateless_uniform([len(Draw._fields)], seed)
+
+
 def augment_numpy(
     image: Any,
     mask: Any,
@@ -143,7 +200,7 @@ def augment_numpy(
     Raises:
       UserError: `scale` is not 0 < low <= high, or `crop` does not fit into the image.
     """
-    drawn = draw(list(rng.random(4, np.float32)), flip=flip, scale=scale)
+    drawn = draw(list(uniform_numpy(rng)), flip=flip, scale=scale)
     return warp_numpy(image, mask, drawn, crop)
 
 
@@ -167,5 +224,5 @@ def augment_tf(
     """
     import tensorflow as tf
 
-    uniform = tf.unstack(tf.random.stateless_uniform([4], seed))
+    uniform = tf.unstack(uniform_tf(seed))
     return warp_tf(image, mask, draw(uniform, flip=flip, scale=scale), crop)

@@ -1,7 +1,7 @@
 """Intensity versions of an image by name: Bezier curves, inversion (paper, section 3.1).
 
-Each view exists twice, in numpy (for prediction) and as TensorFlow operations (for tf.data), from
-one table or one formula. TensorFlow is imported only when its half is called.
+Each view exists in numpy (for prediction), as TensorFlow operations (for tf.data) and in jax (for
+the device), from one table or one formula. TensorFlow and jax are imported only when called.
 """
 
 import functools
@@ -61,6 +61,14 @@ def even_table(a: float) -> np.ndarray | None:
     return np.stack([start, np.append(np.diff(start), np.float32(0))])
 
 
+def _at_equal_steps(xp: Any, table: Any, image: Any) -> Any:
+    """The values of an even table at float32 grays; `xp` is numpy or jax.numpy."""
+    place = xp.clip(image, 0, 1) * np.float32(CELLS)
+    cell = place.astype(np.int32)
+    start, rise = (xp.take(column, cell) for column in table)
+    return start + rise * (place - cell.astype(np.float32))
+
+
 def bezier_numpy(a: float) -> Callable[[Any], np.ndarray]:
     """The function that maps arrays of any shape through the curve of `a`.
 
@@ -74,10 +82,42 @@ def bezier_numpy(a: float) -> Callable[[Any], np.ndarray]:
         image = np.asarray(image)
         if table is None or image.dtype != np.float32:
             return np.interp(image, x, y).astype(np.result_type(image.dtype, np.float32))
-        place = np.clip(image, 0, 1) * np.float32(CELLS)
-        cell = place.astype(np.int32)
-        start, rise = (column.take(cell) for column in table)
-        return start + rise * (place - cell.astype(np.float32))
+        return _at_equal_steps(np, table, image)
+
+    return apply
+
+
+def bezier_jax(a: float) -> Callable[[Any], Any]:
+    """The function that maps float32 arrays of any shape through the curve of `a`, in jax.
+
+    The same tables as in `bezier_numpy`. A curve that is too sharp for the even one has its nodes
+    in float32 here, which does not tell them apart where the curve is steepest: at its ends for a
+    small `a`, in the middle for a large one. So x is counted from there, and one half of the
+    curve, which is the other turned around the middle, serves both.
+    Raises UserError where a lies outside [0, 1].
+    """
+    table = even_table(a)
+    nodes, values = bezier_curve(a)
+    half = slice(SAMPLES // 2)  # up to the middle, where the two halves meet
+    lower = [np.append(column[half], 0.5) for column in (nodes, values)]
+    if a > 0.5:
+        lower = [0.5 - column[::-1] for column in lower]
+    x, y = (column.astype(np.float32) for column in lower)
+
+    def at_own_nodes(image: Any) -> Any:
+        import jax.numpy as jnp
+
+        image = jnp.clip(image, 0, 1)
+        if a > 0.5:
+            away = jnp.interp(abs(image - 0.5), x, y)
+            return jnp.where(image < 0.5, 0.5 - away, 0.5 + away)
+        below = jnp.interp(jnp.minimum(image, 1 - image), x, y)
+        return jnp.where(image < 0.5, below, 1 - below)
+
+    def apply(image: Any) -> Any:
+        import jax.numpy as jnp
+
+        return at_own_nodes(image) if table is None else _at_equal_steps(jnp, table, image)
 
     return apply
 
@@ -120,7 +160,7 @@ views = Registry("view")
 @views.register("identity")
 def identity() -> View:
     """The image as it is."""
-    return View("identity", lambda image: image, lambda image: image)
+    return View("identity", *(lambda image: image,) * 3)
 
 
 @views.register("bezier")
@@ -130,8 +170,7 @@ def bezier(a: float) -> View:
     The paper uses a = 0.3 and 0.7; `bezier(1-a)` undoes `bezier(a)`.
     Raises UserError where a lies outside [0, 1].
     """
-    in_numpy, in_tf = bezier_numpy(a), bezier_tf(a)
-    return View(f"bezier({float(a)})", in_numpy, in_tf)
+    return View(f"bezier({float(a)})", bezier_numpy(a), bezier_tf(a), bezier_jax(a))
 
 
 @views.register("invert")
@@ -152,11 +191,18 @@ def invert(maximum: float | None = None, keep_background: bool = False) -> View:
     shown = (fixed, True) if keep_background else (fixed,) if fixed is not None else ()
     name = f"invert({', '.join(map(str, shown))})" if shown else "invert"
 
-    def in_numpy(image: Any) -> np.ndarray:
-        image = np.asarray(image)
+    def inverted_in(xp: Any, image: Any) -> Any:
         top = image.max(axis=(-2, -1), keepdims=True) if fixed is None else image.dtype.type(fixed)
-        inverted = np.maximum(top - image, 0)
-        return np.where(image <= BACKGROUND * top, image, inverted) if keep_background else inverted
+        inverted = xp.maximum(top - image, 0)
+        return xp.where(image <= BACKGROUND * top, image, inverted) if keep_background else inverted
+
+    def in_numpy(image: Any) -> np.ndarray:
+        return inverted_in(np, np.asarray(image))
+
+    def in_jax(image: Any) -> Any:
+        import jax.numpy as jnp
+
+        return inverted_in(jnp, jnp.asarray(image))
 
     def in_tf(image: Any) -> Any:
         import tensorflow as tf
@@ -168,7 +214,7 @@ def invert(maximum: float | None = None, keep_background: bool = False) -> View:
         inverted = tf.maximum(top - image, 0)
         return tf.where(image <= BACKGROUND * top, image, inverted) if keep_background else inverted
 
-    return View(name, in_numpy, in_tf)
+    return View(name, in_numpy, in_tf, in_jax)
 
 
 def _chain(functions: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
@@ -191,7 +237,8 @@ def make_view(text: str) -> View:
     if len(steps) < 2:
         return steps[0] if steps else identity()
     name = "+".join(view.name for view in steps)
-    return View(name, _chain([v.numpy for v in steps]), _chain([v.tf for v in steps]))
+    kinds = [[v.numpy for v in steps], [v.tf for v in steps], [v.jax for v in steps]]
+    return View(name, *map(_chain, kinds))
 
 
 def _listed(names: Iterable[str]) -> tuple[str, ...]:

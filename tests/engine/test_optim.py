@@ -1,7 +1,10 @@
 """The schedule, and the optimizers against their formulas."""
 
+import contextlib
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -77,3 +80,50 @@ def test_optimizer(name, clip_norm):
 def test_an_unknown_name_gives_the_nearest():
     with pytest.raises(UserError, match="unknown optimizer 'adamm' .did you mean 'adamw?'"):
         optim.optimizer(dataclasses.replace(CONFIG, name="adamm"), STEPS)
+
+
+def some_steps(config, params, gradients, compiled):
+    """The parameters behind some steps, and the optimizer's state."""
+    optimizer = optim.optimizer(config, STEPS)
+
+    def step(state, params, gradient):
+        updates, state = optimizer.update(gradient, state, params)
+        return state, optax.apply_updates(params, updates)
+
+    with contextlib.nullcontext() if compiled else jax.disable_jit():
+        state, compiled_step = optimizer.init(params), jax.jit(step)
+        for gradient in gradients:
+            state, params = compiled_step(state, params, gradient)
+    return params, state
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_one_vector_of_all_arrays_gives_the_same_numbers(name, clip_norm, compiled):
+    """Operation by operation to the last bit, but for the order in which a norm is summed.
+
+    Compiled, some products and sums are joined and rounded once, in either form where it suits.
+    """
+    rng = np.random.default_rng(1)
+    shapes = {"a": (3, 5), "b": (7,), "c": {"d": (), "e": (2, 3, 4)}}
+
+    def drawn():
+        return jax.tree.map(
+            lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+            shapes,
+            is_leaf=lambda node: isinstance(node, tuple),
+        )
+
+    params, gradients = drawn(), [drawn() for _ in range(4)]
+    config = dataclasses.replace(CONFIG, name=name, clip_norm=clip_norm)
+    by_array, of_arrays = some_steps(config, params, gradients, compiled)
+    flat = dataclasses.replace(config, flat=True)
+    as_vector, of_vector = some_steps(flat, params, gradients, compiled)
+    tolerance = 1e-6 if clip_norm or compiled else 0.0
+    for a, b in zip(jax.tree.leaves(by_array), jax.tree.leaves(as_vector), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+    numbers = sum(x.size for x in jax.tree.leaves(params))
+    assert max(x.size for x in jax.tree.leaves(of_arrays)) < numbers
+    assert max(x.shape for x in jax.tree.leaves(of_vector)) == (numbers,)

@@ -43,11 +43,11 @@ run = build(tiny.config(model__name="unet", model__preset="unet_demo", model__wi
 data = load_data(run.config)
 shard, steps = parallel.shard, []
 
-def disturbed(batch):
+def disturbed(batch, *devices):
     steps.append(1)
-    if len(steps) == 3 and me == 1:
+    if len(steps) == 3 + parallel.BATCHES_SENT and me == 1:  # before step 3
         os.kill(os.getpid(), signal.SIGTERM)
-    return shard(batch)
+    return shard(batch, *devices)
 
 def go(name, signals=None):
     one_run.train_all(run, root / name, signals or stop.StopSignal(), "test", data)

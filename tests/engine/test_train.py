@@ -231,19 +231,46 @@ def test_the_stopwatch_counts_steps_and_nothing_else(monkeypatch):
             now[0] += 1.0  # a second of waiting for each
             yield number
 
-    watch = clock.Stopwatch(batches())
-    assert next(watch) == 0  # with compiling
+    watch = clock.Stopwatch()
+    steps = watch.of_steps(watch.of_input(batches()))
+    assert next(steps) == 0  # with compiling
     now[0] += 60.0
     watch.stop()
     watch.reset()
     assert watch.rates(4) == {"seconds": 0.0, "images_per_s": None, "input_wait": None}
-    next(watch)
+    next(steps)
     now[0] += 3.0
     watch.stop()
     now[0] += 500.0  # validation
-    next(watch)
+    next(steps)
     now[0] += 3.0
     watch.stop()
     assert watch.rates(4) == {"seconds": 8.0, "images_per_s": 1.0, "input_wait": 0.25}
     watch.reset()
-    assert list(watch) == [3, 4] and watch.steps == 2
+    assert list(steps) == [3, 4] and watch.steps == 2
+
+
+def test_sending_ahead_is_no_waiting_for_input_and_what_is_waited_for_counts_once(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
+
+    def made():
+        for number in range(4):
+            now[0] += 1.0
+            yield number
+
+    def ahead(batches):  # two are asked for before the first is given
+        waiting = [next(batches)]
+        for batch in batches:
+            now[0] += 0.25  # sending
+            waiting.append(batch)
+            yield waiting.pop(0)
+        yield waiting.pop()
+
+    watch = clock.Stopwatch()
+    steps = watch.of_steps(ahead(watch.of_input(made())))
+    next(steps)
+    assert watch.waited == 2.0
+    assert list(steps) == [1, 2, 3]
+    watch.stop()
+    assert (watch.steps, watch.waited, watch.seconds) == (4, 4.0, 4.75)

@@ -1,7 +1,9 @@
 """Geometric augmentation: image and mask move together, and alike in numpy and TensorFlow."""
 
+import functools
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -121,6 +123,26 @@ def test_tensorflow_equals_numpy_for_equal_draws(crop):
     assert differing == 0
 
 
+@pytest.mark.parametrize("crop", [0, 32])
+def test_jax_equals_numpy_for_equal_draws(crop):
+    """Whole pixels are copied exactly; between them, places are float32 numbers in jax."""
+    image, (_, mask) = smooth(), block(40, 56)
+    window = (crop, crop) if crop else image.shape
+    warp = jax.jit(functools.partial(geometry.warp_jax, window=window))
+    differing = 0
+    whole_pixels = [drawn(flip, 1, 0.3, 0.8) for flip in (0, 1)]
+    far_outside = drawn(1, 0.2, 0.3, 0.6)  # mirrored several times
+    for one in (*random_draws(30), *whole_pixels, far_outside):
+        got, got_mask = geometry.warp_numpy(image, mask, one, crop)
+        ours, our_mask = warp(image, mask, geometry.placement(one, image.shape, crop))
+        assert ours.shape == got.shape == window
+        assert (ours.dtype, our_mask.dtype) == (np.float32, np.uint8)
+        tolerance = 1e-6 if one in whole_pixels else 1e-5
+        np.testing.assert_allclose(ours, got, atol=tolerance, rtol=0)
+        differing += int((np.asarray(our_mask) != got_mask).sum())
+    assert differing == 0
+
+
 def test_draws_come_from_the_same_code_for_both():
     import tensorflow as tf
 
@@ -219,6 +241,8 @@ def test_bad_crop_is_explained(crop):
     import tensorflow as tf
 
     image, (_, mask) = smooth(), block(40, 56)
+    with pytest.raises(UserError, match=re.escape(f"views.crop={crop}: allowed are 0")):
+        geometry.placement(drawn(0, 1, 0, 0), (40, 56), crop)
     message = re.escape(f"views.crop={crop}: allowed are 0 (whole image) to the shorter side of 40")
     with pytest.raises(UserError, match=message):
         geometry.augment_numpy(image, mask, np.random.default_rng(0), crop=crop)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 
+import jax
 import numpy as np
 import pytest
 from scipy import optimize
@@ -151,6 +152,21 @@ def test_view_is_the_same_in_numpy_eagerly_and_in_tf_data(name):
     np.testing.assert_allclose(mapped, expected, atol=1e-6, rtol=0)
     one_by_one = np.stack([view.numpy(image) for image in stack])
     np.testing.assert_array_equal(one_by_one, expected)
+
+
+@pytest.mark.parametrize("name", (*NAMES, "bezier(0.02)", "bezier(0.95)+invert"))
+@pytest.mark.parametrize("compiled", [False, True])
+def test_view_is_the_same_in_jax(name, compiled):
+    """On images, and on grays where a curve is steepest: close to its ends and its middle."""
+    view = intensity.make_view(name)
+    near = np.geomspace(1e-7, 0.4, 300)
+    middle = np.concatenate([0.5 - near, 0.5 + near]).astype(np.float32)
+    steepest = np.concatenate([grays(), middle])[None]
+    in_jax = jax.jit(view.jax) if compiled else view.jax
+    for stack in (images(), steepest):
+        mapped, expected = np.asarray(in_jax(stack)), view.numpy(stack)
+        assert (mapped.dtype, mapped.shape) == (np.float32, stack.shape)
+        np.testing.assert_allclose(mapped, expected, atol=1e-6, rtol=0)
 
 
 def test_view_accepts_sizes_known_only_when_it_runs():
