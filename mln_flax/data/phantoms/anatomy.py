@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from mln_flax.data.phantoms import noise
 
@@ -101,7 +100,7 @@ def breast(seed: int, index: int) -> Breast:
         angle=angle,
         radius=radius,
         slant=radius / np.hypot(radius, slope),
-        nipple=(tip * np.cos(at), tip * np.sin(at)),
+        nipple=(float(tip * np.cos(at)), float(tip * np.sin(at))),
         nipple_mm=rng.uniform(3.5, 5.5),
         top=-upper * (1.0 if view == "CC" else 0.86),
         bottom=lower,
@@ -127,7 +126,7 @@ def depth_mm(body: Breast, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Millimeters under the skin, negative in the air; exact near the skin, where it matters."""
     angle = np.arctan2(y, x)
     radius = np.interp(angle, body.angle, body.radius)
-    return (radius - np.hypot(x, y)) * np.interp(angle, body.angle, body.slant)
+    return (radius - np.sqrt(x * x + y * y)) * np.interp(angle, body.angle, body.slant)
 
 
 def tissue(body: Breast, grid: Grid, *, thin: bool) -> Tissue:
@@ -135,13 +134,14 @@ def tissue(body: Breast, grid: Grid, *, thin: bool) -> Tissue:
 
     A slice has fewer structures over each other: other weights, a lower exponent, a flatter rim.
     """
-    x, y = grid.x[None, :].astype(np.float32), grid.y[:, None].astype(np.float32)
+    x, y = _axes(grid)
     depth = depth_mm(body, x, y).astype(np.float32)
-    out = np.hypot(x - body.nipple[0] + 1.5, y - body.nipple[1])
+    out = np.sqrt((x - (body.nipple[0] - 1.5)) ** 2 + (y - body.nipple[1]) ** 2)
     nipple = np.minimum(1.0, (body.nipple_mm - out) / 2)  # a ball on the skin
     depth = np.maximum(depth, 2 * nipple)
     inside = _step(depth / max(0.3, grid.spacing_mm) + 0.5)
-    rolled = np.sqrt(1 - (1 - (depth / body.roll_mm).clip(0, 1)) ** 2)
+    rim = (depth / body.roll_mm).clip(0, 1)
+    rolled = np.sqrt(rim * (2 - rim))  # a quarter of a circle
     share = _dense_share(body, grid, depth, thin)
     share = share + _pectoral(body, grid) * (0.40 - 0.6 * share)
     thickness = body.thickness_mm * (0.75 + 0.25 * rolled if thin else rolled)
@@ -149,9 +149,12 @@ def tissue(body: Breast, grid: Grid, *, thin: bool) -> Tissue:
     attenuation += 0.15 * _step(nipple / 2 + 0.5)
     attenuation += 0.5 * SKIN_PATH_MM * MU_GLAND * np.exp(-((depth / SKIN_MM - 0.5) ** 2) * 2)
     rim = MU_FAT * (body.thickness_mm - thickness)
-    return Tissue(
-        (attenuation * inside).astype(np.float32), depth, (rim * inside).astype(np.float32)
-    )
+    return Tissue(attenuation * inside, depth, rim * inside)
+
+
+def _axes(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The grid's x [1, W] and y [H, 1] in the precision of what is computed for each pixel."""
+    return grid.x[None, :].astype(np.float32), grid.y[:, None].astype(np.float32)
 
 
 def _step(value: np.ndarray) -> np.ndarray:
@@ -162,7 +165,7 @@ def _step(value: np.ndarray) -> np.ndarray:
 
 def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.ndarray:
     """Share of dense tissue along the beam; weights are chosen by looking at the result."""
-    x, y = grid.x[None, :], grid.y[:, None]
+    x, y = _axes(grid)
     seeds = [body.seed, 0, body.patient]
 
     def field(
@@ -202,13 +205,13 @@ def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.
 def _streaks(body: Breast, grid: Grid) -> np.ndarray:
     """Noise of variance about 1 drawn out along lines to a point outside the nipple."""
     rng = np.random.default_rng([body.seed, _STREAKS, body.patient])
-    x, y = grid.x[None, :] - body.nipple[0] - 18.0, grid.y[:, None] - body.nipple[1]
-    angle, reach = np.arctan2(y, -x) + np.pi, np.hypot(x, y)
+    x, y = _axes(grid)
+    x, y = x - (body.nipple[0] + 18.0), y - body.nipple[1]
+    angle, reach = np.arctan2(y, -x) + np.float32(np.pi), np.sqrt(x * x + y * y)
     total = np.zeros(angle.shape, np.float32)
     for radians, length_mm, scale in ((0.16, 45.0, 1.3), (0.05, 22.0, 1.3)):
         lattice = rng.standard_normal((LATTICE_SIDE, LATTICE_SIDE), np.float32) * scale
-        at = np.stack([angle / radians, reach / length_mm])
-        total += ndimage.map_coordinates(lattice, at, order=3, prefilter=False, mode="grid-wrap")
+        total += noise.spline(lattice, angle / radians, reach / length_mm)
     return total
 
 
@@ -217,7 +220,8 @@ def _pectoral(body: Breast, grid: Grid) -> np.ndarray:
     if not body.pectoral[0]:
         return np.zeros((1, 1), np.float32)
     across, down = body.pectoral
-    x, y = grid.x[None, :], grid.y[:, None] - body.top
+    x, y = _axes(grid)
+    y = y - body.top
     t = (y / down).clip(-0.5, 1.2)
     edge = across * (1 - t) + 0.12 * across * np.sin(np.pi * t.clip(0, 1))
     return _step((edge - x) / 9.0 + 0.5)

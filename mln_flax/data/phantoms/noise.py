@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
+from mln_flax.data.phantoms import boxes
+
+CHUNK = 2**15  # pixels of curves that are computed at once: few enough for a cache
 LATTICE = 64  # the lattice of one octave repeats after so many periods; no two octaves agree
 
 
@@ -41,36 +45,75 @@ def power_law(
     periods = np.asarray(periods_mm)
     weight = periods ** (exponent / 2 - 1)
     # A cubic B-spline of white noise keeps 0.479 of its variance along each axis.
-    weight = weight / (0.479 * np.sqrt(np.sum(weight**2)))
-    total = np.zeros((len(y), len(x)), np.float32)
-    for period, scale in zip(periods, weight, strict=True):
-        side = int(min(LATTICE, np.ceil(512 / period)))
-        lattice = rng.standard_normal((side, side), np.float32) * np.float32(scale)
-        shift = rng.random(2) * side
-        if period >= pixel:
-            rows, columns = y / period + shift[0], x / period + shift[1]
-            base = int(np.floor(columns[0]))
-            if np.floor(columns[-1]) + 4 - base < side:  # leave out what the window cannot see
-                lattice = lattice.take(range(base, int(columns[-1]) + 4), axis=1, mode="wrap")
-                columns = columns - base
-            total += _spline(_spline(lattice, rows).T, columns).T
+    weight = (weight / (0.479 * np.sqrt(np.sum(weight**2)))).astype(np.float32)
+    sides = np.minimum(LATTICE, np.ceil(512 / periods)).astype(int)
+    lattices = np.zeros((len(periods), LATTICE, LATTICE), np.float32)  # [octave, column, row]
+    shifts = np.empty((len(periods), 2))
+    for k, side in enumerate(sides):
+        lattices[k, :side, :side] = rng.standard_normal((side, side), np.float32).T * weight[k]
+        shifts[k] = rng.random(2) * side
+    seen = periods >= pixel
+    periods, sides, shifts = periods[seen, None], sides[seen], shifts[seen]
+    columns = _basis(x / periods + shifts[:, 1:], sides, apart=True)
+    rows = _basis(y / periods + shifts[:, :1], sides, apart=False)
+    along = (columns @ lattices[seen].reshape(-1, LATTICE)).reshape(-1, len(x), LATTICE)
+    return rows @ along.transpose(0, 2, 1).reshape(-1, len(x))
+
+
+def spline_weights(t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What a cubic B-spline gives to the lattice points -1, 0, 1, 2 at `t` in [0, 1], each as t."""
+    u, square = 1 - t, t * t
+    cube = square * t
+    return u * u * u / 6, (3 * cube - 6 * square + 4) / 6, (3 * (t + square - cube) + 1) / 6, cube / 6
+
+
+def spline(lattice: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Cubic B-spline of a lattice that repeats, at any places: shaped as those.
+
+    Args:
+      lattice: float32 [h, w].
+      rows: places in steps of the lattice, of any shape.
+      columns: likewise, of the same shape.
+    """
+    row, column = np.floor(rows), np.floor(columns)
+    down, across = spline_weights(rows - row), spline_weights(columns - column)
+    top, left = int(row.min()) - 1, int(column.min()) - 1
+    lattice = lattice.take(range(top, int(row.max()) + 3), axis=0, mode="wrap")
+    lattice = lattice.take(range(left, int(column.max()) + 3), axis=1, mode="wrap")
+    # In what is left each neighbor is at a fixed distance from a place's first.
+    width = lattice.shape[1]
+    first = (row.astype(int) - (top + 1)) * width + (column.astype(int) - (left + 1))
+    flat = lattice.ravel()
+    total = np.zeros(rows.shape, np.float32)
+    for i, vertical in enumerate(down):
+        line = across[0] * flat[i * width :].take(first)
+        for j in (1, 2, 3):
+            line += across[j] * flat[i * width + j :].take(first)
+        line *= vertical
+        total += line
     return total
 
 
-def _spline(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Cubic B-spline through the rows of `values` (which repeat), at the given positions."""
-    base = np.floor(at).astype(int)
-    t = (at - base).astype(np.float32)[:, None]
-    weights = (
-        (1 - t) ** 3 / 6,
-        (3 * t**3 - 6 * t**2 + 4) / 6,
-        (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
-        t**3 / 6,
-    )
-    total = weights[0] * values.take(base, axis=0, mode="wrap")
-    for k, weight in enumerate(weights[1:], 1):
-        total += weight * values.take(base + k, axis=0, mode="wrap")
-    return total
+def _basis(at: np.ndarray, sides: np.ndarray, apart: bool) -> sparse.csr_array:
+    """The spline's weights for a stack of lattices of LATTICE points, as a matrix.
+
+    Args:
+      at: positions [octaves, n] in lattice steps; base and the 3 points after it count.
+      sides: [octaves], after how many points each lattice repeats.
+      apart: whether each octave has its own rows, [octaves n, octaves LATTICE], or all add up in
+        the same ones, [n, octaves LATTICE].
+    """
+    octaves, n = at.shape
+    base = np.floor(at)
+    weights = np.stack(spline_weights((at - base).astype(np.float32)), axis=-1)
+    points = (base.astype(int)[..., None] + np.arange(4)) % sides[:, None, None]
+    points += LATTICE * np.arange(octaves)[:, None, None]
+    if not apart:
+        weights, points = weights.swapaxes(0, 1), points.swapaxes(0, 1)
+    count = octaves * n if apart else n
+    starts = np.arange(count + 1) * (weights.size // count)
+    shape = count, octaves * LATTICE
+    return sparse.csr_array((weights.ravel(), points.ravel(), starts), shape=shape)
 
 
 def curves(lines: Curves, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -87,16 +130,22 @@ def curves(lines: Curves, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     strength = lines.strength[:, :-1].ravel() * thin / width
     reach = width[:, None] / 2
     low, high = np.minimum(start, end) - reach, np.maximum(start, end) + reach
-    first = np.array([x[0], y[0]])
-    corner = np.ceil((low - first) / pixel).astype(int).clip(0)
-    stop = np.floor((high - first) / pixel).astype(int) + 1
+    origin = np.array([x[0], y[0]])
+    first = np.ceil((low - origin) / pixel).astype(int).clip(0)
+    stop = np.floor((high - origin) / pixel).astype(int) + 1
     stop = np.minimum(stop, [len(x), len(y)])
-    for k in np.flatnonzero(np.all(stop > corner, axis=1) & (strength > 0)):
-        columns, rows = (slice(corner[k, i], stop[k, i]) for i in (0, 1))
-        px, py = x[None, columns] - start[k, 0], y[rows, None] - start[k, 1]
-        dx, dy = end[k] - start[k]
-        t = ((px * dx + py * dy) / (dx * dx + dy * dy + 1e-9)).clip(0, 1)
-        squared = ((px - t * dx) ** 2 + (py - t * dy) ** 2) * (4 / width[k] ** 2)
-        patch = canvas[rows, columns]
-        np.maximum(patch, strength[k] * np.sqrt((1 - squared).clip(0)), out=patch)
+    seen = np.flatnonzero(np.all(stop > first, axis=1) & (strength > 0))
+    area = np.prod(stop[seen] - first[seen], axis=1)
+    for k in np.split(seen, np.flatnonzero(np.diff(np.cumsum(area) // CHUNK)) + 1):
+        box, row, column = boxes.pixels(first[k, ::-1], stop[k, ::-1])
+        px, py = x[column] - start[k, 0][box], y[row] - start[k, 1][box]
+        dx, dy = (end[k] - start[k]).T
+        per_square = 1 / (dx * dx + dy * dy + 1e-9)
+        dx, dy, per_square = dx[box], dy[box], per_square[box]
+        t = ((px * dx + py * dy) * per_square).clip(0, 1)
+        px -= t * dx
+        py -= t * dy
+        squared = (px * px + py * py) * (4 / width[k] ** 2)[box]
+        value = strength[k][box] * np.sqrt((1 - squared).clip(0))
+        np.maximum.at(canvas.ravel(), row * len(x) + column, value.astype(np.float32))
     return canvas
