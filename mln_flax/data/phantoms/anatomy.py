@@ -166,13 +166,7 @@ def _step(value: np.ndarray) -> np.ndarray:
 def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.ndarray:
     """Share of dense tissue along the beam; weights are chosen by looking at the result."""
     x, y = _axes(grid)
-    seeds = [body.seed, 0, body.patient]
-
-    def field(
-        stream: int, periods: Sequence[float], exponent: float = PROJECTION_EXPONENT
-    ) -> np.ndarray:
-        seeds[1] = stream
-        return noise.power_law(np.random.default_rng(seeds), grid.x, grid.y, periods, exponent)
+    lobes, *levels, texture = noise.fields(_laws(body, thin), grid.x, grid.y)
 
     # Lobes of the gland: a cone behind the nipple, broken up by noise, under a layer of fat.
     tip_x, tip_y = body.nipple
@@ -180,7 +174,6 @@ def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.
     across = (y - tip_y * (1 - 0.5 * along)) / (0.5 * (body.bottom - body.top))
     cone = 1.1 - 1.2 * (np.abs(across) / (0.30 + 0.45 * along.clip(0, 1))) ** 2
     cone -= 2.0 * (along - 0.72).clip(0) + 0.8 * (0.1 - along).clip(0)
-    lobes = field(_LOBES, PERIODS_MM[:6], 3.4)
     streaks = _streaks(body, grid)
     gland = _step(0.5 + 0.42 * (cone - 1.15 + 1.3 * body.density + 0.85 * lobes + 0.5 * streaks))
     edge = depth - body.subcutaneous_mm - 3.0 * lobes - 2.0 * streaks
@@ -188,11 +181,9 @@ def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.
 
     # Septa around lobules of fat (Cooper's ligaments among them): where a smooth noise is zero.
     septa = np.zeros_like(depth)
-    for k, period in enumerate((15.0, 8.0)):
-        level = field(_SEPTA + 10 * k, (period, period / 2.3, period / 5.1))
+    for k, level in enumerate(levels):
         level = np.abs(level + 0.35 * streaks)
         septa += np.exp(-level / (0.22 + 0.1 * k)) * (0.6, 0.4)[k]
-    texture = field(_TEXTURE, PERIODS_MM, TEXTURE_SLICE if thin else TEXTURE_PROJECTION)
     fibers = noise.curves(_fibers(body, thin), grid.x, grid.y)
 
     weight = 0.5 + 0.6 * gland
@@ -200,6 +191,23 @@ def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.
     share = 0.07 + core * (0.75 + 0.32 * septa + 0.16 * streaks)
     share += (0.058 if thin else 0.085) * texture * weight + 0.055 * septa + fibers
     return share * _step(depth / 2.5)
+
+
+def _laws(body: Breast, thin: bool) -> list[noise.PowerLaw]:
+    """The noise of lobes, of septa around two sizes of lobules, and of the finest texture."""
+
+    def law(stream: int, periods: Sequence[float], exponent: float) -> noise.PowerLaw:
+        rng = np.random.default_rng([body.seed, stream, body.patient])
+        return noise.power_law(rng, periods, exponent)
+
+    return [
+        law(_LOBES, PERIODS_MM[:6], 3.4),
+        *(
+            law(_SEPTA + 10 * k, (period, period / 2.3, period / 5.1), PROJECTION_EXPONENT)
+            for k, period in enumerate((15.0, 8.0))
+        ),
+        law(_TEXTURE, PERIODS_MM, TEXTURE_SLICE if thin else TEXTURE_PROJECTION),
+    ]
 
 
 def _streaks(body: Breast, grid: Grid) -> np.ndarray:

@@ -20,44 +20,90 @@ class Curves(NamedTuple):
     strength: np.ndarray  # [curves, points] the value on the middle line
 
 
-def power_law(
-    rng: np.random.Generator,
-    x: np.ndarray,
-    y: np.ndarray,
-    periods_mm: Sequence[float],
-    exponent: float,
-) -> np.ndarray:
-    """Noise [y, x] float32 whose power falls as frequency to the -`exponent`, variance about 1.
+class PowerLaw(NamedTuple):
+    """White noise on the lattice of each octave of a field, and what a field is made of it."""
+
+    lattices: np.ndarray  # float32 [octaves, LATTICE, LATTICE], [column, row], as high as its power
+    side: np.ndarray  # [octaves] after how many points each repeats; the rest of its array is 0
+    shift: np.ndarray  # [octaves, (y, x)] periods
+    period_mm: np.ndarray  # [octaves]
+
+
+def power_law(rng: np.random.Generator, periods_mm: Sequence[float], exponent: float) -> PowerLaw:
+    """Noise whose power falls as frequency to the -`exponent`, variance about 1, for `fields`.
 
     A sum of octaves: white noise on a lattice of each period, interpolated by cubic B-splines. An
     octave of period p adds power p^2 times its variance below 1 / p, so a variance of
     p^(exponent - 2) gives the power law between 1 / (longest) and 1 / (shortest period).
-    Octaves finer than the pixels are drawn but left out, so that all pixel sizes show one breast.
 
     Args:
       rng: draws the lattices and nothing else.
-      x: regular coordinates in mm, [W].
-      y: likewise, [H].
       periods_mm: lattice constants, the longest first.
       exponent: of the power spectrum.
     """
-    pixel = abs(x[1] - x[0]) if len(x) > 1 else abs(y[1] - y[0]) if len(y) > 1 else 0.0
-    periods = np.asarray(periods_mm)
+    periods = np.array(periods_mm)
     weight = periods ** (exponent / 2 - 1)
     # A cubic B-spline of white noise keeps 0.479 of its variance along each axis.
     weight = (weight / (0.479 * np.sqrt(np.sum(weight**2)))).astype(np.float32)
     sides = np.minimum(LATTICE, np.ceil(512 / periods)).astype(int)
-    lattices = np.zeros((len(periods), LATTICE, LATTICE), np.float32)  # [octave, column, row]
+    lattices = np.zeros((len(periods), LATTICE, LATTICE), np.float32)
     shifts = np.empty((len(periods), 2))
     for k, side in enumerate(sides):
-        lattices[k, :side, :side] = rng.standard_normal((side, side), np.float32).T * weight[k]
+        values = rng.standard_normal((side, side), np.float32)
+        np.multiply(values.T, weight[k], out=lattices[k, :side, :side])
         shifts[k] = rng.random(2) * side
-    seen = periods >= pixel
-    periods, sides, shifts = periods[seen, None], sides[seen], shifts[seen]
-    columns = _basis(x / periods + shifts[:, 1:], sides, apart=True)
-    rows = _basis(y / periods + shifts[:, :1], sides, apart=False)
-    along = (columns @ lattices[seen].reshape(-1, LATTICE)).reshape(-1, len(x), LATTICE)
-    return rows @ along.transpose(0, 2, 1).reshape(-1, len(x))
+    return PowerLaw(lattices, sides, shifts, periods)
+
+
+def fields(laws: Sequence[PowerLaw], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Each law's noise, float32 [laws, y, x].
+
+    Octaves finer than the pixels are left out, so that all pixel sizes show one breast. All is
+    two products of sparse matrices with what the lattices hold: along x, then along y.
+
+    Args:
+      laws: of any periods.
+      x: regular coordinates in mm, [W].
+      y: likewise, [H].
+    """
+    pixel = abs(x[1] - x[0]) if len(x) > 1 else abs(y[1] - y[0]) if len(y) > 1 else 0.0
+    lattices, side, shift, period = map(np.concatenate, zip(*laws, strict=True))
+    law = np.repeat(np.arange(len(laws)), [len(each.side) for each in laws])
+    seen = np.flatnonzero(period >= pixel)
+    if len(seen) < len(period):
+        lattices, side, shift, period = (a[seen] for a in (lattices, side, shift, period))
+    count = np.bincount(law[seen], minlength=len(laws))  # of a law's octaves
+    weights, points = _taps(x, period, shift[:, 1], side)
+    columns = _sparse(weights, points, np.full(len(seen) * len(x), 4), LATTICE * len(seen))
+    along = (columns @ lattices.reshape(-1, LATTICE)).reshape(-1, len(x), LATTICE)
+    along = along.transpose(0, 2, 1).reshape(-1, len(x))
+    # Here a law's octaves add up: a pixel's row holds the taps of all of them.
+    parts = np.cumsum(count)[:-1]
+    weights, points = (
+        np.concatenate([part.swapaxes(0, 1).ravel() for part in np.split(taps, parts)])
+        for taps in _taps(y, period, shift[:, 0], side)
+    )
+    rows = _sparse(weights, points, np.repeat(4 * count, len(y)), LATTICE * len(seen))
+    return (rows @ along).reshape(len(laws), len(y), len(x))
+
+
+def _taps(
+    at_mm: np.ndarray, period_mm: np.ndarray, shift: np.ndarray, side: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each octave and place four weights, and which points of all lattices these are for."""
+    at = at_mm / period_mm[:, None] + shift[:, None]
+    base = np.floor(at)
+    weights = np.stack(spline_weights((at - base).astype(np.float32)), axis=-1)
+    points = (base.astype(int)[..., None] + np.arange(4)) % side[:, None, None]
+    return weights, points + LATTICE * np.arange(len(side))[:, None, None]
+
+
+def _sparse(
+    weights: np.ndarray, points: np.ndarray, taps: np.ndarray, width: int
+) -> sparse.csr_array:
+    """A matrix of `width` columns with so many weights in each of its rows."""
+    starts = np.concatenate([[0], np.cumsum(taps)])
+    return sparse.csr_array((weights.ravel(), points.ravel(), starts), shape=(len(taps), width))
 
 
 def spline_weights(t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -92,28 +138,6 @@ def spline(lattice: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nda
         line *= vertical
         total += line
     return total
-
-
-def _basis(at: np.ndarray, sides: np.ndarray, apart: bool) -> sparse.csr_array:
-    """The spline's weights for a stack of lattices of LATTICE points, as a matrix.
-
-    Args:
-      at: positions [octaves, n] in lattice steps; base and the 3 points after it count.
-      sides: [octaves], after how many points each lattice repeats.
-      apart: whether each octave has its own rows, [octaves n, octaves LATTICE], or all add up in
-        the same ones, [n, octaves LATTICE].
-    """
-    octaves, n = at.shape
-    base = np.floor(at)
-    weights = np.stack(spline_weights((at - base).astype(np.float32)), axis=-1)
-    points = (base.astype(int)[..., None] + np.arange(4)) % sides[:, None, None]
-    points += LATTICE * np.arange(octaves)[:, None, None]
-    if not apart:
-        weights, points = weights.swapaxes(0, 1), points.swapaxes(0, 1)
-    count = octaves * n if apart else n
-    starts = np.arange(count + 1) * (weights.size // count)
-    shape = count, octaves * LATTICE
-    return sparse.csr_array((weights.ravel(), points.ravel(), starts), shape=shape)
 
 
 def curves(lines: Curves, x: np.ndarray, y: np.ndarray) -> np.ndarray:
