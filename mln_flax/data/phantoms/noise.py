@@ -76,14 +76,19 @@ def fields(laws: Sequence[PowerLaw], x: np.ndarray, y: np.ndarray) -> np.ndarray
     weights, points = _taps(x, period, shift[:, 1], side)
     columns = _sparse(weights, points, np.full(len(seen) * len(x), 4), LATTICE * len(seen))
     along = (columns @ lattices.reshape(-1, LATTICE)).reshape(-1, len(x), LATTICE)
-    along = along.transpose(0, 2, 1).reshape(-1, len(x))
+    weights, points = _taps(y, period, shift[:, 0], side)
+    seen_rows = np.zeros(LATTICE * len(seen), bool)
+    seen_rows[points] = True
+    octave, row = np.divmod(np.flatnonzero(seen_rows), LATTICE)
+    along = along[octave, :, row]
+    points = (np.cumsum(seen_rows) - 1)[points]
     # Here a law's octaves add up: a pixel's row holds the taps of all of them.
     parts = np.cumsum(count)[:-1]
     weights, points = (
         np.concatenate([part.swapaxes(0, 1).ravel() for part in np.split(taps, parts)])
-        for taps in _taps(y, period, shift[:, 0], side)
+        for taps in (weights, points)
     )
-    rows = _sparse(weights, points, np.repeat(4 * count, len(y)), LATTICE * len(seen))
+    rows = _sparse(weights, points, np.repeat(4 * count, len(y)), len(along))
     return (rows @ along).reshape(len(laws), len(y), len(x))
 
 
