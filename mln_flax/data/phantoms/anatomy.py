@@ -24,6 +24,11 @@ PERIODS_MM = tuple(51.2 / 2**k for k in range(9))
 PROJECTION_EXPONENT, TEXTURE_PROJECTION, TEXTURE_SLICE = 3.0, 2.7, 2.2
 LATTICE_SIDE = 64  # of the streaks' noise
 
+FIBERS, FIBER_STEPS = (26, 7, 90), 28  # ducts, vessels, ligaments, and the points of each. Chosen
+_FIBER_KIND = np.repeat([0, 1, 2], FIBERS)
+_TAPER = np.linspace(1.0, 0.45, FIBER_STEPS)[None]
+_FADE = np.sin(np.linspace(0.25, np.pi - 0.1, FIBER_STEPS))[None] ** 0.5  # no blunt ends
+
 _BREAST, _LOBES, _TEXTURE, _SEPTA, _FIBERS, _STREAKS = 1, 2, 3, 4, 5, 6  # random streams
 
 
@@ -126,7 +131,7 @@ def depth_mm(body: Breast, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Millimeters under the skin, negative in the air; exact near the skin, where it matters."""
     angle = np.arctan2(y, x)
     radius = np.interp(angle, body.angle, body.radius)
-    return (radius - np.sqrt(x * x + y * y)) * np.interp(angle, body.angle, body.slant)
+    return (radius - np.hypot(x, y)) * np.interp(angle, body.angle, body.slant)
 
 
 def tissue(body: Breast, grid: Grid, *, thin: bool) -> Tissue:
@@ -241,9 +246,8 @@ def _fibers(body: Breast, thin: bool) -> noise.Curves:
     Widths: ducts 0.5 to 2 mm, vessels 1 to 2.5 mm, ligaments 0.3 to 0.8 mm, all chosen.
     """
     rng = np.random.default_rng([body.seed, _FIBERS, body.patient])
-    ducts, vessels, ligaments, steps = 26, 7, 90, 28
-    count = ducts + vessels + ligaments
-    kind = np.repeat([0, 1, 2], [ducts, vessels, ligaments])
+    ducts, vessels, ligaments = FIBERS
+    count, kind, steps = len(_FIBER_KIND), _FIBER_KIND, FIBER_STEPS
     tip = np.array(body.nipple) - [4.0, 0.0]
     start = np.tile(tip, (count, 1)) + rng.normal(0, 1.5, (count, 2))
     angles = rng.uniform(-1.25, 1.25, count)
@@ -255,18 +259,20 @@ def _fibers(body: Breast, thin: bool) -> noise.Curves:
     inward = np.arctan2(-start[:, 1], -start[:, 0])
     heading = np.where(kind == 1, np.pi + rng.normal(0, 0.5, count), heading)
     heading = np.where(kind == 2, inward + rng.normal(0, 0.55, count), heading)
-    stride = np.select([kind == 0, kind == 1], [2.3, 3.2], 0.9) * rng.uniform(0.6, 1.2, count)
-    turn = np.select([kind == 0, kind == 1], [0.13, 0.1], 0.07)[:, None]
+    stride = _by_kind(2.3, 3.2, 0.9) * rng.uniform(0.6, 1.2, count)
+    turn = _by_kind(0.13, 0.1, 0.07)[:, None]
     bend = np.cumsum(rng.normal(0, 1, (count, steps)) * turn, axis=1)
     bend += rng.normal(0, 0.02, (count, 1)) * np.arange(steps)
-    way = (heading[:, None] + bend)[..., None]
-    moves = stride[:, None, None] * np.concatenate([np.cos(way), np.sin(way)], axis=-1)
+    way = heading[:, None] + bend
+    moves = stride[:, None, None] * np.stack([np.cos(way), np.sin(way)], axis=-1)
     points = start[:, None] + np.cumsum(moves, axis=1)
-    width = np.select([kind == 0, kind == 1], [1.3, 1.7], 0.5) * rng.uniform(0.6, 1.5, count)
-    taper = np.linspace(1.0, 0.45, steps)[None]
-    fade = np.sin(np.linspace(0.25, np.pi - 0.1, steps))[None] ** 0.5  # no blunt ends
-    strength = np.select([kind == 0, kind == 1], [0.030, 0.045], 0.038)
-    strength = strength * rng.uniform(0.5, 1.3, count)
+    width = _by_kind(1.3, 1.7, 0.5) * rng.uniform(0.6, 1.5, count)
+    strength = _by_kind(0.030, 0.045, 0.038) * rng.uniform(0.5, 1.3, count)
     if thin:  # a slice cuts a third of them, and shows those without what lies above and below
         strength = np.where(rng.random(count) < 0.35, 1.2 * strength, 0.0)
-    return noise.Curves(points, width[:, None] * taper, strength[:, None] * fade)
+    return noise.Curves(points, width[:, None] * _TAPER, strength[:, None] * _FADE)
+
+
+def _by_kind(duct: float, vessel: float, ligament: float) -> np.ndarray:
+    """A number for each fiber."""
+    return np.array([duct, vessel, ligament])[_FIBER_KIND]

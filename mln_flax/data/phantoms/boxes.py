@@ -1,4 +1,4 @@
-"""The pixels of many small boxes in one list, so that a whole image's marks are computed at once."""
+"""The pixels of many small boxes in one list: marks of a whole image are computed at once."""
 
 from typing import NamedTuple
 

@@ -81,7 +81,7 @@ def fields(laws: Sequence[PowerLaw], x: np.ndarray, y: np.ndarray) -> np.ndarray
     seen_rows[points] = True
     octave, row = np.divmod(np.flatnonzero(seen_rows), LATTICE)
     along = along[octave, :, row]
-    points = (np.cumsum(seen_rows) - 1)[points]
+    points = (np.cumsum(seen_rows, dtype=np.int32) - 1)[points]
     # Here a law's octaves add up: a pixel's row holds the taps of all of them.
     parts = np.cumsum(count)[:-1]
     weights, points = (
@@ -99,15 +99,17 @@ def _taps(
     at = at_mm / period_mm[:, None] + shift[:, None]
     base = np.floor(at)
     weights = np.stack(spline_weights((at - base).astype(np.float32)), axis=-1)
-    points = (base.astype(int)[..., None] + np.arange(4)) % side[:, None, None]
-    return weights, points + LATTICE * np.arange(len(side))[:, None, None]
+    points = base.astype(np.int32)[..., None] + np.arange(4, dtype=np.int32)
+    points %= side[:, None, None].astype(np.int32)
+    points += LATTICE * np.arange(len(side), dtype=np.int32)[:, None, None]
+    return weights, points
 
 
 def _sparse(
     weights: np.ndarray, points: np.ndarray, taps: np.ndarray, width: int
 ) -> sparse.csr_array:
     """A matrix of `width` columns with so many weights in each of its rows."""
-    starts = np.concatenate([[0], np.cumsum(taps)])
+    starts = np.concatenate([[0], np.cumsum(taps)]).astype(np.int32)
     return sparse.csr_array((weights.ravel(), points.ravel(), starts), shape=(len(taps), width))
 
 
@@ -115,7 +117,8 @@ def spline_weights(t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     """What a cubic B-spline gives to the lattice points -1, 0, 1, 2 at `t` in [0, 1], each as t."""
     u, square = 1 - t, t * t
     cube = square * t
-    return u * u * u / 6, (3 * cube - 6 * square + 4) / 6, (3 * (t + square - cube) + 1) / 6, cube / 6
+    middle = (3 * cube - 6 * square + 4) / 6, (3 * (t + square - cube) + 1) / 6
+    return u * u * u / 6, *middle, cube / 6
 
 
 def spline(lattice: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -159,11 +162,14 @@ def curves(lines: Curves, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     strength = lines.strength[:, :-1].ravel() * thin / width
     reach = width[:, None] / 2
     low, high = np.minimum(start, end) - reach, np.maximum(start, end) + reach
+    near = np.all((high >= [x[0], y[0]]) & (low <= [x[-1], y[-1]]), axis=1) & (strength > 0)
+    start, end, low, high = start[near], end[near], low[near], high[near]
+    width, strength = width[near], strength[near]
     origin = np.array([x[0], y[0]])
     first = np.ceil((low - origin) / pixel).astype(int).clip(0)
     stop = np.floor((high - origin) / pixel).astype(int) + 1
     stop = np.minimum(stop, [len(x), len(y)])
-    seen = np.flatnonzero(np.all(stop > first, axis=1) & (strength > 0))
+    seen = np.flatnonzero(np.all(stop > first, axis=1))
     area = np.prod(stop[seen] - first[seen], axis=1)
     for k in np.split(seen, np.flatnonzero(np.diff(np.cumsum(area) // CHUNK)) + 1):
         box, row, column = boxes.pixels(first[k, ::-1], stop[k, ::-1])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 # Relative noise of a 0.1 mm pixel behind a breast, so of its logarithm: 2% is 2,500 photons. The
 # noise of a pixel of another size follows from the number of photons, which goes with its area.
@@ -122,8 +122,20 @@ def _blur_rows(image: np.ndarray, sigma_mm: float, scene: Scene) -> np.ndarray:
     """A Gaussian blur along y only."""
     if not image.any():
         return image.copy()
-    weights = _gaussian(sigma_mm / scene.spacing_mm)
-    return ndimage.correlate1d(image, weights, axis=0, mode="nearest")
+    return _row_blur(sigma_mm / scene.spacing_mm, len(image)) @ image
+
+
+@functools.lru_cache(maxsize=32)
+def _row_blur(sigma: float, rows: int) -> sparse.csr_array:
+    """A Gaussian blur of columns of so many pixels as a matrix; the last pixel goes on outside."""
+    weights = _gaussian(sigma).astype(np.float32)
+    reach = len(weights) // 2
+    source = np.arange(rows)[:, None] + np.arange(-reach, reach + 1)
+    points = source.clip(0, rows - 1).astype(np.int32).ravel()
+    starts = np.arange(rows + 1, dtype=np.int32) * len(weights)
+    blur = sparse.csr_array((np.tile(weights, rows), points, starts), shape=(rows, rows))
+    blur.sum_duplicates()
+    return blur
 
 
 @functools.cache
