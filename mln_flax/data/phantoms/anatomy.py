@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from mln_flax.data.phantoms import noise
 
@@ -24,6 +23,11 @@ PERIODS_MM = tuple(51.2 / 2**k for k in range(9))
 # so that windows of 12.8 mm measure 3.2 and 2.7 on average between 0.3 and 1.5 per mm.
 PROJECTION_EXPONENT, TEXTURE_PROJECTION, TEXTURE_SLICE = 3.0, 2.7, 2.2
 LATTICE_SIDE = 64  # of the streaks' noise
+
+FIBERS, FIBER_STEPS = (26, 7, 90), 28  # ducts, vessels, ligaments, and the points of each. Chosen
+_FIBER_KIND = np.repeat([0, 1, 2], FIBERS)
+_TAPER = np.linspace(1.0, 0.45, FIBER_STEPS)[None]
+_FADE = np.sin(np.linspace(0.25, np.pi - 0.1, FIBER_STEPS))[None] ** 0.5  # no blunt ends
 
 _BREAST, _LOBES, _TEXTURE, _SEPTA, _FIBERS, _STREAKS = 1, 2, 3, 4, 5, 6  # random streams
 
@@ -101,7 +105,7 @@ def breast(seed: int, index: int) -> Breast:
         angle=angle,
         radius=radius,
         slant=radius / np.hypot(radius, slope),
-        nipple=(tip * np.cos(at), tip * np.sin(at)),
+        nipple=(float(tip * np.cos(at)), float(tip * np.sin(at))),
         nipple_mm=rng.uniform(3.5, 5.5),
         top=-upper * (1.0 if view == "CC" else 0.86),
         bottom=lower,
@@ -135,13 +139,14 @@ def tissue(body: Breast, grid: Grid, *, thin: bool) -> Tissue:
 
     A slice has fewer structures over each other: other weights, a lower exponent, a flatter rim.
     """
-    x, y = grid.x[None, :].astype(np.float32), grid.y[:, None].astype(np.float32)
+    x, y = _axes(grid)
     depth = depth_mm(body, x, y).astype(np.float32)
-    out = np.hypot(x - body.nipple[0] + 1.5, y - body.nipple[1])
+    out = np.sqrt((x - (body.nipple[0] - 1.5)) ** 2 + (y - body.nipple[1]) ** 2)
     nipple = np.minimum(1.0, (body.nipple_mm - out) / 2)  # a ball on the skin
     depth = np.maximum(depth, 2 * nipple)
     inside = _step(depth / max(0.3, grid.spacing_mm) + 0.5)
-    rolled = np.sqrt(1 - (1 - (depth / body.roll_mm).clip(0, 1)) ** 2)
+    rim = (depth / body.roll_mm).clip(0, 1)
+    rolled = np.sqrt(rim * (2 - rim))  # a quarter of a circle
     share = _dense_share(body, grid, depth, thin)
     share = share + _pectoral(body, grid) * (0.40 - 0.6 * share)
     thickness = body.thickness_mm * (0.75 + 0.25 * rolled if thin else rolled)
@@ -149,9 +154,12 @@ def tissue(body: Breast, grid: Grid, *, thin: bool) -> Tissue:
     attenuation += 0.15 * _step(nipple / 2 + 0.5)
     attenuation += 0.5 * SKIN_PATH_MM * MU_GLAND * np.exp(-((depth / SKIN_MM - 0.5) ** 2) * 2)
     rim = MU_FAT * (body.thickness_mm - thickness)
-    return Tissue(
-        (attenuation * inside).astype(np.float32), depth, (rim * inside).astype(np.float32)
-    )
+    return Tissue(attenuation * inside, depth, rim * inside)
+
+
+def _axes(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The grid's x [1, W] and y [H, 1] in the precision of what is computed for each pixel."""
+    return grid.x[None, :].astype(np.float32), grid.y[:, None].astype(np.float32)
 
 
 def _step(value: np.ndarray) -> np.ndarray:
@@ -162,14 +170,8 @@ def _step(value: np.ndarray) -> np.ndarray:
 
 def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.ndarray:
     """Share of dense tissue along the beam; weights are chosen by looking at the result."""
-    x, y = grid.x[None, :], grid.y[:, None]
-    seeds = [body.seed, 0, body.patient]
-
-    def field(
-        stream: int, periods: Sequence[float], exponent: float = PROJECTION_EXPONENT
-    ) -> np.ndarray:
-        seeds[1] = stream
-        return noise.power_law(np.random.default_rng(seeds), grid.x, grid.y, periods, exponent)
+    x, y = _axes(grid)
+    lobes, *levels, texture = noise.fields(_laws(body, thin), grid.x, grid.y)
 
     # Lobes of the gland: a cone behind the nipple, broken up by noise, under a layer of fat.
     tip_x, tip_y = body.nipple
@@ -177,7 +179,6 @@ def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.
     across = (y - tip_y * (1 - 0.5 * along)) / (0.5 * (body.bottom - body.top))
     cone = 1.1 - 1.2 * (np.abs(across) / (0.30 + 0.45 * along.clip(0, 1))) ** 2
     cone -= 2.0 * (along - 0.72).clip(0) + 0.8 * (0.1 - along).clip(0)
-    lobes = field(_LOBES, PERIODS_MM[:6], 3.4)
     streaks = _streaks(body, grid)
     gland = _step(0.5 + 0.42 * (cone - 1.15 + 1.3 * body.density + 0.85 * lobes + 0.5 * streaks))
     edge = depth - body.subcutaneous_mm - 3.0 * lobes - 2.0 * streaks
@@ -185,11 +186,9 @@ def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.
 
     # Septa around lobules of fat (Cooper's ligaments among them): where a smooth noise is zero.
     septa = np.zeros_like(depth)
-    for k, period in enumerate((15.0, 8.0)):
-        level = field(_SEPTA + 10 * k, (period, period / 2.3, period / 5.1))
+    for k, level in enumerate(levels):
         level = np.abs(level + 0.35 * streaks)
         septa += np.exp(-level / (0.22 + 0.1 * k)) * (0.6, 0.4)[k]
-    texture = field(_TEXTURE, PERIODS_MM, TEXTURE_SLICE if thin else TEXTURE_PROJECTION)
     fibers = noise.curves(_fibers(body, thin), grid.x, grid.y)
 
     weight = 0.5 + 0.6 * gland
@@ -199,16 +198,33 @@ def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.
     return share * _step(depth / 2.5)
 
 
+def _laws(body: Breast, thin: bool) -> list[noise.PowerLaw]:
+    """The noise of lobes, of septa around two sizes of lobules, and of the finest texture."""
+
+    def law(stream: int, periods: Sequence[float], exponent: float) -> noise.PowerLaw:
+        rng = np.random.default_rng([body.seed, stream, body.patient])
+        return noise.power_law(rng, periods, exponent)
+
+    return [
+        law(_LOBES, PERIODS_MM[:6], 3.4),
+        *(
+            law(_SEPTA + 10 * k, (period, period / 2.3, period / 5.1), PROJECTION_EXPONENT)
+            for k, period in enumerate((15.0, 8.0))
+        ),
+        law(_TEXTURE, PERIODS_MM, TEXTURE_SLICE if thin else TEXTURE_PROJECTION),
+    ]
+
+
 def _streaks(body: Breast, grid: Grid) -> np.ndarray:
     """Noise of variance about 1 drawn out along lines to a point outside the nipple."""
     rng = np.random.default_rng([body.seed, _STREAKS, body.patient])
-    x, y = grid.x[None, :] - body.nipple[0] - 18.0, grid.y[:, None] - body.nipple[1]
-    angle, reach = np.arctan2(y, -x) + np.pi, np.hypot(x, y)
+    x, y = _axes(grid)
+    x, y = x - (body.nipple[0] + 18.0), y - body.nipple[1]
+    angle, reach = np.arctan2(y, -x) + np.float32(np.pi), np.sqrt(x * x + y * y)
     total = np.zeros(angle.shape, np.float32)
     for radians, length_mm, scale in ((0.16, 45.0, 1.3), (0.05, 22.0, 1.3)):
         lattice = rng.standard_normal((LATTICE_SIDE, LATTICE_SIDE), np.float32) * scale
-        at = np.stack([angle / radians, reach / length_mm])
-        total += ndimage.map_coordinates(lattice, at, order=3, prefilter=False, mode="grid-wrap")
+        total += noise.spline(lattice, angle / radians, reach / length_mm)
     return total
 
 
@@ -217,7 +233,8 @@ def _pectoral(body: Breast, grid: Grid) -> np.ndarray:
     if not body.pectoral[0]:
         return np.zeros((1, 1), np.float32)
     across, down = body.pectoral
-    x, y = grid.x[None, :], grid.y[:, None] - body.top
+    x, y = _axes(grid)
+    y = y - body.top
     t = (y / down).clip(-0.5, 1.2)
     edge = across * (1 - t) + 0.12 * across * np.sin(np.pi * t.clip(0, 1))
     return _step((edge - x) / 9.0 + 0.5)
@@ -229,9 +246,8 @@ def _fibers(body: Breast, thin: bool) -> noise.Curves:
     Widths: ducts 0.5 to 2 mm, vessels 1 to 2.5 mm, ligaments 0.3 to 0.8 mm, all chosen.
     """
     rng = np.random.default_rng([body.seed, _FIBERS, body.patient])
-    ducts, vessels, ligaments, steps = 26, 7, 90, 28
-    count = ducts + vessels + ligaments
-    kind = np.repeat([0, 1, 2], [ducts, vessels, ligaments])
+    ducts, vessels, ligaments = FIBERS
+    count, kind, steps = len(_FIBER_KIND), _FIBER_KIND, FIBER_STEPS
     tip = np.array(body.nipple) - [4.0, 0.0]
     start = np.tile(tip, (count, 1)) + rng.normal(0, 1.5, (count, 2))
     angles = rng.uniform(-1.25, 1.25, count)
@@ -243,18 +259,20 @@ def _fibers(body: Breast, thin: bool) -> noise.Curves:
     inward = np.arctan2(-start[:, 1], -start[:, 0])
     heading = np.where(kind == 1, np.pi + rng.normal(0, 0.5, count), heading)
     heading = np.where(kind == 2, inward + rng.normal(0, 0.55, count), heading)
-    stride = np.select([kind == 0, kind == 1], [2.3, 3.2], 0.9) * rng.uniform(0.6, 1.2, count)
-    turn = np.select([kind == 0, kind == 1], [0.13, 0.1], 0.07)[:, None]
+    stride = _by_kind(2.3, 3.2, 0.9) * rng.uniform(0.6, 1.2, count)
+    turn = _by_kind(0.13, 0.1, 0.07)[:, None]
     bend = np.cumsum(rng.normal(0, 1, (count, steps)) * turn, axis=1)
     bend += rng.normal(0, 0.02, (count, 1)) * np.arange(steps)
-    way = (heading[:, None] + bend)[..., None]
-    moves = stride[:, None, None] * np.concatenate([np.cos(way), np.sin(way)], axis=-1)
+    way = heading[:, None] + bend
+    moves = stride[:, None, None] * np.stack([np.cos(way), np.sin(way)], axis=-1)
     points = start[:, None] + np.cumsum(moves, axis=1)
-    width = np.select([kind == 0, kind == 1], [1.3, 1.7], 0.5) * rng.uniform(0.6, 1.5, count)
-    taper = np.linspace(1.0, 0.45, steps)[None]
-    fade = np.sin(np.linspace(0.25, np.pi - 0.1, steps))[None] ** 0.5  # no blunt ends
-    strength = np.select([kind == 0, kind == 1], [0.030, 0.045], 0.038)
-    strength = strength * rng.uniform(0.5, 1.3, count)
+    width = _by_kind(1.3, 1.7, 0.5) * rng.uniform(0.6, 1.5, count)
+    strength = _by_kind(0.030, 0.045, 0.038) * rng.uniform(0.5, 1.3, count)
     if thin:  # a slice cuts a third of them, and shows those without what lies above and below
         strength = np.where(rng.random(count) < 0.35, 1.2 * strength, 0.0)
-    return noise.Curves(points, width[:, None] * taper, strength[:, None] * fade)
+    return noise.Curves(points, width[:, None] * _TAPER, strength[:, None] * _FADE)
+
+
+def _by_kind(duct: float, vessel: float, ligament: float) -> np.ndarray:
+    """A number for each fiber."""
+    return np.array([duct, vessel, ligament])[_FIBER_KIND]

@@ -1,10 +1,15 @@
 """Many phantoms at once: from the cache, else drawn, in several processes where that pays."""
 
+import concurrent.futures
+import functools
+import itertools
 import multiprocessing
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+
+import numpy as np
 
 from mln_flax.data import processes
 from mln_flax.data.core import Example
@@ -12,9 +17,9 @@ from mln_flax.data.phantoms import store
 from mln_flax.data.phantoms.store import Block
 
 MOST_WORKERS = 8
-# Seconds: of a block, which one process draws and one file keeps; and what several processes must
-# save, for each takes half a second to start.
-BLOCK_SECONDS, WORTH_SECONDS = 0.7, 3.0
+# Seconds: of a block, which one process draws and one file keeps; and of what several processes
+# draw at least, for each takes half a second of a core to start.
+BLOCK_SECONDS, WORTH_SECONDS = 0.2, 1.5
 
 # Of a seed, the domains, a patient, and height=, width=, spacing_mm=, whole=: the patient's
 # phantoms.
@@ -27,7 +32,7 @@ def draw(wanted: Sequence[Block], show: Show, workers: int = 0) -> list[list[Exa
     Args:
       wanted: blocks of any length.
       show: a function at the top of a module, so that other processes know it.
-      workers: processes that draw; 0: as many as there are cores, up to 8.
+      workers: processes that draw, this one among them; 0: as many as there are cores, up to 8.
     """
     parts = [_split(block) for block in wanted]
     blocks = [block for part in parts for block in part]
@@ -98,25 +103,49 @@ def _seconds(block: Block) -> float:
 def _drawn(
     blocks: Sequence[Block], show: Show, workers: int
 ) -> Iterator[tuple[Block, list[Example]]]:
-    """Each block with its phantoms, in order."""
-    draw_block, drawn = partial(_draw_block, show, store.SOURCES), 0
-    count = min(workers or min(_cores(), MOST_WORKERS), len(blocks))
-    if count > 1 and sum(map(_seconds, blocks)) > WORTH_SECONDS and _may_start_processes():
+    """Each block with its phantoms, as they become ready."""
+    draw_block, left = partial(_draw_block, show, store.SOURCES), dict.fromkeys(blocks)
+    count = min(workers or min(_cores(), MOST_WORKERS), len(left))
+    if count > 1 and sum(map(_seconds, left)) > WORTH_SECONDS and _may_start_processes():
         try:
-            with processes.pool(count, with_main=False) as pool:
-                for examples in pool.map(draw_block, blocks):
-                    yield blocks[drawn], examples
-                    drawn += 1
+            with processes.pool(count - 1, with_main=False) as pool:
+                for block, examples in _with_others(tuple(left), draw_block, pool, count - 1):
+                    yield block, examples
+                    del left[block]
         except (OSError, RuntimeError, ImportError) as error:  # of processes; drawing raises none
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
             print(f"phantoms: drawn in this process alone ({reason})", flush=True)
-    for block in blocks[drawn:]:
+    for block in left:
         yield block, draw_block(block)
+
+
+def _with_others(
+    blocks: Sequence[Block],
+    draw_block: Callable[[Block], list[Example]],
+    pool: concurrent.futures.Executor,
+    workers: int,
+) -> Iterator[tuple[Block, list[Example]]]:
+    """Draws blocks here while the pool draws others; this process need not wait for its start."""
+    waiting: dict[concurrent.futures.Future[list[Example]], Block] = {}
+    following = iter(blocks)
+    own: Block | None = blocks[0]
+    while own or waiting:
+        # One that a process draws and one that it finds when it has done so.
+        for block in itertools.islice(following, 2 * workers - len(waiting)):
+            waiting[pool.submit(draw_block, block)] = block
+        own = next(following, None)
+        if own:
+            yield own, draw_block(own)
+        timeout = 0 if own else None
+        ready = concurrent.futures.wait(waiting, timeout, concurrent.futures.FIRST_COMPLETED).done
+        for future in ready:
+            yield waiting.pop(future), future.result()
 
 
 def _draw_block(show: Show, sources: str, block: Block) -> list[Example]:
     if store.SOURCES != sources:  # in a process that has read the files later
         raise RuntimeError("its code has been changed meanwhile")
+    _reuse_memory()
     return [
         example
         for index in range(block.first, block.stop)
@@ -130,6 +159,17 @@ def _draw_block(show: Show, sources: str, block: Block) -> list[Example]:
             whole=block.whole,
         )
     ]
+
+
+@functools.cache
+def _reuse_memory() -> None:
+    """Lets arrays of up to 16 MB be made of memory that others were freed from.
+
+    GNU's allocator gives larger pieces than it has seen freed back to the system, and a phantom's
+    many short-lived arrays are all first touched then: a quarter of the time. Another allocator
+    takes no notice.
+    """
+    np.empty(2**24, np.uint8)
 
 
 def _may_start_processes() -> bool:

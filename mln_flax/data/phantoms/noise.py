@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
+from mln_flax.data.phantoms import boxes
+
+CHUNK = 2**15  # pixels of curves that are computed at once: few enough for a cache
 LATTICE = 64  # the lattice of one octave repeats after so many periods; no two octaves agree
 
 
@@ -16,60 +20,131 @@ class Curves(NamedTuple):
     strength: np.ndarray  # [curves, points] the value on the middle line
 
 
-def power_law(
-    rng: np.random.Generator,
-    x: np.ndarray,
-    y: np.ndarray,
-    periods_mm: Sequence[float],
-    exponent: float,
-) -> np.ndarray:
-    """Noise [y, x] float32 whose power falls as frequency to the -`exponent`, variance about 1.
+class PowerLaw(NamedTuple):
+    """White noise on the lattice of each octave of a field, and what a field is made of it."""
+
+    lattices: np.ndarray  # float32 [octaves, LATTICE, LATTICE], [column, row], as high as its power
+    side: np.ndarray  # [octaves] after how many points each repeats; the rest of its array is 0
+    shift: np.ndarray  # [octaves, (y, x)] periods
+    period_mm: np.ndarray  # [octaves]
+
+
+def power_law(rng: np.random.Generator, periods_mm: Sequence[float], exponent: float) -> PowerLaw:
+    """Noise whose power falls as frequency to the -`exponent`, variance about 1, for `fields`.
 
     A sum of octaves: white noise on a lattice of each period, interpolated by cubic B-splines. An
     octave of period p adds power p^2 times its variance below 1 / p, so a variance of
     p^(exponent - 2) gives the power law between 1 / (longest) and 1 / (shortest period).
-    Octaves finer than the pixels are drawn but left out, so that all pixel sizes show one breast.
 
     Args:
       rng: draws the lattices and nothing else.
-      x: regular coordinates in mm, [W].
-      y: likewise, [H].
       periods_mm: lattice constants, the longest first.
       exponent: of the power spectrum.
     """
-    pixel = abs(x[1] - x[0]) if len(x) > 1 else abs(y[1] - y[0]) if len(y) > 1 else 0.0
-    periods = np.asarray(periods_mm)
+    periods = np.array(periods_mm)
     weight = periods ** (exponent / 2 - 1)
     # A cubic B-spline of white noise keeps 0.479 of its variance along each axis.
-    weight = weight / (0.479 * np.sqrt(np.sum(weight**2)))
-    total = np.zeros((len(y), len(x)), np.float32)
-    for period, scale in zip(periods, weight, strict=True):
-        side = int(min(LATTICE, np.ceil(512 / period)))
-        lattice = rng.standard_normal((side, side), np.float32) * np.float32(scale)
-        shift = rng.random(2) * side
-        if period >= pixel:
-            rows, columns = y / period + shift[0], x / period + shift[1]
-            base = int(np.floor(columns[0]))
-            if np.floor(columns[-1]) + 4 - base < side:  # leave out what the window cannot see
-                lattice = lattice.take(range(base, int(columns[-1]) + 4), axis=1, mode="wrap")
-                columns = columns - base
-            total += _spline(_spline(lattice, rows).T, columns).T
-    return total
+    weight = (weight / (0.479 * np.sqrt(np.sum(weight**2)))).astype(np.float32)
+    sides = np.minimum(LATTICE, np.ceil(512 / periods)).astype(int)
+    lattices = np.zeros((len(periods), LATTICE, LATTICE), np.float32)
+    shifts = np.empty((len(periods), 2))
+    for k, side in enumerate(sides):
+        values = rng.standard_normal((side, side), np.float32)
+        np.multiply(values.T, weight[k], out=lattices[k, :side, :side])
+        shifts[k] = rng.random(2) * side
+    return PowerLaw(lattices, sides, shifts, periods)
 
 
-def _spline(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Cubic B-spline through the rows of `values` (which repeat), at the given positions."""
-    base = np.floor(at).astype(int)
-    t = (at - base).astype(np.float32)[:, None]
-    weights = (
-        (1 - t) ** 3 / 6,
-        (3 * t**3 - 6 * t**2 + 4) / 6,
-        (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
-        t**3 / 6,
+def fields(laws: Sequence[PowerLaw], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Each law's noise, float32 [laws, y, x].
+
+    Octaves finer than the pixels are left out, so that all pixel sizes show one breast. All is
+    two products of sparse matrices with what the lattices hold: along x, then along y.
+
+    Args:
+      laws: of any periods.
+      x: regular coordinates in mm, [W].
+      y: likewise, [H].
+    """
+    pixel = abs(x[1] - x[0]) if len(x) > 1 else abs(y[1] - y[0]) if len(y) > 1 else 0.0
+    lattices, side, shift, period = map(np.concatenate, zip(*laws, strict=True))
+    law = np.repeat(np.arange(len(laws)), [len(each.side) for each in laws])
+    seen = np.flatnonzero(period >= pixel)
+    if len(seen) < len(period):
+        lattices, side, shift, period = (a[seen] for a in (lattices, side, shift, period))
+    count = np.bincount(law[seen], minlength=len(laws))  # of a law's octaves
+    weights, points = _taps(x, period, shift[:, 1], side)
+    columns = _sparse(weights, points, np.full(len(seen) * len(x), 4), LATTICE * len(seen))
+    along = (columns @ lattices.reshape(-1, LATTICE)).reshape(-1, len(x), LATTICE)
+    weights, points = _taps(y, period, shift[:, 0], side)
+    seen_rows = np.zeros(LATTICE * len(seen), bool)
+    seen_rows[points] = True
+    octave, row = np.divmod(np.flatnonzero(seen_rows), LATTICE)
+    along = along[octave, :, row]
+    points = (np.cumsum(seen_rows, dtype=np.int32) - 1)[points]
+    # Here a law's octaves add up: a pixel's row holds the taps of all of them.
+    parts = np.cumsum(count)[:-1]
+    weights, points = (
+        np.concatenate([part.swapaxes(0, 1).ravel() for part in np.split(taps, parts)])
+        for taps in (weights, points)
     )
-    total = weights[0] * values.take(base, axis=0, mode="wrap")
-    for k, weight in enumerate(weights[1:], 1):
-        total += weight * values.take(base + k, axis=0, mode="wrap")
+    rows = _sparse(weights, points, np.repeat(4 * count, len(y)), len(along))
+    return (rows @ along).reshape(len(laws), len(y), len(x))
+
+
+def _taps(
+    at_mm: np.ndarray, period_mm: np.ndarray, shift: np.ndarray, side: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each octave and place four weights, and which points of all lattices these are for."""
+    at = at_mm / period_mm[:, None] + shift[:, None]
+    base = np.floor(at)
+    weights = np.stack(spline_weights((at - base).astype(np.float32)), axis=-1)
+    points = base.astype(np.int32)[..., None] + np.arange(4, dtype=np.int32)
+    points %= side[:, None, None].astype(np.int32)
+    points += LATTICE * np.arange(len(side), dtype=np.int32)[:, None, None]
+    return weights, points
+
+
+def _sparse(
+    weights: np.ndarray, points: np.ndarray, taps: np.ndarray, width: int
+) -> sparse.csr_array:
+    """A matrix of `width` columns with so many weights in each of its rows."""
+    starts = np.concatenate([[0], np.cumsum(taps)]).astype(np.int32)
+    return sparse.csr_array((weights.ravel(), points.ravel(), starts), shape=(len(taps), width))
+
+
+def spline_weights(t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What a cubic B-spline gives to the lattice points -1, 0, 1, 2 at `t` in [0, 1], each as t."""
+    u, square = 1 - t, t * t
+    cube = square * t
+    middle = (3 * cube - 6 * square + 4) / 6, (3 * (t + square - cube) + 1) / 6
+    return u * u * u / 6, *middle, cube / 6
+
+
+def spline(lattice: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Cubic B-spline of a lattice that repeats, at any places: shaped as those.
+
+    Args:
+      lattice: float32 [h, w].
+      rows: places in steps of the lattice, of any shape.
+      columns: likewise, of the same shape.
+    """
+    row, column = np.floor(rows), np.floor(columns)
+    down, across = spline_weights(rows - row), spline_weights(columns - column)
+    top, left = int(row.min()) - 1, int(column.min()) - 1
+    lattice = lattice.take(range(top, int(row.max()) + 3), axis=0, mode="wrap")
+    lattice = lattice.take(range(left, int(column.max()) + 3), axis=1, mode="wrap")
+    # In what is left each neighbor is at a fixed distance from a place's first.
+    width = lattice.shape[1]
+    first = (row.astype(int) - (top + 1)) * width + (column.astype(int) - (left + 1))
+    flat = lattice.ravel()
+    total = np.zeros(rows.shape, np.float32)
+    for i, vertical in enumerate(down):
+        line = across[0] * flat[i * width :].take(first)
+        for j in (1, 2, 3):
+            line += across[j] * flat[i * width + j :].take(first)
+        line *= vertical
+        total += line
     return total
 
 
@@ -87,16 +162,25 @@ def curves(lines: Curves, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     strength = lines.strength[:, :-1].ravel() * thin / width
     reach = width[:, None] / 2
     low, high = np.minimum(start, end) - reach, np.maximum(start, end) + reach
-    first = np.array([x[0], y[0]])
-    corner = np.ceil((low - first) / pixel).astype(int).clip(0)
-    stop = np.floor((high - first) / pixel).astype(int) + 1
+    near = np.all((high >= [x[0], y[0]]) & (low <= [x[-1], y[-1]]), axis=1) & (strength > 0)
+    start, end, low, high = start[near], end[near], low[near], high[near]
+    width, strength = width[near], strength[near]
+    origin = np.array([x[0], y[0]])
+    first = np.ceil((low - origin) / pixel).astype(int).clip(0)
+    stop = np.floor((high - origin) / pixel).astype(int) + 1
     stop = np.minimum(stop, [len(x), len(y)])
-    for k in np.flatnonzero(np.all(stop > corner, axis=1) & (strength > 0)):
-        columns, rows = (slice(corner[k, i], stop[k, i]) for i in (0, 1))
-        px, py = x[None, columns] - start[k, 0], y[rows, None] - start[k, 1]
-        dx, dy = end[k] - start[k]
-        t = ((px * dx + py * dy) / (dx * dx + dy * dy + 1e-9)).clip(0, 1)
-        squared = ((px - t * dx) ** 2 + (py - t * dy) ** 2) * (4 / width[k] ** 2)
-        patch = canvas[rows, columns]
-        np.maximum(patch, strength[k] * np.sqrt((1 - squared).clip(0)), out=patch)
+    seen = np.flatnonzero(np.all(stop > first, axis=1))
+    area = np.prod(stop[seen] - first[seen], axis=1)
+    for k in np.split(seen, np.flatnonzero(np.diff(np.cumsum(area) // CHUNK)) + 1):
+        box, row, column = boxes.pixels(first[k, ::-1], stop[k, ::-1])
+        px, py = x[column] - start[k, 0][box], y[row] - start[k, 1][box]
+        dx, dy = (end[k] - start[k]).T
+        per_square = 1 / (dx * dx + dy * dy + 1e-9)
+        dx, dy, per_square = dx[box], dy[box], per_square[box]
+        t = ((px * dx + py * dy) * per_square).clip(0, 1)
+        px -= t * dx
+        py -= t * dy
+        squared = (px * px + py * py) * (4 / width[k] ** 2)[box]
+        value = strength[k][box] * np.sqrt((1 - squared).clip(0))
+        np.maximum.at(canvas.ravel(), row * len(x) + column, value.astype(np.float32))
     return canvas

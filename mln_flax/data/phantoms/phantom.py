@@ -87,10 +87,10 @@ def shown(
         if whole and domain != "film":  # which has a label of its own
             attenuation = attenuation + framing.letters(body, tissue.depth_mm[:, face], spacing_mm)
         scene = scanners.Scene(
-            attenuation=attenuation,
-            spots=(spots * (tissue.depth_mm > 0))[:, face],
-            depth_mm=tissue.depth_mm[:, face],
-            rim=tissue.rim[:, face],
+            attenuation=np.ascontiguousarray(attenuation),
+            spots=np.ascontiguousarray((spots * (tissue.depth_mm > 0))[:, face]),
+            depth_mm=np.ascontiguousarray(tissue.depth_mm[:, face]),
+            rim=np.ascontiguousarray(tissue.rim[:, face]),
             fat=anatomy.MU_FAT * body.thickness_mm,
             spacing_mm=spacing_mm,
             whole=grid.whole,
