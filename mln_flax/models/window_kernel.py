@@ -119,12 +119,14 @@ def _backward(heads, interpret, saved, gradient):
         interpret=interpret,
         name="window_attention_backward",
     )(*_inputs(x, kernel, bias, position_bias, parts, sizes), gradient.reshape(head))
-    _, transposed = jax.vjp(
-        lambda x, kernel, bias: products.dot(x, kernel) + bias[None], _rows(x), kernel, bias
-    )
+
+    def project(x, kernel, bias):
+        return products.dot(x.reshape(-1, sizes.channels), kernel) + bias[None]
+
+    _, transposed = jax.vjp(project, x, kernel, bias)
     d_x, d_kernel, d_bias = transposed(d_qkv.reshape(-1, kernel.shape[1]))
     d_position = d_position.sum(axis=0)[:, : sizes.tokens, : sizes.tokens]
-    return d_x.reshape(x.shape), d_kernel, d_bias, d_position, None
+    return d_x, d_kernel, d_bias, d_position, None
 
 
 attend.defvjp(_forward, _backward)
@@ -133,11 +135,16 @@ attend.defvjp(_forward, _backward)
 def _sizes(x, heads) -> _Sizes:
     b, n, tokens, channels = x.shape
     depth = channels // heads
-    filled_tokens, filled_depth = (max(16, pl.next_power_of_2(s)) for s in (tokens, depth))
-    filled_channels = pl.cdiv(channels, CHUNK) * CHUNK
     return _Sizes(
-        *(b * n, n, tokens, channels, heads, depth),
-        *(filled_tokens, filled_channels, filled_depth),
+        windows=b * n,
+        parts=n,
+        tokens=tokens,
+        channels=channels,
+        heads=heads,
+        depth=depth,
+        filled_tokens=max(16, pl.next_power_of_2(tokens)),
+        filled_channels=pl.cdiv(channels, CHUNK) * CHUNK,
+        filled_depth=max(16, pl.next_power_of_2(depth)),
     )
 
 
@@ -146,20 +153,11 @@ def _divisor(number: int, limit: int) -> int:
     return next(d for d in range(limit, 0, -1) if number % d == 0)
 
 
-def _rows(x):
-    return x.reshape(-1, x.shape[-1])
-
-
 def _inputs(x, kernel, bias, position_bias, parts, sizes: _Sizes):
     """The arrays as the programs read them; all but the first are small, and filled up here."""
-    channels, depth, tokens = (
-        (0, filled - size)
-        for filled, size in (
-            (sizes.filled_channels, sizes.channels),
-            (sizes.filled_depth, sizes.depth),
-            (sizes.filled_tokens, sizes.tokens),
-        )
-    )
+    channels = 0, sizes.filled_channels - sizes.channels
+    depth = 0, sizes.filled_depth - sizes.depth
+    tokens = 0, sizes.filled_tokens - sizes.tokens
     kernel = kernel.reshape(sizes.channels, 3, sizes.heads, sizes.depth).transpose(2, 1, 0, 3)
     bias = bias.astype(jnp.float32).reshape(3, sizes.heads, sizes.depth).transpose(1, 0, 2)
     position_bias = jnp.pad(position_bias, ((0, 0), tokens, (0, 0)))
