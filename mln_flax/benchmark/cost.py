@@ -76,6 +76,8 @@ def _flops(jaxpr: Jaxpr) -> int:
         else:
             times = params["length"] if name == "scan" else 1
             times *= params["mesh"].size if name == "shard_map" else 1  # each device does as much
+            if name == "pallas_call":
+                times *= math.prod(params["grid_mapping"].grid)
             total += times * sum(_flops(inner) for inner in _inside(params))
     return total
 

@@ -68,11 +68,16 @@ def export(config: Config, workdir: Path, output: str, overwrite: bool = False) 
       overwrite: a file that is there is replaced.
 
     Raises:
-      UserError: no output, or one that is there; no trained model; a method that offers no
-        function to export, or programs that answer otherwise than the method.
+      UserError: no output, or one that is there; attention in a kernel for GPUs; no trained model;
+        a method that offers no function to export, or programs that answer otherwise than it.
       OSError: the disk is full, or refuses it.
     """
     begun, path = time.monotonic(), destination(output, overwrite)
+    if getattr(config.model, "attention", "plain") != "plain":
+        raise UserError(
+            f"--config.model.attention={config.model.attention}: a kernel for GPUs alone, and the "
+            "file runs everywhere; add --config.model.attention=plain, with the same answers"
+        )
     reader()  # is there, before anything is computed
     predictor = Predictor.of(config, workdir)
     content = exported(predictor)

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 from jax.experimental.compilation_cache import compilation_cache
 
 from mln_flax import parallel
@@ -12,6 +13,16 @@ PRODUCT = 2 * 3 * 5 * 7
 
 def repeated(a, b):
     return jax.lax.scan(lambda sums, _: (sums + a @ b, None), jnp.zeros((3, 7)), None, length=4)[0]
+
+
+def of_programs(a, b):
+    """Four programs of one kernel, each of which multiplies both."""
+
+    def program(a_ref, b_ref, out_ref):
+        out_ref[...] = a_ref[...] @ b_ref[...]
+
+    shape = jax.ShapeDtypeStruct((3, 7), jnp.float32)
+    return pl.pallas_call(program, out_shape=shape, grid=(2, 2), interpret=True)(a, b)
 
 
 def batched(a, b):
@@ -26,6 +37,7 @@ def batched(a, b):
         (lambda a, b: jnp.exp(a) + 1, 0),
         (repeated, 4 * PRODUCT),
         (batched, 2 * PRODUCT),
+        (of_programs, 4 * PRODUCT),
         (jax.grad(lambda a, b: (a @ b).sum(), argnums=(0, 1)), 3 * PRODUCT),
         (jax.grad(jax.checkpoint(lambda a, b: (jnp.sin(a @ b)).sum())), 3 * PRODUCT),
     ],

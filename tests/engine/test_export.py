@@ -182,6 +182,12 @@ def words(workdir, output):
     return ["--mode=export", f"--workdir={workdir}", *([f"--output={output}"] if output else [])]
 
 
+def test_a_kernel_for_one_kind_of_machine_is_refused(tmp_path):
+    config = tiny.config(model__attention="fused")
+    with pytest.raises(UserError, match="attention=fused: .* add --config.model.attention=plain"):
+        export.export(config, tmp_path, str(tmp_path / "model.zip"))
+
+
 def test_an_output_that_cannot_be(plain_workdir, tmp_path, capsys):
     there = tmp_path / "there.zip"
     there.write_text("mine")
