@@ -58,14 +58,14 @@ class Yardstick(NamedTuple):
         sizes = self.counterpart.sizes(self.model, side)
         try:
             network = self.network_class(**sizes).to(self.device)
+            if self.config.benchmark.against_channels_last:
+                network = network.to(memory_format=self.torch.channels_last)
+            return network
         except Exception as error:  # whatever a user's file may do
             raise UserError(
                 f"--config.benchmark.against={self.config.benchmark.against}: "
                 f"{self.counterpart.class_name}: {type(error).__name__}: {error}"
             ) from error
-        if self.config.benchmark.against_channels_last:
-            network = network.to(memory_format=self.torch.channels_last)
-        return network
 
     def precision(self) -> Any:
         """The context in which a network computes in the type that the settings say."""
@@ -125,6 +125,7 @@ def _check(other: Yardstick, side: int, where: str) -> None:
     with other.torch.no_grad():
         try:
             shape = tuple(network(other.tensor(np.zeros((1, side, side), np.float32))).shape)
+            count = sum(each.numel() for each in network.parameters() if each.requires_grad)
         except Exception as error:  # whatever a user's file may do
             name = other.counterpart.side_fits
             raise UserError(
@@ -134,7 +135,6 @@ def _check(other: Yardstick, side: int, where: str) -> None:
     wanted = (1, other.model.num_classes, side, side)
     if shape != wanted:
         raise UserError(f"{where}: answers with an array {shape}; wanted is {wanted}")
-    count = sum(each.numel() for each in network.parameters() if each.requires_grad)
     ours = parameters(other.model, side)
     allowed = sorted({ours, ours - other.counterpart.unread(other.model, side)})
     if count not in allowed:
