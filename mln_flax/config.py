@@ -227,7 +227,8 @@ class OptimConfig:
     weight_decay: Annotated[float, not_negative] = 1e-3
     warmup_steps: Annotated[int, not_negative] = 50
     clip_norm: Annotated[float, not_negative] = 0.0  # 0 does not clip
-    # All parameters as one vector: a few large kernels on an accelerator, at the memory of copies.
+    # All parameters as one vector: fewer and larger kernels on an accelerator, for a copy of the
+    # gradients and one of the parameters.
     flat: bool = False
 
 

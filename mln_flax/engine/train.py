@@ -1,5 +1,6 @@
 """The training loop: steps, validation on the source, checkpoints, and a clean stop."""
 
+import itertools
 import time
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,9 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
         views = "without views" if on_device else f"{len(run.view_names)} views each"
         print(f"input alone: {alone:.0f} images/s, {views}", flush=True)
         clock = Stopwatch()
-        batches = clock.of_steps(parallel.sent(clock.of_input(pipeline)))
+        # No further: what tf.data clears away at its end can take seconds, and is no waiting.
+        asked = itertools.islice(pipeline, config.steps - first)
+        batches = clock.of_steps(parallel.sent(clock.of_input(asked)))
         measured: list[Record] = []  # on the device; looked at only when a line is written
         progress, saved = Progress(time.monotonic(), first), first
         for step, batch in enumerate(batches, start=first + 1):

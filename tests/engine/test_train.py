@@ -209,6 +209,24 @@ def test_a_state_that_is_not_finite_is_never_saved_and_the_workdir_lives(tmp_pat
     assert [row["step"] for row in log_of(tmp_path)] == [2, 4, 6, 6]
 
 
+def test_an_image_that_cannot_be_read_ends_a_run_behind_the_steps_before_it(tmp_path, monkeypatch):
+    """It is asked for ahead of its step, while those before it are not yet done."""
+    run = build(tiny.config(**tiny.PLAIN))
+    real = input_pipeline.train_batches
+
+    def damaged(*words, **named):
+        batches = real(*words, **named)
+        yield from (next(batches), next(batches))
+        raise UserError("the stored tiles are damaged")
+
+    monkeypatch.setattr(input_pipeline, "train_batches", damaged)
+    monkeypatch.setattr(input_pipeline, "rate", lambda *_: 1.0)
+    with pytest.raises(UserError, match="damaged"):
+        train.train(run, load_data(run.config), tmp_path)
+    assert int(last_state(run, tmp_path).step) == 2
+    assert [row["step"] for row in log_of(tmp_path)] == [1, 2, 2]
+
+
 def test_progress():
     progress = clock.Progress(time.monotonic() - 10, 20)
     assert progress.line(40, 440).startswith("step 40/440  2.00 steps/s  3:")
