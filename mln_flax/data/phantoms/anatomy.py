@@ -29,7 +29,7 @@ _FIBER_KIND = np.repeat([0, 1, 2], FIBERS)
 _TAPER = np.linspace(1.0, 0.45, FIBER_STEPS)[None]
 _FADE = np.sin(np.linspace(0.25, np.pi - 0.1, FIBER_STEPS))[None] ** 0.5  # no blunt ends
 
-# Directions of an outline's points, what its shape is made of there, and the waves that it sways by.
+# Directions of an outline's points, what its shape is made of there, and waves it sways by.
 _ANGLE = np.linspace(-np.pi / 2, np.pi / 2, 721)
 _COSINE, _SINE = np.cos(_ANGLE).clip(0), np.abs(np.sin(_ANGLE))
 _WAVES = [np.sin((k + 2) * _ANGLE + 2 * k) for k in range(3)]
@@ -249,7 +249,9 @@ def _pectoral(body: Breast, grid: Grid) -> np.ndarray:
 def _fibers(body: Breast, grid: Grid, thin: bool) -> noise.Curves:
     """Ducts that fan out from the nipple, vessels, and ligaments that reach for the skin.
 
-    Those that end before they reach the grid are left out. Widths: ducts 0.5 to 2 mm, vessels 1 to 2.5 mm, ligaments 0.3 to 0.8 mm, all chosen.
+    Those that end before they reach the grid are left out.
+
+    Widths: ducts 0.5 to 2 mm, vessels 1 to 2.5 mm, ligaments 0.3 to 0.8 mm, all chosen.
     """
     rng = np.random.default_rng([body.seed, _FIBERS, body.patient])
     ducts, vessels, ligaments = FIBERS
