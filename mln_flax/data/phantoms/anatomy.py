@@ -29,6 +29,12 @@ _FIBER_KIND = np.repeat([0, 1, 2], FIBERS)
 _TAPER = np.linspace(1.0, 0.45, FIBER_STEPS)[None]
 _FADE = np.sin(np.linspace(0.25, np.pi - 0.1, FIBER_STEPS))[None] ** 0.5  # no blunt ends
 
+# Directions of an outline's points, what its shape is made of there, and waves it sways by.
+_ANGLE = np.linspace(-np.pi / 2, np.pi / 2, 721)
+_COSINE, _SINE = np.cos(_ANGLE).clip(0), np.abs(np.sin(_ANGLE))
+_WAVES = [np.sin((k + 2) * _ANGLE + 2 * k) for k in range(3)]
+_ANGLE.flags.writeable = False  # each breast has it
+
 _BREAST, _LOBES, _TEXTURE, _SEPTA, _FIBERS, _STREAKS = 1, 2, 3, 4, 5, 6  # random streams
 
 
@@ -82,14 +88,14 @@ def breast(seed: int, index: int) -> Breast:
     lower = length * rng.uniform(0.84, 1.02)
     upper = length * (rng.uniform(0.84, 1.02) if view == "CC" else rng.uniform(1.35, 1.6))
     power = np.array([2.1 if view == "CC" else 1.75, rng.uniform(2.0, 2.3)])
-    angle = np.linspace(-np.pi / 2, np.pi / 2, 721)
+    angle = _ANGLE
     side = (angle > 0).astype(int)
     half = np.array([upper, lower])[side]
     p = power[side]
-    radius = (np.cos(angle).clip(0) / length) ** p + (np.abs(np.sin(angle)) / half) ** p
+    radius = (_COSINE / length) ** p + (_SINE / half) ** p
     radius = radius ** (-1 / p)
     sway = rng.normal(0, 0.012, 3)
-    radius *= 1 + sum(sway[k] * np.sin((k + 2) * angle + 2 * k) for k in range(3))
+    radius *= 1 + sum(sway[k] * _WAVES[k] for k in range(3))
     if view == "MLO":  # gravity: the fullest part hangs below the middle
         radius *= 1 + rng.uniform(0.03, 0.08) * np.exp(-(((angle - 0.45) / 0.4) ** 2))
     at = rng.normal(0.0, 0.06) if view == "CC" else rng.uniform(0.05, 0.3)
@@ -189,7 +195,7 @@ def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.
     for k, level in enumerate(levels):
         level = np.abs(level + 0.35 * streaks)
         septa += np.exp(-level / (0.22 + 0.1 * k)) * (0.6, 0.4)[k]
-    fibers = noise.curves(_fibers(body, thin), grid.x, grid.y)
+    fibers = noise.curves(_fibers(body, grid, thin), grid.x, grid.y)
 
     weight = 0.5 + 0.6 * gland
     core = gland * (0.20 + 0.26 * body.density) * (0.75 if thin else 1.0)
@@ -240,8 +246,10 @@ def _pectoral(body: Breast, grid: Grid) -> np.ndarray:
     return _step((edge - x) / 9.0 + 0.5)
 
 
-def _fibers(body: Breast, thin: bool) -> noise.Curves:
+def _fibers(body: Breast, grid: Grid, thin: bool) -> noise.Curves:
     """Ducts that fan out from the nipple, vessels, and ligaments that reach for the skin.
+
+    Those that end before they reach the grid are left out.
 
     Widths: ducts 0.5 to 2 mm, vessels 1 to 2.5 mm, ligaments 0.3 to 0.8 mm, all chosen.
     """
@@ -260,17 +268,26 @@ def _fibers(body: Breast, thin: bool) -> noise.Curves:
     heading = np.where(kind == 1, np.pi + rng.normal(0, 0.5, count), heading)
     heading = np.where(kind == 2, inward + rng.normal(0, 0.55, count), heading)
     stride = _by_kind(2.3, 3.2, 0.9) * rng.uniform(0.6, 1.2, count)
-    turn = _by_kind(0.13, 0.1, 0.07)[:, None]
-    bend = np.cumsum(rng.normal(0, 1, (count, steps)) * turn, axis=1)
-    bend += rng.normal(0, 0.02, (count, 1)) * np.arange(steps)
-    way = heading[:, None] + bend
-    moves = stride[:, None, None] * np.stack([np.cos(way), np.sin(way)], axis=-1)
-    points = start[:, None] + np.cumsum(moves, axis=1)
+    turns = rng.normal(0, 1, (count, steps)) * _by_kind(0.13, 0.1, 0.07)[:, None]
+    curls = rng.normal(0, 0.02, (count, 1))
     width = _by_kind(1.3, 1.7, 0.5) * rng.uniform(0.6, 1.5, count)
     strength = _by_kind(0.030, 0.045, 0.038) * rng.uniform(0.5, 1.3, count)
     if thin:  # a slice cuts a third of them, and shows those without what lies above and below
         strength = np.where(rng.random(count) < 0.35, 1.2 * strength, 0.0)
+    near = _distance(grid, start) < steps * stride + width + 2 * grid.spacing_mm
+    start, heading, turns, curls, stride, width, strength = (
+        values[near] for values in (start, heading, turns, curls, stride, width, strength)
+    )
+    way = heading[:, None] + np.cumsum(turns, axis=1) + curls * np.arange(steps)
+    moves = stride[:, None, None] * np.stack([np.cos(way), np.sin(way)], axis=-1)
+    points = start[:, None] + np.cumsum(moves, axis=1)
     return noise.Curves(points, width[:, None] * _TAPER, strength[:, None] * _FADE)
+
+
+def _distance(grid: Grid, points: np.ndarray) -> np.ndarray:
+    """Millimeters from each of the points [n, (x, y)] to the rectangle of the pixels' centers."""
+    low, high = [grid.x[0], grid.y[0]], [grid.x[-1], grid.y[-1]]
+    return np.hypot(*(points - points.clip(low, high)).T)
 
 
 def _by_kind(duct: float, vessel: float, ligament: float) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 import bisect
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from mln_flax.data.phantoms import anatomy, boxes
+from mln_flax.data.phantoms import anatomy, coverage
+from mln_flax.data.phantoms.coverage import Spot
 
 # Share of images without a cluster, and of those that look at the skin. Chosen: normal images are
 # most of any screening, and small windows must show air in training too.
@@ -22,24 +23,9 @@ CONTRAST_MOST = 0.6  # a calcification is never brighter
 # Distractors and the running sum of their shares. Chosen.
 KINDS = ("none", "round", "speck", "wall")
 KINDS_UP_TO = tuple(np.cumsum([0.55, 0.13, 0.26, 0.06]).tolist())
-MOST_SAMPLES = 2**15  # of pixels' coverage at once: few enough for a cache
 GAP_MM = 0.25  # free tissue between two calcifications, so that each is one object. Chosen
 
 _FOCUS, _CLUSTER, _DISTRACTORS = 11, 12, 13  # random streams
-
-
-class Spot(NamedTuple):
-    """A calcification or a distractor: a capsule with a wavy edge."""
-
-    x: float  # mm, breast coordinates
-    y: float
-    length: float  # mm, largest extent
-    width: float  # mm; equal to the length for what is round
-    angle: float  # of its length
-    wave: tuple[float, float, float]  # amplitudes of the edge's harmonics 2, 3 and 5
-    phase: float
-    contrast: float  # attenuation where it covers a pixel
-    labeled: bool
 
 
 class Focus(NamedTuple):
@@ -128,8 +114,7 @@ def draw(spots: list[Spot], grid: anatomy.Grid) -> tuple[np.ndarray, np.ndarray]
     """
     shape = len(grid.y), len(grid.x)
     layer, mask = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
-    placed = [(spot, patch) for spot in spots if (patch := _patch(spot, grid))]
-    for (spot, patch), share in zip(placed, _coverage(placed, grid), strict=True):
+    for spot, patch, share in coverage.shares(spots, grid):
         layer[patch] += spot.contrast * share
         if spot.labeled:
             covered = share >= 0.5
@@ -239,109 +224,8 @@ def _distractor(rng: np.random.Generator, kind: str, x: float, y: float, turn: f
     return []
 
 
-def _patch(spot: Spot, grid: anatomy.Grid) -> tuple[slice, slice] | None:
-    """Rows and columns of the pixels that a spot may touch, or None where there are none."""
-    slices = []
-    for middle, axis in ((spot.y, grid.y), (spot.x, grid.x)):
-        reach = spot.length / 2 + grid.spacing_mm / 2
-        first = max(0, int(np.ceil((middle - reach - axis[0]) / grid.spacing_mm)))
-        last = min(len(axis), int(np.floor((middle + reach - axis[0]) / grid.spacing_mm)) + 1)
-        if first >= last:
-            return None
-        slices.append(slice(first, last))
-    return slices[0], slices[1]
-
-
 def _holds(grid: anatomy.Grid, spot: Spot) -> bool:
     """Whether a spot's middle lies in the image."""
     half = grid.spacing_mm / 2
     inside_x = grid.x[0] - half <= spot.x < grid.x[-1] + half
     return bool(inside_x and grid.y[0] - half <= spot.y < grid.y[-1] + half)
-
-
-def _coverage(
-    placed: list[tuple[Spot, tuple[slice, slice]]], grid: anatomy.Grid
-) -> list[np.ndarray]:
-    """The share of each pixel of each spot's patch that lies in the spot, float32.
-
-    Sampled at 4 x 4 to 24 x 24 points in each pixel, 0.017 mm apart where that is enough. Only
-    pixels that the edge may cross are sampled: the rest is all in or all out.
-    """
-    if not placed:
-        return []
-    first = np.array([[part.start for part in patch] for _, patch in placed])
-    stop = np.array([[part.stop for part in patch] for _, patch in placed])
-    pixels = boxes.pixels(first, stop)
-    spots = _Shapes.of([spot for spot, _ in placed])
-    x, y = grid.x[pixels.column], grid.y[pixels.row]
-    u, v = _from_middle_line(spots.at(pixels.box), x, y)
-    away, most, least = np.hypot(u, v), spots.width / 2, spots.width / 2 * spots.least
-    corner = grid.spacing_mm * (math.sqrt(0.5) + 1e-6)
-    shares = (away < most[pixels.box]).astype(np.float32)
-    edge = np.flatnonzero((away < most[pixels.box] + corner) & (away > least[pixels.box] - corner))
-    n = min(max(math.ceil(grid.spacing_mm / 0.017), 4), 24)
-    offsets = ((np.arange(n) + 0.5) / n - 0.5) * grid.spacing_mm
-    chunk = max(1, MOST_SAMPLES // n**2)
-    for at in np.split(edge, range(chunk, len(edge), chunk)):
-        inside = _inside(
-            spots.at(pixels.box[at, None, None]),
-            x[at, None, None] + offsets,
-            y[at, None, None] + offsets[:, None],
-        )
-        shares[at] = inside.mean(axis=(1, 2), dtype=np.float32)
-    size = stop - first
-    begin = np.cumsum(np.prod(size, axis=1)) - np.prod(size, axis=1)
-    return [shares[i : i + h * w].reshape(h, w) for i, (h, w) in zip(begin, size, strict=True)]
-
-
-class _Shapes(NamedTuple):
-    """What the outlines of spots depend on, float64 arrays of one shape."""
-
-    x: np.ndarray
-    y: np.ndarray
-    cos: np.ndarray  # of the angle
-    sin: np.ndarray
-    half: np.ndarray  # length of the middle line, halved
-    width: np.ndarray
-    least: np.ndarray  # the least radius along the edge, over half the width
-    waves: np.ndarray  # [3, ...]
-    phase: np.ndarray
-
-    @classmethod
-    def of(cls, spots: list[Spot]) -> "_Shapes":
-        x, y, length, width, angle, phase = np.array(
-            [(s.x, s.y, s.length, s.width, s.angle, s.phase) for s in spots]
-        ).T
-        waves = np.array([spot.wave for spot in spots]).T
-        total = waves.sum(axis=0)
-        least = (1 - total) / (1 + total)
-        half = (length - width) / 2
-        return cls(x, y, np.cos(angle), np.sin(angle), half, width, least, waves, phase)
-
-    def at(self, index: np.ndarray) -> "_Shapes":
-        """Those of some spots."""
-        return _Shapes(*(values[..., index] for values in self))
-
-
-def _from_middle_line(spots: _Shapes, x: np.ndarray, y: np.ndarray) -> tuple[Any, Any]:
-    """From the nearest point of a spot's middle line to a point, along it and across it, mm."""
-    x, y = x - spots.x, y - spots.y
-    u, v = x * spots.cos + y * spots.sin, y * spots.cos - x * spots.sin
-    return u - u.clip(-spots.half, spots.half), v
-
-
-def _inside(spots: _Shapes, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Whether points lie in spots."""
-    u, v = _from_middle_line(spots, x, y)
-    square = u * u + v * v
-    # The cosines of 2, 3 and 5 times the direction, from its own.
-    away = np.sqrt(square).clip(1e-300)
-    c1, s1 = u / away, v / away
-    c2, s2 = 2 * c1 * c1 - 1, 2 * s1 * c1
-    c3, s3 = c1 * c2 - s1 * s2, s1 * c2 + c1 * s2
-    c5, s5 = c3 * c2 - s3 * s2, s3 * c2 + c3 * s2
-    cosine, sine = spots.waves * np.cos(spots.phase), spots.waves * np.sin(spots.phase)
-    wave = cosine[0] * c2 + cosine[1] * c3 + cosine[2] * c5
-    wave -= sine[0] * s2 + sine[1] * s3 + sine[2] * s5
-    radius = spots.width / 2 * (1 + wave) / (1 + spots.waves.sum(axis=0))
-    return square <= radius * radius

@@ -11,6 +11,10 @@ from mln_flax.data.phantoms import boxes
 CHUNK = 2**15  # pixels of curves that are computed at once: few enough for a cache
 LATTICE = 64  # the lattice of one octave repeats after so many periods; no two octaves agree
 
+# Cubic B-spline: the weights of the lattice points -1, 0, 1, 2 at t in [0, 1] as polynomials of t,
+# [power, point].
+CUBIC = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]], np.float32) / 6
+
 
 class Curves(NamedTuple):
     """Polylines with round cross-section."""
@@ -98,11 +102,13 @@ def _taps(
     """For each octave and place four weights, and which points of all lattices these are for."""
     at = at_mm / period_mm[:, None] + shift[:, None]
     base = np.floor(at)
-    weights = np.stack(spline_weights((at - base).astype(np.float32)), axis=-1)
-    points = base.astype(np.int32)[..., None] + np.arange(4, dtype=np.int32)
-    points %= side[:, None, None].astype(np.int32)
-    points += LATTICE * np.arange(len(side), dtype=np.int32)[:, None, None]
-    return weights, points
+    t = (at - base).astype(np.float32)
+    powers = CUBIC[..., None, None]
+    weights = np.stack(((powers[3] * t + powers[2]) * t + powers[1]) * t + powers[0], axis=-1)
+    points = base.astype(np.int32) + np.arange(4, dtype=np.int32)[:, None, None]
+    points %= side[:, None].astype(np.int32)
+    points += LATTICE * np.arange(len(side), dtype=np.int32)[:, None]
+    return weights, np.stack(points, axis=-1)
 
 
 def _sparse(
@@ -111,14 +117,6 @@ def _sparse(
     """A matrix of `width` columns with so many weights in each of its rows."""
     starts = np.concatenate([[0], np.cumsum(taps)]).astype(np.int32)
     return sparse.csr_array((weights.ravel(), points.ravel(), starts), shape=(len(taps), width))
-
-
-def spline_weights(t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What a cubic B-spline gives to the lattice points -1, 0, 1, 2 at `t` in [0, 1], each as t."""
-    u, square = 1 - t, t * t
-    cube = square * t
-    middle = (3 * cube - 6 * square + 4) / 6, (3 * (t + square - cube) + 1) / 6
-    return u * u * u / 6, *middle, cube / 6
 
 
 def spline(lattice: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -130,20 +128,21 @@ def spline(lattice: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nda
       columns: likewise, of the same shape.
     """
     row, column = np.floor(rows), np.floor(columns)
-    down, across = spline_weights(rows - row), spline_weights(columns - column)
-    top, left = int(row.min()) - 1, int(column.min()) - 1
-    lattice = lattice.take(range(top, int(row.max()) + 3), axis=0, mode="wrap")
-    lattice = lattice.take(range(left, int(column.max()) + 3), axis=1, mode="wrap")
-    # In what is left each neighbor is at a fixed distance from a place's first.
-    width = lattice.shape[1]
-    first = (row.astype(int) - (top + 1)) * width + (column.astype(int) - (left + 1))
-    flat = lattice.ravel()
+    top, left = row.min(), column.min()
+    cells = lattice.take(range(int(top) - 1, int(row.max()) + 3), axis=0, mode="wrap")
+    cells = cells.take(range(int(left) - 1, int(column.max()) + 3), axis=1, mode="wrap")
+    cells = np.lib.stride_tricks.sliding_window_view(cells, (4, 4))
+    # In a cell the spline is a polynomial of the place within: coefficients [4, 4, cells].
+    powers = np.einsum("ai,bj,rcij->abrc", CUBIC, CUBIC, cells).reshape(4, 4, -1)
+    cell = ((row - top) * cells.shape[1] + (column - left)).astype(int)
+    down, across = rows - row, columns - column
     total = np.zeros(rows.shape, np.float32)
-    for i, vertical in enumerate(down):
-        line = across[0] * flat[i * width :].take(first)
-        for j in (1, 2, 3):
-            line += across[j] * flat[i * width + j :].take(first)
-        line *= vertical
+    for i in (3, 2, 1, 0):
+        line = powers[i, 3].take(cell)
+        for j in (2, 1, 0):
+            line *= across
+            line += powers[i, j].take(cell)
+        total *= down
         total += line
     return total
 

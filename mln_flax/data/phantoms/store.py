@@ -19,7 +19,7 @@ import scipy
 
 from mln_flax import files
 from mln_flax.data.core import Example
-from mln_flax.data.phantoms import anatomy, boxes, framing, lesions, noise, scanners
+from mln_flax.data.phantoms import anatomy, boxes, coverage, framing, lesions, noise, scanners
 from mln_flax.data.prepare import prepared
 from mln_flax.types import UserError
 
@@ -194,7 +194,7 @@ def _values() -> list[dict[str, str]]:
     """What the names of the drawing code stand for."""
     return [
         {name: repr(value) for name, value in vars(module).items() if not name.startswith("__")}
-        for module in (anatomy, boxes, framing, lesions, noise, scanners)
+        for module in (anatomy, boxes, coverage, framing, lesions, noise, scanners)
     ]
 
 
