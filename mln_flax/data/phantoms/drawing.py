@@ -19,7 +19,7 @@ from mln_flax.data.phantoms.store import Block
 MOST_WORKERS = 8
 # Seconds: of a block, which one process draws and one file keeps; and of what several processes
 # draw at least, for each takes half a second of a core to start.
-BLOCK_SECONDS, WORTH_SECONDS = 0.2, 1.5
+BLOCK_SECONDS, WORTH_SECONDS = 0.1, 1.0
 
 # Of a seed, the domains, a patient, and height=, width=, spacing_mm=, whole=: the patient's
 # phantoms.
@@ -97,7 +97,7 @@ def _split(block: Block) -> list[Block]:
 
 def _seconds(block: Block) -> float:
     """About how long drawing takes on one core of 2025."""
-    return 0.007 * block.phantoms + 1e-6 * block.pixels
+    return 0.003 * block.phantoms + 2.2e-7 * block.pixels
 
 
 def _drawn(
@@ -166,7 +166,7 @@ def _reuse_memory() -> None:
     """Lets arrays of up to 16 MB be made of memory that others were freed from.
 
     GNU's allocator gives larger pieces than it has seen freed back to the system, and a phantom's
-    many short-lived arrays are all first touched then: a quarter of the time. Another allocator
+    many short-lived arrays are then new pages each: a quarter of the time. Another allocator
     takes no notice.
     """
     np.empty(2**24, np.uint8)
