@@ -18,7 +18,7 @@ engine
 methods
 results models data views
 metrics
-parallel settings config locks files registry types
+parallel settings config locks files registry types cpu
 """
 GROUND = ORDER.split("\n")[-2].split()  # imports within the ground point to the right
 # What all methods share. The others are methods, each reached by its name in the settings alone.
@@ -88,8 +88,8 @@ def room(module):
 
 def is_allowed(found):
     importer, imported = room(found.file), room(found.module)
-    if not importer:  # the package offers what is imported when it is asked for
-        return not found.at_import
+    if not importer:  # the package offers what is imported when it is asked for, but for flags
+        return not found.at_import or imported == "cpu"
     if importer in GROUND and imported in GROUND:
         return GROUND.index(importer) < GROUND.index(imported)
     return importer == imported or HEIGHT[imported] < HEIGHT[importer]

@@ -22,7 +22,7 @@ from mln_flax.engine import input_pipeline
 from mln_flax.engine.build import Run, build, plan
 from mln_flax.engine.states import random_state
 from mln_flax.models.core import all_branches
-from mln_flax.types import Batch
+from mln_flax.types import Batch, UserError
 
 PHANTOMS = 24  # in the input pipeline
 LABELED = 0.05  # share of the random masks' pixels
@@ -36,7 +36,7 @@ def benchmark(config: Config, commit: str) -> dict[str, Any]:
     """What was measured; printed as a table and, last, as one line of JSON.
 
     Raises:
-      UserError: `benchmark.against` cannot be used.
+      UserError: as from `measure`.
     """
     if config.benchmark.growth:
         summary = growth.growth(config, lambda changed: speeds.line(measure(changed)[0]))
@@ -50,7 +50,16 @@ def benchmark(config: Config, commit: str) -> dict[str, Any]:
 
 
 def measure(config: Config) -> tuple[Measurements, Measurements | None]:
-    """Costs and speeds of our programs, and of the other's where there is one."""
+    """Costs and speeds of our programs, and of the other's where there is one.
+
+    Raises:
+      UserError: `benchmark.against` cannot be used, or views are to be made by the step.
+    """
+    if config.views.on_device:
+        raise UserError(
+            "--config.views.on_device=true: the benchmark times a step behind its views, wherever "
+            "they are made; leave it false"
+        )
     jax.clear_caches()  # of an earlier measurement: its programs hold memory
     several, single = build(config), build(one_view(config))
     for line in speeds.misfits(config.data.size, several.model):

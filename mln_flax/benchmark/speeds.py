@@ -219,6 +219,8 @@ def settings(config: Config, run: Run, commit: str) -> dict[str, Any]:
         "views": len(run.view_names),
         "preset": config.model.preset,
         "norm": getattr(run.model, "norm", "channel"),
+        "attention": getattr(run.model, "attention", None),
+        "flat": config.optim.flat,
         **{name: getattr(run.model, name, None) for name in SIZES},
         "dtype": config.model.dtype,
         "remat": config.model.remat,

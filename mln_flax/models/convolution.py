@@ -5,44 +5,31 @@ with the number of output channels, and for which the gradient of the kernel is 
 an "image" as large as the input. So here, on CPUs alone:
 
 - few output channels: neighboring columns are made at once, as further channels, by a kernel that
-  holds the same numbers once for each of them (`_columns`);
+  holds the same numbers once for each of them, and zeros (`columns_at_once`): up to twice the
+  multiplications, and still half the time;
 - the gradient of the input is such a convolution again;
-- the gradient of the kernel has the wider of both arrays as its channels, and strips of an image
-  count as images where a batch has few (`_kernel_gradient`).
+- the gradient of the kernel has the wider of both arrays as its channels, and where two or four
+  strips of each image make eight, strips count as images (`_kernel_gradient`).
 
-docs/performance.md has the times, and what was tried beside this.
+docs/performance.md has the times, and what was tried beside this: products of matrices written out
+lost everywhere. On CPUs only gradients backward exist, not jax.jvp.
 """
 
-import os
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxlib
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 WIDE = 32  # output channels with which the product over patches is fast
+COLUMNS = "columns_at_once"  # the name by which a count of operations knows it, and its zeros
 SAMPLES = 8  # images or strips with which the gradient of a kernel is fast
-FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-
-
-def prefer_eigen() -> None:
-    """Asks XLA for CPUs, if it has not begun, to leave convolutions to Eigen and not to YNNPACK.
-
-    YNNPACK takes 1.0 to 1.7 times as long for those of a U-Net. An unknown flag ends a program, so
-    only releases of jaxlib are asked that are known to have it.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if jaxlib.__version__.startswith("0.10.") and FLAG not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {FLAG}=-individual_convolution".strip()
-
-
-prefer_eigen()
 
 
 class Convolution(nn.Module):
-    """A 3x3 convolution with zeros around; `nn.Conv` with the same parameters gives the same.
+    """A 3x3 convolution with zeros around: `nn.Conv` once the bias that it returns is added.
 
     Attributes:
       width: output channels.
@@ -97,15 +84,22 @@ def _plain(x, kernel, padding, strides=(1, 1)):
 
 
 def _columns(x, kernel):
-    """The convolution, several columns at once where input and output have few channels.
+    """The convolution, several columns at once where input and output have few channels."""
+    channels, width = kernel.shape[2:]
+    n = next((n for n in (4, 2) if x.shape[2] % n == 0 and n * width <= WIDE), 1)
+    if n == 1 or channels > WIDE // 2:
+        return _plain(x, kernel, ((1, 1), (1, 1)))
+    return columns_at_once(x, kernel, n)
+
+
+@partial(jax.jit, static_argnums=2)
+def columns_at_once(x: jax.Array, kernel: jax.Array, n: int) -> jax.Array:
+    """`convolve` of x, whose width n divides, n columns at a time.
 
     A window of n + 2 columns makes n columns of the result, as n * D channels that lie in memory
     as the columns do. The kernel is zero where a column does not see a column.
     """
     channels, width = kernel.shape[2:]
-    n = next((n for n in (4, 2) if x.shape[2] % n == 0 and n * width <= WIDE), 1)
-    if n == 1 or channels > WIDE // 2:
-        return _plain(x, kernel, ((1, 1), (1, 1)))
     shifted = [jnp.pad(kernel, ((0, 0), (i, n - 1 - i), (0, 0), (0, 0))) for i in range(n)]
     several = jnp.stack(shifted, axis=3).reshape(3, n + 2, channels, n * width)
     return _plain(x, several, ((1, 1), (1, 1)), (1, n)).reshape(*x.shape[:3], width)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from mln_flax.types import Moments
 
 STATISTICS = ("channel", "layer")
+MANY_CHANNELS, ROWS = 16, 8  # from which on so many rows are added up first
 
 # What the innermost `collected` of this thread has gathered; None where nobody asks.
 _collection: ContextVar[Moments | None] = ContextVar("moments", default=None)
@@ -81,10 +82,11 @@ of_positions.defvjp(_of_positions_forward, _of_positions_backward)
 def position_sums(*arrays: jax.Array) -> list[jax.Array]:
     """The sums over positions of float32 arrays [B, ..., C], in one pass over all: [B, C] each."""
     batch, *positions, channels = arrays[0].shape
-    axes, many = tuple(range(1, 1 + len(positions))), channels >= 16
-    if many and len(positions) == 2:  # XLA for CPUs adds up rows of pixels, as long vectors, faster
+    axes = tuple(range(1, 1 + len(positions)))
+    if channels >= MANY_CHANNELS and len(positions) == 2:
+        # XLA for CPUs adds up rows of pixels, as long vectors, faster.
         height, width = positions
-        rows = math.gcd(height, 8)
+        rows = math.gcd(height, ROWS)
         shape = (batch, height // rows, rows, width * channels)
         arrays, axes = tuple(x.reshape(shape) for x in arrays), (2,)
     zeros = tuple(jnp.float32(0) for _ in arrays)

@@ -78,7 +78,8 @@ class DomainNorm(nn.Module):
           offset: [C], such as a convolution's bias: the norm's input is x + offset.
           relu: what is below 0 behind scale and shift becomes 0.
 
-        Both are what stands around the norm of a convolution, done in passes that it makes anyway.
+        Bias and ReLU are what stands around the norm of a convolution. All kinds but "channel" do
+        them in passes that the norm makes anyway.
 
         Raises:
           ValueError: "batch" in evaluation is not given the collection domain_stats.

@@ -17,8 +17,10 @@ def dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def dot_general(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **options: Any) -> Any:
-    """`dot` for a dense layer, in the place of jax.lax.dot_general: x has two axes there."""
-    if jax.default_backend() == "cpu":
+    """`dot` for a dense layer of two axes, in the place of jax.lax.dot_general."""
+    is_plain = dimension_numbers == (((1,), (0,)), ((), ())) and x.ndim == kernel.ndim == 2
+    asked = any(value is not None for value in options.values())  # such as a precision
+    if jax.default_backend() == "cpu" or asked or not is_plain:
         return lax.dot_general(x, kernel, dimension_numbers, **options)
     return split_dot(x, kernel)
 
@@ -55,7 +57,11 @@ split_dot.defvjp(_forward, _backward)
 
 
 def count_parts(tokens: int, channels: int, features: int) -> int:
-    """In how many equal parts to sum over tokens, so that a GPU has a tile for each processor."""
+    """In how many equal parts to sum over tokens, so that a GPU has a tile for each processor.
+
+    Fewer where none of that number divides the tokens: those of images with even sides have many
+    divisors, a prime number of tokens is summed at once.
+    """
     tiles = -(-channels // TILE) * -(-features // TILE)
     most = max(1, min(PROCESSORS // tiles, tokens // LEAST_TOKENS))
     return next(n for n in range(most, 0, -1) if tokens % n == 0)

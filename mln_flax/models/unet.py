@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mln_flax.config import NetworkSettings, each_positive, one_of
-from mln_flax.models import core, moments, norm_kinds, swin
+from mln_flax.models import core, moments, norm_kinds, products, swin
 from mln_flax.models.convolution import Convolution
 from mln_flax.models.norms import DomainNorm, NormMaker
 from mln_flax.models.recompute import recomputed
@@ -144,7 +144,7 @@ class Upsample(nn.Module):
         kernel = swin.Kernel((c, 4 * self.width), name="expand")().astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
         pairs = [
-            jnp.dot(x.reshape(-1, c), row) + jnp.tile(bias, 2)[None]
+            products.dot(x.reshape(-1, c), row) + jnp.tile(bias, 2)[None]
             for row in jnp.split(kernel, 2, axis=1)
         ]
         rows = jnp.stack([pair.reshape(b, h, -1) for pair in pairs], axis=2)
@@ -165,7 +165,7 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 
 def _larger(x, y):
-    return jnp.where(x >= y, x, y)
+    return jnp.where((x >= y) | jnp.isnan(x), x, y)  # what is no number is handed on
 
 
 @dataclass(frozen=True)

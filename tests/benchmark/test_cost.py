@@ -6,6 +6,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from mln_flax import parallel
 from mln_flax.benchmark import cost
+from mln_flax.models import convolution
 
 A, B = jnp.zeros((3, 5)), jnp.zeros((5, 7))
 PRODUCT = 2 * 3 * 5 * 7
@@ -55,6 +56,15 @@ def test_a_convolution_is_a_product_at_every_place(stride, side):
 
     found = cost.matrix_flops(convolved, jnp.zeros((2, 8, 8, 3)), jnp.zeros((4, 4, 3, 5)))
     assert found == 2 * (2 * side * side * 5) * (4 * 4 * 3)
+
+
+def test_zeros_in_the_kernel_of_several_columns_are_not_counted():
+    x, kernel = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 4, 8))
+    product = 2 * (2 * 8 * 8 * 8) * 9 * 4
+    assert cost.matrix_flops(convolution.convolve, x, kernel) == product
+    both = jax.grad(lambda *arrays: convolution.convolve(*arrays).sum(), argnums=(0, 1))
+    # The gradient of a kernel is a convolution by a whole image, of which zeros are around it too.
+    assert cost.matrix_flops(jax.jit(both), x, kernel) == 3 * product
 
 
 def test_devices_count_together():

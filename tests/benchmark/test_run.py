@@ -14,6 +14,7 @@ from mln_flax.benchmark.cost import Cost
 from mln_flax.engine.build import build
 from mln_flax.main import main
 from mln_flax.methods import losses
+from mln_flax.types import UserError
 
 SIMPLE = {
     "views__crop": "1",
@@ -184,3 +185,8 @@ def test_both_programs_take_turns():
     theirs = {name: (lambda: None) for name in ("train", "k passes")}
     turns = list(benchmark.in_turns(ours, theirs))
     assert turns == ["forward", "train", "PyTorch: train", "PyTorch: k passes"]
+
+
+def test_views_that_the_step_makes_are_not_timed_without_a_word():
+    with pytest.raises(UserError, match="on_device=true: the benchmark times a step behind its"):
+        benchmark.measure(tiny.config(views__on_device="true"))

@@ -308,3 +308,10 @@ def test_max_pool_gives_the_gradient_to_the_largest():
         assert found[i, h, w, c] == block.max()
         share = gradient[i, 2 * h : 2 * h + 2, 2 * w : 2 * w + 2, c]
         np.testing.assert_array_equal(share, block == block.max())
+
+
+@pytest.mark.parametrize("place", list(np.ndindex(2, 2)))
+def test_max_pool_hands_on_what_is_no_number(place):
+    x = np.ones((1, 2, 2, 1), np.float32)
+    x[0, place[0], place[1], 0] = np.nan
+    assert np.isnan(unet.max_pool(x)).all()
