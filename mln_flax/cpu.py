@@ -13,5 +13,5 @@ def prefer_eigen() -> None:
     only releases of jaxlib are asked that are known to have it; a user's own choice stands.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if metadata.version("jaxlib").startswith("0.10.") and FLAG not in flags:
+    if FLAG not in flags and metadata.version("jaxlib").startswith("0.10."):
         os.environ["XLA_FLAGS"] = f"{flags} {FLAG}=-individual_convolution".strip()

@@ -117,15 +117,10 @@ def of_channels(mean: jax.Array, variance: jax.Array) -> tuple[jax.Array, jax.Ar
     return center, (variance + jnp.square(mean - center)).mean(axis=-1, keepdims=True)
 
 
-def input_moments(x: jax.Array, statistics: str) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of x [B, ..., C] over positions: [B, C] each, or [B, 1]."""
-    return reported(*of_positions(x), statistics)
-
-
 def expanded_moments(
     x: jax.Array, expand: jax.Array, statistics: str
 ) -> tuple[jax.Array, jax.Array]:
-    """`input_moments` of x @ expand, from the mean and covariance of x: no wide array.
+    """What is `reported` of x @ expand, from the mean and covariance of x: no wide array.
 
     x is [B, H, W, C], expand [C, pixels, D]; positions are H, W and pixels.
     """

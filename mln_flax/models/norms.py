@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -65,6 +65,7 @@ class DomainNorm(nn.Module):
         x: jax.Array,
         branch: jax.Array,
         train: bool = False,
+        *,
         offset: jax.Array | None = None,
         relu: bool = False,
     ) -> jax.Array:
@@ -175,9 +176,9 @@ class DomainLayerNorm(DomainNorm):
         x: jax.Array,
         branch: jax.Array,
         train: bool = False,
-        offset: jax.Array | None = None,
-        relu: bool = False,
+        *,
         projection: tuple[jax.Array, jax.Array] | None = None,
+        **around: Any,
     ) -> jax.Array:
         """[B, ..., C] -> the same shape and type, or what a projection of it asks for.
 
@@ -185,14 +186,13 @@ class DomainLayerNorm(DomainNorm):
           x: [B, ..., C].
           branch: int32 [B] in [0, num_branches); negative is padding.
           train: changes nothing; every norm takes it.
-          offset: as in `DomainNorm`; not with a projection.
-          relu: as in `DomainNorm`; not with a projection.
           projection: (expand [C, pixels, D], head [D, classes]) of x [B, H, W, C]: the input is
             then x @ expand, and norm(x @ expand) @ head is returned, float32
             [B, H, W, pixels, classes] (see `normalized_projection`).
+          around: what `DomainNorm` takes beside; without a projection.
         """
         if projection is None:
-            return super().__call__(x, branch, train, offset, relu)
+            return super().__call__(x, branch, train, **around)
         expand, head = projection
         scale, bias = self._affine(expand.shape[-1], branch)
         mean, std = moments.expanded_moments(x, expand, self.statistics)
