@@ -180,11 +180,16 @@ class UNetSettings(NetworkSettings):
     def check(self) -> None:
         """Raises UserError for statistics by which the norm cannot normalize."""
         super().check()
-        if self.norm in norm_kinds.FROM_STATISTICS and self.statistics == "layer":
-            raise UserError(
-                f"--config.model.norm={self.norm}: normalizes each channel by its own statistics; "
-                "allowed is model.statistics=channel"
-            )
+        check_statistics(self.norm, self.statistics)
+
+
+def check_statistics(norm: str, statistics: str) -> None:
+    """Raises UserError for statistics by which a norm of convolutions cannot normalize."""
+    if norm in norm_kinds.FROM_STATISTICS and statistics == "layer":
+        raise UserError(
+            f"--config.model.norm={norm}: normalizes each channel by its own statistics; "
+            "allowed is model.statistics=channel"
+        )
 
 
 def build(settings: UNetSettings, num_branches: int) -> UNet:
