@@ -23,6 +23,9 @@ class LossSettings:
     class_weights: tuple[float, ...] = ()  # of the cross-entropy: background, calcification
     # Share of the background pixels, hardest first, that the cross-entropy counts.
     hard_negatives: Annotated[float, share] = 1.0
+    # Side in pixels of a square; above 0 a labeled pixel weighs the less the more are labeled in
+    # the square around it, so that a small calcification counts as much as a large one.
+    object_px: Annotated[int, not_negative] = 0
 
     def check(self) -> None:
         """Raises UserError for weights that are not one for each class."""
@@ -54,11 +57,18 @@ def segmentation_loss(
       num_groups: how many there are; the Dice loss is their sum, in [-groups, 0].
       shares: weight of each group's Dice, [groups]; None weighs all with 1.
     """
-    dice = group_dice(jax.nn.softmax(logits), mask, group, num_groups, AXIS)
+    weight = object_weight(mask, settings.object_px) if settings.object_px else None
+    dice = group_dice(jax.nn.softmax(logits), mask, group, num_groups, AXIS, weight)
     loss = dice_loss(dice if shares is None else shares[:, None] * dice, settings.foreground_only)
     if settings.cross_entropy:
         added = cross_entropy(
-            logits, mask, group >= 0, settings.class_weights, settings.hard_negatives, AXIS
+            logits,
+            mask,
+            group >= 0,
+            settings.class_weights,
+            settings.hard_negatives,
+            AXIS,
+            weight,
         )
         loss += settings.cross_entropy * ramp(step, settings.cross_entropy_from_step) * added
     return loss, dice
@@ -73,12 +83,29 @@ def ramp(step: Any, start: int) -> Any:
     return jnp.clip((step - start) / start, 0, 1) if start else 1.0
 
 
+def object_weight(mask: jax.Array, side: int) -> jax.Array:
+    """The weight of each pixel, float32 [B, H, W]: 1 in the background, a mean of 1 in labels.
+
+    A labeled pixel weighs inversely to how many are labeled in the square of `side` pixels around
+    it: where that holds one calcification, all of its pixels together weigh the same whatever its
+    area (as in the loss for each lesion of Kofler et al. 2023, without connected components).
+    """
+    labeled = (mask > 0).astype(jnp.float32)
+    near = labeled
+    for window in ((1, side, 1), (1, 1, side)):
+        near = jax.lax.reduce_window(near, 0.0, jax.lax.add, window, (1, 1, 1), "SAME")
+    each = labeled / jnp.maximum(near, 1)
+    total, count = (x.sum(axis=(1, 2), keepdims=True) for x in (each, labeled))
+    return jnp.where(labeled > 0, each * count / jnp.maximum(total, SMOOTH), 1.0)
+
+
 def group_dice(
     probabilities: jax.Array,
     mask: jax.Array,
     group: jax.Array,
     num_groups: int,
     axis_name: str | None = None,
+    weight: jax.Array | None = None,
 ) -> jax.Array:
     """Soft Dice of each class in each group over the whole batch: [groups, classes] (Eq. 14).
 
@@ -89,10 +116,13 @@ def group_dice(
       num_groups: how many there are.
       axis_name: the device axis; numerators and denominators are summed over it, since a mean
         of Dice values per device would be another loss.
+      weight: of each pixel, [B, H, W]; None weighs all with 1.
     """
     truth = jax.nn.one_hot(mask, probabilities.shape[-1])
-    overlap = (probabilities * truth).sum(axis=(1, 2))
-    size = (probabilities + truth).sum(axis=(1, 2))
+    both, either = probabilities * truth, probabilities + truth
+    if weight is not None:
+        both, either = (weight[..., None] * x for x in (both, either))
+    overlap, size = (x.sum(axis=(1, 2)) for x in (both, either))
     members = jax.nn.one_hot(group, num_groups).T
     sums = (
         jnp.matmul(members, overlap, precision=jax.lax.Precision.HIGHEST),
@@ -114,6 +144,7 @@ def cross_entropy(
     class_weights: tuple[float, ...] = (),
     hard_negatives: float = 1.0,
     axis_name: str | None = None,
+    pixel_weight: jax.Array | None = None,
 ) -> jax.Array:
     """The mean cross-entropy over pixels: a scalar.
 
@@ -124,11 +155,14 @@ def cross_entropy(
       class_weights: one per class; () weighs all alike.
       hard_negatives: share of each image's background pixels that count, the worst first.
       axis_name: the device axis over which numerator and denominator are summed.
+      pixel_weight: of each pixel, [B, H, W]; None weighs all with 1.
     """
     truth = jax.nn.one_hot(mask, logits.shape[-1])
     loss = -(truth * jax.nn.log_softmax(logits)).sum(axis=-1)
     weight = jnp.asarray(class_weights)[mask] if class_weights else 1.0
     weight = weight * jnp.broadcast_to(valid[:, None, None], loss.shape)
+    if pixel_weight is not None:
+        weight = weight * pixel_weight
     if hard_negatives < 1:
         of_background = jnp.where(mask == 0, jax.lax.stop_gradient(loss), -jnp.inf)
         ordered = jnp.sort(of_background.reshape(loss.shape[0], -1), axis=-1, descending=True)

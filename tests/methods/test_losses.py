@@ -146,3 +146,34 @@ def test_gradients_are_finite_and_padding_has_none():
     assert np.isfinite(gradient).all()
     assert np.abs(gradient[branch >= 0]).max() > 0
     np.testing.assert_array_equal(gradient[branch < 0], 0)
+
+
+def test_calcifications_of_any_size_weigh_the_same():
+    mask = np.zeros((2, 40, 40), np.int32)
+    areas = {(4, 4): (5, 5), (4, 25): (1, 1), (25, 8): (2, 3)}  # place: height, width
+    for (row, column), (height, width) in areas.items():
+        mask[0, row : row + height, column : column + width] = 1
+    weight = np.asarray(losses.object_weight(mask, 9))
+    assert (weight[mask == 0] == 1).all() and weight[0][mask[0] > 0].mean() == pytest.approx(1)
+    shares = [
+        weight[0, row : row + height, column : column + width].sum()
+        for (row, column), (height, width) in areas.items()
+    ]
+    np.testing.assert_allclose(shares, mask.sum() / 3, rtol=1e-5)
+
+
+def test_a_small_calcification_that_is_missed_costs_as_much_as_a_large_one():
+    mask = np.zeros((1, 32, 32), np.int32)
+    mask[0, 4:10, 4:10] = mask[0, 20:22, 20:22] = 1
+    group = np.zeros(1, np.int32)
+
+    def dice(missed, weight):
+        found = mask.copy()
+        found[0][missed] = 0
+        both = jax.nn.one_hot(found, 2)
+        return float(losses.group_dice(both, mask, group, 1, weight=weight)[0, 1])
+
+    large, small = (np.s_[4:10, 4:10], np.s_[20:22, 20:22])
+    weight = losses.object_weight(mask, 13)
+    assert dice(large, weight) == pytest.approx(dice(small, weight), rel=1e-4)
+    assert dice(large, None) < dice(small, None) - 0.5
