@@ -1,0 +1,153 @@
+"""Drawn mammograms as DICOM files of digital mammography, of patients that nobody is.
+
+Sources: DICOM PS3.3 A.26 (the objects), C.8.11 (their modules), PS3.16 CID 4014 (views).
+"""
+
+import hashlib
+import io
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mln_flax.data.writers.source import FOR_RESEARCH, NAME, Algorithm, derived_uid
+
+FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.2"
+FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
+BITS = 16
+# The view as a code of SNOMED CT, and where the columns lead: in a left breast, in a right one.
+_VIEWS = {
+    "CC": ("399162004", "cranio-caudal", {"L": "R", "R": "L"}),
+    "MLO": ("399368009", "medio-lateral oblique", {"L": "F", "R": "F"}),
+}
+
+
+class Exam(NamedTuple):
+    """What a mammogram says of itself besides its pixels."""
+
+    image: str  # its name, which its UIDs follow from
+    patient: str  # an id, of at most 50 letters
+    laterality: str  # "L": chest wall at the left edge, or "R": at the right one
+    view: str  # "CC" or "MLO"
+    spacing_mm: tuple[float, float]  # (row, column)
+    for_processing: bool  # raw: the breast is darker than air
+    detector: str  # DICOM's word: DIRECT, SCINTILLATOR, STORAGE or FILM
+    description: str
+    algorithm: Algorithm  # what drew it, and when
+
+
+def content(bits: np.ndarray, exam: Exam) -> bytes:
+    """The bytes of a DICOM file; the same image and exam give the same ones.
+
+    The window shows all 16 bits as they are, so that no reader guesses how many are used.
+
+    Args:
+      bits: uint16 [H, W].
+      exam: what it is.
+
+    Raises:
+      ValueError: other pixels, or a view or side that there is not.
+    """
+    if bits.dtype != np.uint16 or bits.ndim != 2:
+        raise ValueError(f"pixels {bits.dtype} {bits.shape}; allowed: uint16 [H, W]")
+    if exam.view not in _VIEWS or exam.laterality not in ("L", "R"):
+        raise ValueError(f"view {exam.laterality} {exam.view}; allowed: L or R; CC or MLO")
+    dataset = _identified(bits, exam)
+    _describe_exam(dataset, exam)
+    _describe_breast(dataset, exam)
+    _describe_pixels(dataset, bits, exam)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _identified(bits: np.ndarray, exam: Exam) -> Any:
+    """A data set with UIDs that follow from the image."""
+    from pydicom import Dataset
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    digest = hashlib.blake2b(bits.tobytes(), digest_size=16).hexdigest()
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset(io.BytesIO(), Dataset(), preamble=b"\0" * 128, file_meta=meta)
+    dataset.SOPClassUID = FOR_PROCESSING if exam.for_processing else FOR_PRESENTATION
+    dataset.SOPInstanceUID = derived_uid("MG", exam.image, digest)
+    dataset.StudyInstanceUID = derived_uid("MG study", exam.patient)
+    dataset.SeriesInstanceUID = derived_uid("MG series", exam.image, digest)
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    return dataset
+
+
+def _describe_exam(dataset: Any, exam: Exam) -> None:
+    """Patient, study, series and equipment."""
+    day, time = f"{exam.algorithm.created:%Y%m%d}", f"{exam.algorithm.created:%H%M%S}"
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    for event in ("Study", "Series", "Acquisition", "Content"):
+        setattr(dataset, f"{event}Date", day)
+        setattr(dataset, f"{event}Time", time)
+    dataset.PatientName, dataset.PatientID = f"PHANTOM^{exam.patient}", f"PHANTOM-{exam.patient}"
+    dataset.PatientBirthDate, dataset.PatientSex = "", "O"
+    dataset.QualityControlSubject = "YES"  # a phantom
+    dataset.PatientComments = f"Drawn by a program, shows nobody. {FOR_RESEARCH}."
+    dataset.AccessionNumber = dataset.ReferringPhysicianName = ""
+    dataset.StudyID = "1"
+    dataset.SeriesNumber = dataset.InstanceNumber = dataset.AcquisitionNumber = 1
+    dataset.Modality = "MG"
+    dataset.StudyDescription = dataset.SeriesDescription = exam.description
+    dataset.PresentationIntentType = (
+        "FOR PROCESSING" if exam.for_processing else "FOR PRESENTATION"
+    )
+    dataset.Manufacturer = dataset.ManufacturerModelName = NAME
+    dataset.DeviceSerialNumber = exam.algorithm.model
+    dataset.SoftwareVersions = exam.algorithm.version
+    dataset.AcquisitionContextSequence = []
+
+
+def _describe_breast(dataset: Any, exam: Exam) -> None:
+    """Which breast is seen from where, and by what."""
+    code, meaning, columns = _VIEWS[exam.view]
+    view = _code(code, meaning)
+    view.ViewModifierCodeSequence = []
+    dataset.ViewCodeSequence = [view]
+    dataset.ViewPosition = exam.view
+    dataset.ImageLaterality = exam.laterality
+    forward = "A" if exam.laterality == "L" else "P"
+    dataset.PatientOrientation = [forward, columns[exam.laterality]]
+    dataset.AnatomicRegionSequence = [_code("76752008", "Breast")]
+    dataset.BodyPartExamined = dataset.OrganExposed = "BREAST"
+    dataset.BreastImplantPresent = "NO"
+    dataset.PositionerType = "MAMMOGRAPHIC"
+    dataset.DetectorType = exam.detector
+    dataset.ImagerPixelSpacing = list(exam.spacing_mm)
+
+
+def _describe_pixels(dataset: Any, bits: np.ndarray, exam: Exam) -> None:
+    """The pixels, and how they are to be shown."""
+    dataset.ImageType = ["DERIVED", "PRIMARY", ""]
+    dataset.DerivationDescription = "computed, of no X-ray image"
+    dataset.BurnedInAnnotation = "NO"
+    dataset.LossyImageCompression = "00"
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.Rows, dataset.Columns = bits.shape
+    dataset.BitsAllocated = dataset.BitsStored = BITS
+    dataset.HighBit = BITS - 1
+    dataset.PixelRepresentation = 0
+    dataset.PixelIntensityRelationship = "LOG"
+    dataset.PixelIntensityRelationshipSign = 1 if exam.for_processing else -1
+    dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0, 1, "US"
+    dataset.PresentationLUTShape = "IDENTITY"
+    # PS3.3 C.11.2.1.2.1: with this center and width, black is 0 and white 65535.
+    dataset.WindowCenter, dataset.WindowWidth = 2 ** (BITS - 1), 2**BITS
+    dataset.PixelData = bits.astype("<u2").tobytes()
+    dataset["PixelData"].VR = "OW"
+
+
+def _code(value: str, meaning: str) -> Any:
+    """An item of a sequence of codes of SNOMED CT."""
+    from pydicom import Dataset
+
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
+    return item
