@@ -123,6 +123,8 @@ def _claimed(folder: Path, about: dict[str, Any]) -> Iterator[None]:
                     "take another folder"
                 )
             files.write_bytes(journal, f"{json.dumps(about)}\n".encode())
+        for path in folder.rglob(".*.tmp"):  # what a killed export was about to write
+            path.unlink(missing_ok=True)
         yield
 
 
@@ -168,7 +170,7 @@ def _sha256(path: Path) -> str:
 
 def _name(task: Task) -> str:
     """What the journal calls an image."""
-    return f"{task.domain}-{task.seed}-{task.index}"
+    return f"{task.domain}-{task.seed}-{task.patient}"
 
 
 def _write(folder: Path, kind: str, sources: str, task: Task) -> Written:
@@ -255,7 +257,9 @@ def _cores() -> int:
     return len(known(0)) if known else os.cpu_count() or 1
 
 
-def _finish(folder: Path, all_written: Sequence[Written], about: dict[str, Any], commit: str):
+def _finish(
+    folder: Path, all_written: Sequence[Written], about: dict[str, Any], commit: str
+) -> None:
     """Writes the tables, what the layout wants, and last `dataset.json`."""
     rows = [written.row for written in all_written]
     objects = [spot for written in all_written for spot in written.objects]

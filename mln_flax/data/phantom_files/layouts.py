@@ -59,7 +59,7 @@ def write_dicom(folder: Path, example: Example, part: str) -> tuple[str, str]:
         description=f"mammogram phantom, {example.domain}",
         algorithm=Algorithm(SOURCES, "phantoms", CREATED),
     )
-    _put(folder, image, mammogram.content(to_bits(example.image), exam))
+    _put(folder, image, mammogram.content(example.image, exam))
     (folder / mask).parent.mkdir(parents=True, exist_ok=True)
     dicom_seg.write(folder / mask, folder / image, example.mask, exam.algorithm, "binary")
     return image, mask
@@ -132,9 +132,10 @@ def finish_nothing(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 _BITS = "16 bits, 0 to 65535"
+_DICOM = f"{mammogram.BITS} bits, 0 to {2**mammogram.BITS - 1}"
 LAYOUTS = {
     "png": Layout(write_png, finish_folder, _BITS, "0, and 255 in calcifications"),
-    "dicom": Layout(write_dicom, finish_folder, _BITS, "a segmentation with one segment"),
+    "dicom": Layout(write_dicom, finish_folder, _DICOM, "a segmentation with one segment"),
     "nnunet": Layout(write_nnunet, finish_nnunet, _BITS, "0, and 1 in calcifications"),
     "npz": Layout(write_npz, finish_nothing, "float32, 0 to 1", "0, and 1 in calcifications"),
 }

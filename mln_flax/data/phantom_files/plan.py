@@ -1,5 +1,6 @@
 """Which phantoms are written, and each of them drawn, with what is known of it in numbers."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ class Task(NamedTuple):
 
     seed: int
     domain: str
-    index: int  # the patient
+    patient: int  # its number
     part: str  # one of PARTS, or "" where no parts are asked for
     size: int  # height and width of a window, pixels; 0: the whole breast
     spacing_mm: float
@@ -93,10 +94,15 @@ def _parts(count: int, shares: Shares) -> list[str]:
     """The part of each of so many patients: the last ones are for testing."""
     if not shares.has_parts:
         return [""] * count
-    test = round(shares.test * count)
-    validation = min(round(shares.validation * count), count - test)
+    test = _at_least(shares.test * count)
+    validation = min(_at_least(shares.validation * count), count - test)
     amounts = (count - test - validation, validation, test)
     return [name for name, amount in zip(PARTS, amounts, strict=True) for _ in range(amount)]
+
+
+def _at_least(amount: float) -> int:
+    """The whole number from an amount up: a part that is asked for has an image of each kind."""
+    return math.ceil(amount - 1e-9)  # the sum of rounding errors is no further image
 
 
 def draw(task: Task, sources: str = SOURCES) -> Example:
@@ -112,11 +118,11 @@ def draw(task: Task, sources: str = SOURCES) -> Example:
     if sources != SOURCES:
         raise RuntimeError("its code has been changed meanwhile")
     if not task.size:
-        return phantom.whole_view(task.seed, task.domain, task.index, spacing_mm=task.spacing_mm)
+        return phantom.whole_view(task.seed, task.domain, task.patient, spacing_mm=task.spacing_mm)
     return phantom.phantom(
         task.seed,
         task.domain,
-        task.index,
+        task.patient,
         height=task.size,
         width=task.size,
         spacing_mm=task.spacing_mm,

@@ -13,7 +13,9 @@ from mln_flax.data.writers.source import FOR_RESEARCH, NAME, Algorithm, derived_
 
 FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.2"
 FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
-BITS = 16
+# As detectors have. Of 16 stored bits no reader knows how many are used, and images for processing
+# may have no window that says it.
+BITS = 14
 # The view as a code of SNOMED CT, and where the columns lead: in a left breast, in a right one.
 _VIEWS = {
     "CC": ("399162004", "cranio-caudal", {"L": "R", "R": "L"}),
@@ -35,38 +37,37 @@ class Exam(NamedTuple):
     algorithm: Algorithm  # what drew it, and when
 
 
-def content(bits: np.ndarray, exam: Exam) -> bytes:
+def content(image: np.ndarray, exam: Exam) -> bytes:
     """The bytes of a DICOM file; the same image and exam give the same ones.
 
-    The window shows all 16 bits as they are, so that no reader guesses how many are used.
-
     Args:
-      bits: uint16 [H, W].
+      image: [H, W] in [0, 1], stored in BITS bits, whose range the window shows as it is.
       exam: what it is.
 
     Raises:
-      ValueError: other pixels, or a view or side that there is not.
+      ValueError: other values, or a view or side that there is not.
     """
-    if bits.dtype != np.uint16 or bits.ndim != 2:
-        raise ValueError(f"pixels {bits.dtype} {bits.shape}; allowed: uint16 [H, W]")
+    if image.ndim != 2 or not (image.min() >= 0 and image.max() <= 1):
+        raise ValueError(f"an image of shape {image.shape}; allowed: [H, W] with values in [0, 1]")
     if exam.view not in _VIEWS or exam.laterality not in ("L", "R"):
         raise ValueError(f"view {exam.laterality} {exam.view}; allowed: L or R; CC or MLO")
-    dataset = _identified(bits, exam)
+    pixels = np.round(image * (2**BITS - 1)).astype("<u2")
+    dataset = _identified(pixels, exam)
     _describe_exam(dataset, exam)
     _describe_breast(dataset, exam)
-    _describe_pixels(dataset, bits, exam)
+    _describe_pixels(dataset, pixels, exam)
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
 
 
-def _identified(bits: np.ndarray, exam: Exam) -> Any:
+def _identified(pixels: np.ndarray, exam: Exam) -> Any:
     """A data set with UIDs that follow from the image."""
     from pydicom import Dataset
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
-    digest = hashlib.blake2b(bits.tobytes(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = FileDataset(io.BytesIO(), Dataset(), preamble=b"\0" * 128, file_meta=meta)
@@ -95,9 +96,7 @@ def _describe_exam(dataset: Any, exam: Exam) -> None:
     dataset.SeriesNumber = dataset.InstanceNumber = dataset.AcquisitionNumber = 1
     dataset.Modality = "MG"
     dataset.StudyDescription = dataset.SeriesDescription = exam.description
-    dataset.PresentationIntentType = (
-        "FOR PROCESSING" if exam.for_processing else "FOR PRESENTATION"
-    )
+    dataset.PresentationIntentType = "FOR PROCESSING" if exam.for_processing else "FOR PRESENTATION"
     dataset.Manufacturer = dataset.ManufacturerModelName = NAME
     dataset.DeviceSerialNumber = exam.algorithm.model
     dataset.SoftwareVersions = exam.algorithm.version
@@ -122,7 +121,7 @@ def _describe_breast(dataset: Any, exam: Exam) -> None:
     dataset.ImagerPixelSpacing = list(exam.spacing_mm)
 
 
-def _describe_pixels(dataset: Any, bits: np.ndarray, exam: Exam) -> None:
+def _describe_pixels(dataset: Any, pixels: np.ndarray, exam: Exam) -> None:
     """The pixels, and how they are to be shown."""
     dataset.ImageType = ["DERIVED", "PRIMARY", ""]
     dataset.DerivationDescription = "computed, of no X-ray image"
@@ -130,17 +129,17 @@ def _describe_pixels(dataset: Any, bits: np.ndarray, exam: Exam) -> None:
     dataset.LossyImageCompression = "00"
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.Rows, dataset.Columns = bits.shape
-    dataset.BitsAllocated = dataset.BitsStored = BITS
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated, dataset.BitsStored = 16, BITS
     dataset.HighBit = BITS - 1
     dataset.PixelRepresentation = 0
     dataset.PixelIntensityRelationship = "LOG"
     dataset.PixelIntensityRelationshipSign = 1 if exam.for_processing else -1
     dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0, 1, "US"
     dataset.PresentationLUTShape = "IDENTITY"
-    # PS3.3 C.11.2.1.2.1: with this center and width, black is 0 and white 65535.
-    dataset.WindowCenter, dataset.WindowWidth = 2 ** (BITS - 1), 2**BITS
-    dataset.PixelData = bits.astype("<u2").tobytes()
+    if not exam.for_processing:  # PS3.3 C.11.2.1.2.1: black is 0 and white the largest value
+        dataset.WindowCenter, dataset.WindowWidth = 2 ** (BITS - 1), 2**BITS
+    dataset.PixelData = pixels.tobytes()
     dataset["PixelData"].VR = "OW"
 
 
