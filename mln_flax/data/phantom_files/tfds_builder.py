@@ -113,7 +113,10 @@ def _config(domain: str, **changes: Any) -> Any:
       UserError: an unknown domain or name.
     """
     phantom.check_domain(domain)
-    words = [f"{name}{changes[name]:g}" for name in sorted(changes)]
+    words = [
+        f"{name}{int(value) if isinstance(value, bool) else value}"
+        for name, value in sorted(changes.items())
+    ]
     try:
         return _config_class()(name="-".join((domain, *words)), domain=domain, **changes)
     except TypeError as error:
