@@ -292,6 +292,30 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
+class PhantomsConfig:
+    """What --mode=export-phantoms writes; seed and pixels are those of `data.phantom`."""
+
+    format: Annotated[str, one_of("png", "dicom", "nnunet", "npz")] = "png"
+    count: Annotated[int, positive] = 200  # images of each domain, each of a patient of its own
+    domains: tuple[str, ...] = ("ffdm", "dbt", "film", "processing")
+    whole: bool = False  # whole breasts; else windows of `data.size` pixels
+    normal: Annotated[float, share] = 0.5  # of the patients, without calcifications
+    # Shares of the patients; the rest is for training. Both 0: there are no parts.
+    validation: Annotated[float, share] = 0.0
+    test: Annotated[float, share] = 0.0
+
+    def check(self) -> None:
+        """Raises UserError for no domain, one that is named twice, or too large parts."""
+        shown = f"--config.phantoms.domains={','.join(self.domains)}"
+        if not self.domains:
+            raise UserError(f"{shown}: needs one or more")
+        if twice := [name for name in self.domains if self.domains.count(name) > 1]:
+            raise UserError(f"{shown}: {twice[0]!r} is named twice")
+        if self.validation + self.test > 1:
+            raise UserError("--config.phantoms: validation and test are more than all")
+
+
+@dataclass(frozen=True)
 class BenchmarkConfig:
     """What --mode=benchmark times."""
 
@@ -399,6 +423,7 @@ class Config:
     evaluate: Annotated[EvaluateConfig, AFTER_TRAINING] = EvaluateConfig()
     predict: Annotated[PredictConfig, AFTER_TRAINING] = PredictConfig()
     benchmark: Annotated[BenchmarkConfig, AFTER_TRAINING] = BenchmarkConfig()
+    phantoms: Annotated[PhantomsConfig, AFTER_TRAINING] = PhantomsConfig()
 
 
 def validate(config: Any) -> None:

@@ -16,7 +16,10 @@ from mln_flax.experiments import core
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
-MODES = tuple("train prepare evaluate predict export report summary benchmark experiment".split())
+MODES = (
+    *("train", "prepare", "evaluate", "predict", "export", "export-phantoms", "report", "summary"),
+    *("benchmark", "experiment"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
         )
     if paths and flags.mode != "predict":
         raise UserError(f"{paths[0]!r}: only --mode=predict takes paths")
-    needs_none = flags.mode in ("summary", "benchmark") or (
+    needs_none = flags.mode in ("summary", "benchmark", "export-phantoms") or (
         flags.mode == "prepare" and "data.prepared_dir" in overrides
     )
     if not flags.workdir and not needs_none:
@@ -65,7 +68,10 @@ def run(argv: Sequence[str]) -> int:
         return run_experiment(flags, overrides, workdir, command)
     from mln_flax import modes
 
-    config = choose(flags.config, overrides, workdir)
+    if flags.mode == "export-phantoms" and not flags.config and not workdir:
+        config = changed(configs.Config(), overrides)  # no file of settings is needed to draw
+    else:
+        config = choose(flags.config, overrides, workdir)
     files_given = [Path(path) for path in paths]
     return modes.run(
         flags.mode, config, workdir, files_given, flags.output, command, flags.overwrite
@@ -121,6 +127,11 @@ def choose(path: str, overrides: dict[str, str], workdir: Path | None) -> config
         )
     else:
         raise UserError("--config is missing: a file such as configs/phantom.py")
+    return changed(config, overrides)
+
+
+def changed(config: configs.Config, overrides: dict[str, str]) -> configs.Config:
+    """The settings with those of the command line, which are checked."""
     config = settings.override_all(config, overrides)
     configs.validate(config)
     return config
@@ -138,7 +149,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list
     parser.add_argument("--workdir", default="", help="folder for all that a run writes")
     parser.add_argument("--mode", default="train", help=", ".join(MODES))
     parser.add_argument(
-        "--output", default="", help="predict: folder for the answers; export: the file"
+        "--output",
+        default="",
+        help="predict: folder for the answers; export: the file; export-phantoms: folder",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace answers of another model, or a file"

@@ -6,6 +6,7 @@ from mln_flax import parallel
 from mln_flax.benchmark import run as benchmark
 from mln_flax.benchmark import summary
 from mln_flax.config import Config
+from mln_flax.data.phantom_files import export as phantom_export
 from mln_flax.engine import export, predict, stop
 from mln_flax.engine import run as one_run
 from mln_flax.engine import workdir as workdirs
@@ -31,6 +32,8 @@ def run(
         workdirs.cache_compiled(config)
         benchmark.benchmark(config, workdirs.commit())
         return 0
+    if mode == "export-phantoms":
+        return phantom_export.export(config, output, workdirs.commit())
     if mode == "prepare" and not is_drawn(config):
         one_run.prepare_data(config, workdir, wanted=())
         return 0

@@ -66,6 +66,12 @@ def whole_phantoms(reads, *_):
         assert whole_images(recording.watched(tiny.config(**counts), reads), part).parts
 
 
+def phantoms_for_others(reads, tmp_path, _):
+    counts = {"phantoms__count": "1", "phantoms__domains": "film", "data__workers": "1"}
+    config = recording.watched(tiny.config(**counts), reads)
+    assert modes.run("export-phantoms", config, None, [], str(tmp_path / "phantoms")) == 0
+
+
 def a_prediction_of_mln(reads, tmp_path, workdir):
     config = settings.read_json(workdir / "config.json")
     config = settings.override(config, "method.selection", "cosine")
@@ -111,6 +117,7 @@ WORK = (
     a_start_from_random_weights,
     drawn_phantoms,
     whole_phantoms,
+    phantoms_for_others,
     a_prediction_of_mln,
     a_benchmark_of_mln,
     drawn_views,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mln_flax.data.core import Unusable
-from mln_flax.data.readers import kinds, pgm, raster_modes
+from mln_flax.data.readers import kinds, pgm, png_bits, raster_modes
 from mln_flax.data.readers.header import MAX_SIDE, ONE_LEVEL, Header, check, depth, opened
 from mln_flax.data.readers.masks import SEVERAL_IMAGES, Page
 from mln_flax.data.readers.raster_modes import Stored
@@ -60,7 +60,8 @@ def read(path: str | Path, frame: int = 0) -> tuple[np.ndarray, Header, tuple[st
     top = int(pixels.max())
     if pixels.min() == pixels.max():
         raise Unusable(ONE_LEVEL)
-    if largest in (2**15 - 1, 2**16 - 1):  # all that 16 bits hold, with a sign or without
+    # All that 16 bits hold, with a sign or without, where the file does not say that it uses them.
+    if largest in (2**15 - 1, 2**16 - 1) and not png_bits.uses_all(path):
         wide = largest.bit_length()
         if depth(top, wide) < wide and image_header.frames > 1:
             top = max(top, _top(path, os.stat(path).st_mtime_ns, image_header.frames))

@@ -1,0 +1,1 @@
+"""Phantoms as files, for other programs: which ones, in which layout, and a TFDS builder."""
