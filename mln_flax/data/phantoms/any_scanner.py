@@ -19,9 +19,11 @@ BITS, BITS_SHARES = (8, 10, 12, 16), (0.3, 0.15, 0.35, 0.2)
 
 def machine(rng: np.random.Generator) -> Machine:
     """A machine for one image: projections of a detector or a film, or slices."""
-    kind = rng.choice(
-        ["film", "slices", "processing", "presentation"],
-        p=[FILMS, SLICES, FOR_PROCESSING, 1 - FILMS - SLICES - FOR_PROCESSING],
+    kind = str(
+        rng.choice(
+            ["film", "slices", "processing", "presentation"],
+            p=[FILMS, SLICES, FOR_PROCESSING, 1 - FILMS - SLICES - FOR_PROCESSING],
+        )
     )
     native_mm = float(rng.uniform(*NATIVE_MM))
     blur = Blur(
@@ -30,6 +32,7 @@ def machine(rng: np.random.Generator) -> Machine:
         tail=rng.uniform(*TAIL),
         aperture_mm=native_mm,
     )
+    bits = int(rng.choice(BITS, p=BITS_SHARES))
     presented = kind in ("slices", "presentation")
     return Machine(
         blur=blur,
@@ -40,7 +43,7 @@ def machine(rng: np.random.Generator) -> Machine:
         unsharp=_unsharp(rng) if presented and rng.random() < SHARPENED else (),
         film=kind == "film",
         native_mm=native_mm,
-        bits=int(rng.choice(BITS, p=BITS_SHARES)),
+        bits=max(bits, 12) if kind == "processing" else bits,  # raw data need them
     )
 
 
@@ -79,7 +82,7 @@ def _curve(rng: np.random.Generator, kind: str) -> Curve:
         )
     if kind == "processing":
         linear = rng.random() < 0.5
-        low = rng.uniform(0.35, 0.65) if linear else rng.uniform(0.0, 0.6)
+        low = rng.uniform(0.5, 0.8) if linear else rng.uniform(0.0, 0.6)
         return Curve(
             LINEAR if linear else LOG,
             low=low,
@@ -88,12 +91,11 @@ def _curve(rng: np.random.Generator, kind: str) -> Curve:
             shoulder=rng.uniform(0, 0.1),
             dark=True,
         )
-    # One end as its own width, so that no window is too narrow for the breast.
     low = rng.uniform(0.55, 0.92)
     return Curve(
         LOG,
         low=low,
-        high=low + rng.uniform(0.5, 1.1),
+        high=rng.uniform(1.35, 1.8),
         toe=rng.uniform(0, 0.25),
         shoulder=rng.uniform(0, 0.35),
         dark=bool(rng.random() < INVERTED),

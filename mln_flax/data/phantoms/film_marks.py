@@ -35,7 +35,9 @@ def _dust(image: np.ndarray, rng: np.random.Generator, scene: Scene) -> np.ndarr
         for _ in range(rng.poisson(rate * scene.area_cm2)):
             row, column = rng.integers(height), rng.integers(width)
             radius, stretch = rng.uniform(0.04, 0.16) / scene.spacing_mm, rng.uniform(0.6, 1.6)
-            speck = (radius + 0.5 - np.hypot(at[:, None] * stretch, at / stretch)).clip(0, 1)
+            c, s = np.cos(turn := rng.uniform(0, np.pi)), np.sin(turn)
+            u, v = c * at + s * at[:, None], c * at[:, None] - s * at
+            speck = (radius + 0.5 - np.hypot(u * stretch, v / stretch)).clip(0, 1)
             speck *= sign * rng.uniform(0.12, 0.5) * min(1.0, (2 * radius) ** 2)
             image[row : row + len(at), column : column + len(at)] += speck
     return image[edge : edge + height, edge : edge + width]

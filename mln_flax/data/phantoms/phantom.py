@@ -93,11 +93,11 @@ def shown(
         rng = np.random.default_rng([seed, _SCANNER, index, KNOWN.index(domain)])
         machine = any_scanner.machine(rng) if domain == ANY else scanners.SCANNERS[domain]
         if machine.native_mm and machine.native_mm > spacing_mm:
-            image = _in_own_pixels(machine, body, spots, grid, rng)
+            image = _in_own_pixels(machine, body, spots, grid, whole, rng)
         else:
             if machine.thin not in tissues:
                 tissues[machine.thin] = _tissue(body, grid, machine.thin)
-            scene = _scene(machine, body, tissues[machine.thin], layer, grid)
+            scene = _scene(machine, body, tissues[machine.thin], layer, grid, whole)
             image = scanners.show(machine, scene, rng)
         examples.append(
             Example(
@@ -121,11 +121,12 @@ def _scene(
     tissue: anatomy.Tissue,
     spots: np.ndarray,
     grid: anatomy.Grid,
+    whole: bool,
 ) -> scanners.Scene:
-    """What a machine sees on a grid, with the chest wall as in the image."""
+    """What a machine sees on a grid, chest wall as in the image; of a whole view with letters."""
     face = _face(body)
     attenuation = tissue.attenuation[:, face]
-    if grid.whole and not machine.film:  # which has a label of its own
+    if whole and not machine.film:  # which has a label of its own
         lead = framing.letters(body, tissue.depth_mm[:, face], grid.spacing_mm)
         attenuation = attenuation + lead
     return scanners.Scene(
@@ -145,6 +146,7 @@ def _in_own_pixels(
     body: anatomy.Breast,
     spots: list[lesions.Spot],
     grid: anatomy.Grid,
+    whole: bool,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """The image of a machine with coarser pixels than the grid's, resampled to the grid."""
@@ -152,7 +154,7 @@ def _in_own_pixels(
     coarse = native.coarse_grid(grid, machine.native_mm, rng.random(2))
     tissue = _tissue(body, coarse, machine.thin)
     layer, _ = lesions.draw(spots, coarse)
-    image = scanners.show(machine, _scene(machine, body, tissue, layer, coarse), rng)
+    image = scanners.show(machine, _scene(machine, body, tissue, layer, coarse, whole), rng)
     face = _face(body)
     return np.ascontiguousarray(native.on_grid(image[:, face], coarse, grid)[:, face])
 
