@@ -28,7 +28,8 @@ def lead(scene: Scene, rng: np.random.Generator) -> np.ndarray | None:
     for kind in kinds:
         for _ in range(3):  # places, until one is free
             drawn = _lead(kind, scene, rng)
-            if not scene.spots[drawn > 0].any():
+            on_skin = kind in ("letter", "plate") or not (scene.depth_mm[drawn > 0] < 0).any()
+            if on_skin and not scene.spots[drawn > 0].any():
                 layer = drawn if layer is None else np.maximum(layer, drawn)
                 break
     return layer

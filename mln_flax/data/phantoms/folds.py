@@ -52,8 +52,8 @@ def folds(body: anatomy.Breast) -> list[Fold]:
         if rng.random() >= share:
             continue
         for _ in range(rng.integers(1, 4)):
-            angle = side * rng.uniform(0.85, 1.4)
-            start = anatomy.outline_mm(body, angle, rng.uniform(0.5, 8.0))
+            angle = side * rng.uniform(0.55, 1.4)
+            start = anatomy.outline_mm(body, angle, rng.uniform(0.5, 20.0))
             # Roughly along the skin toward the chest wall, bending inward or back.
             heading = angle + side * (math.pi / 2 + rng.uniform(-0.3, 0.7))
             way = heading + rng.normal(0, 0.02) * np.arange(STEPS) + rng.normal(0, 0.04, STEPS)

@@ -210,6 +210,9 @@ def test_lead_reaches_into_few_windows_and_covers_no_spot():
     assert 0 < min(seen) < 0.02 < max(seen) < 0.9
     whole = [artifacts.lead(view._replace(whole=True), rng) is not None for _ in range(300)]
     assert 0.05 < np.mean(whole) < 0.25
+    air = view._replace(whole=True, depth_mm=view.depth_mm * 0 - 5)
+    drawn = [artifacts.lead(air, rng) for _ in range(100)]
+    assert not any(lead is not None and lead.any() for lead in drawn)
 
 
 def test_films_bear_specks_of_both_signs_lines_bands_and_edges():
