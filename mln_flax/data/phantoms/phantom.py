@@ -14,10 +14,9 @@ from mln_flax.data.phantoms import (
     anatomy,
     any_scanner,
     drawing,
-    folds,
+    exposure,
     framing,
     lesions,
-    native,
     scanners,
 )
 from mln_flax.data.phantoms.store import Block
@@ -86,23 +85,23 @@ def shown(
         grid = _grid(body, at, calcifications, height, width, spacing_mm)
     spots = calcifications + lesions.distractors(body, at, calcifications)
     layer, mask = lesions.draw(spots, grid)
-    face = _face(body)
+    subject = exposure.Subject(body, tuple(spots), layer, grid, whole)
     tissues: dict[bool, anatomy.Tissue] = {}
     examples = []
     for domain in domains:
         rng = np.random.default_rng([seed, _SCANNER, index, KNOWN.index(domain)])
         machine = any_scanner.machine(rng) if domain == ANY else scanners.SCANNERS[domain]
         if machine.native_mm and machine.native_mm > spacing_mm:
-            image = _in_own_pixels(machine, body, spots, grid, whole, rng)
+            image = exposure.in_own_pixels(machine, subject, rng)
         else:
             if machine.thin not in tissues:
-                tissues[machine.thin] = _tissue(body, grid, machine.thin)
-            scene = _scene(machine, body, tissues[machine.thin], layer, grid, whole)
+                tissues[machine.thin] = exposure.tissue(subject, machine.thin)
+            scene = exposure.scene(machine, subject, tissues[machine.thin])
             image = scanners.show(machine, scene, rng)
         examples.append(
             Example(
                 image=prepared.from_bits(prepared.to_bits(image)) if whole else image,
-                mask=mask[:, face].copy(),
+                mask=mask[:, subject.face].copy(),
                 image_id=f"{domain}-{seed}-{index}",
                 patient_id=f"{seed}-{index}",
                 domain=domain,
@@ -113,62 +112,6 @@ def shown(
             )
         )
     return examples
-
-
-def _scene(
-    machine: scanners.Machine,
-    body: anatomy.Breast,
-    tissue: anatomy.Tissue,
-    spots: np.ndarray,
-    grid: anatomy.Grid,
-    whole: bool,
-) -> scanners.Scene:
-    """What a machine sees on a grid, chest wall as in the image; of a whole view with letters."""
-    face = _face(body)
-    attenuation = tissue.attenuation[:, face]
-    if whole and not machine.film:  # which has a label of its own
-        lead = framing.letters(body, tissue.depth_mm[:, face], grid.spacing_mm)
-        attenuation = attenuation + lead
-    return scanners.Scene(
-        attenuation=np.ascontiguousarray(attenuation),
-        spots=np.ascontiguousarray((spots * (tissue.depth_mm > 0))[:, face]),
-        depth_mm=np.ascontiguousarray(tissue.depth_mm[:, face]),
-        rim=np.ascontiguousarray(tissue.rim[:, face]),
-        fat=anatomy.MU_FAT * body.thickness_mm,
-        spacing_mm=grid.spacing_mm,
-        whole=grid.whole,
-        chest_left=body.laterality == "L",
-    )
-
-
-def _in_own_pixels(
-    machine: scanners.Machine,
-    body: anatomy.Breast,
-    spots: list[lesions.Spot],
-    grid: anatomy.Grid,
-    whole: bool,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """The image of a machine with coarser pixels than the grid's, resampled to the grid."""
-    assert machine.native_mm is not None
-    coarse = native.coarse_grid(grid, machine.native_mm, rng.random(2))
-    tissue = _tissue(body, coarse, machine.thin)
-    layer, _ = lesions.draw(spots, coarse)
-    image = scanners.show(machine, _scene(machine, body, tissue, layer, coarse, whole), rng)
-    face = _face(body)
-    return np.ascontiguousarray(native.on_grid(image[:, face], coarse, grid)[:, face])
-
-
-def _tissue(body: anatomy.Breast, grid: anatomy.Grid, thin: bool) -> anatomy.Tissue:
-    """The tissue with the folds of its skin."""
-    tissue = anatomy.tissue(body, grid, thin=thin)
-    added = folds.attenuation(body, grid, tissue.depth_mm)
-    return tissue if added is None else tissue._replace(attenuation=tissue.attenuation + added)
-
-
-def _face(body: anatomy.Breast) -> slice:
-    """Of an image's columns: the chest wall is left of a left breast."""
-    return slice(None, None, 1 if body.laterality == "L" else -1)
 
 
 def whole_view(seed: int, domain: str, index: int, *, spacing_mm: float = 0.1) -> Example:
