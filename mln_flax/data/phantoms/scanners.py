@@ -32,7 +32,7 @@ LINEAR, LOG, FILM = "linear", "log", "film"  # what gray values follow
 SELENIUM = Blur(core_mm=0.0424, tail_mm=0.1855, tail=0.225, aperture_mm=0.1)
 # Light spreads in the columns of cesium iodide and between them, and in a screen. Chosen: softer
 # than selenium; a film's own limit is far finer, so what remains is the digitizer's aperture.
-CESIUM_IODIDE = Blur(core_mm=0.06, tail_mm=0.25, tail=0.30, aperture_mm=0.1)
+CESIUM_IODIDE = Blur(core_mm=0.05, tail_mm=0.22, tail=0.28, aperture_mm=0.1)
 SCREEN = Blur(core_mm=0.055, tail_mm=0.20, tail=0.30, aperture_mm=0.1)
 RECONSTRUCTED = Blur(core_mm=0.065, tail_mm=0.18, tail=0.25, aperture_mm=0.1)
 
@@ -107,7 +107,7 @@ SCANNERS = {
     "processing": Machine(
         CESIUM_IODIDE,
         Curve(low=0.3, high=1.7, dark=True),
-        noise=Noise(0.95, CESIUM_IODIDE, electronic=0.5),
+        noise=Noise(0.95, CESIUM_IODIDE, electronic=0.7),
     ),
 }
 
