@@ -17,11 +17,11 @@ MU_FAT, MU_GLAND = 0.0456, 0.0802
 SKIN_MM, SKIN_PATH_MM = 1.5, 5.0
 # Texture periods, mm, each half of the one before: from lobes to below the pixels. Chosen.
 PERIODS_MM = tuple(51.2 / 2**k for k in range(9))
-# Power-law exponents. Projections: about 3 (Burgess, Jacobson and Judy 2001). Slices overlap less
-# tissue and have a lower one (direction: Engstrom, Reiser and Nishikawa 2009; the size is chosen).
-# Septa, streaks and fibers have steeper spectra, so the texture under them is given less: chosen
-# so that windows of 12.8 mm measure 3.2 and 2.7 on average between 0.3 and 1.5 per mm.
-PROJECTION_EXPONENT, TEXTURE_PROJECTION, TEXTURE_SLICE = 3.0, 2.7, 2.2
+# Power-law exponents. Projections: about 3 (Burgess, Jacobson and Judy 2001). Septa, streaks and
+# fibers have steeper spectra, so the texture under them is given less: chosen so that windows of
+# 12.8 mm measure 3.2 (projections) and 3.06 (slices, in which less tissue overlaps) on average
+# between 0.3 and 1.5 per mm.
+PROJECTION_EXPONENT, TEXTURE_PROJECTION, TEXTURE_SLICE = 3.0, 2.77, 2.56
 LATTICE_SIDE = 64  # of the streaks' noise
 
 FIBERS, FIBER_STEPS = (26, 7, 90), 28  # ducts, vessels, ligaments, and the points of each. Chosen
@@ -243,7 +243,7 @@ def _pectoral(body: Breast, grid: Grid) -> np.ndarray:
     y = y - body.top
     t = (y / down).clip(-0.5, 1.2)
     edge = across * (1 - t) + 0.12 * across * np.sin(np.pi * t.clip(0, 1))
-    return _step((edge - x) / 9.0 + 0.5)
+    return _step((edge - x) / 5.0 + 0.5)
 
 
 def _fibers(body: Breast, grid: Grid, thin: bool) -> noise.Curves:

@@ -11,6 +11,7 @@ AIR_MM, FRONT_MM = 10.0, 15.0
 # Lead letters on the table, mm: their height, the thickness of the air around them, and how far
 # under the skin (so, negative, outside it) all of them must lie. Chosen.
 LETTER_MM, MARGIN_MM, CLEAR_MM = (5.0, 8.0), (3.0, 7.0), -2.0
+ALONE, PLATES = 0.2, 0.3  # share of markers that name the side alone; of plates. Chosen
 LEAD = 3.5  # attenuation: whiter, or blacker, than any breast
 _LETTERS = 23  # a random stream
 
@@ -57,9 +58,11 @@ def letters(body: anatomy.Breast, depth_mm: np.ndarray, spacing_mm: float) -> np
     rng = np.random.default_rng([body.seed, _LETTERS, body.patient])
     tall = rng.uniform(*LETTER_MM)
     down, aside = rng.uniform(*MARGIN_MM, 2)
-    cells = _cells(body.laterality + body.view)
-    cell = tall / len(cells)
-    at = np.arange(0.5, math.ceil(max(tall, cell * cells.shape[1]) / spacing_mm)) * spacing_mm
+    text = body.laterality + ("" if rng.random() < ALONE else body.view)
+    cells, cell = glyphs(text), tall / 7
+    if rng.random() < PLATES:  # of lead, with the letters cut out
+        cells = ~np.pad(cells, 2)
+    at = np.arange(0.5, math.ceil(cell * max(cells.shape) / spacing_mm)) * spacing_mm
     pattern = cells[np.ix_(*((at[at < cell * n] / cell).astype(int) for n in cells.shape))]
     height, width = (n + 2 for n in pattern.shape)  # with a pixel of air
     down, aside = (round(mm / spacing_mm) for mm in (down, aside))
@@ -74,7 +77,7 @@ def letters(body: anatomy.Breast, depth_mm: np.ndarray, spacing_mm: float) -> np
     return lead
 
 
-def _cells(text: str) -> np.ndarray:
+def glyphs(text: str) -> np.ndarray:
     """A line of letters as cells, bool [7, 6 n - 1]."""
     bits = np.array([_GLYPHS[letter] for letter in text])[:, :, None] >> np.arange(5)[::-1] & 1
     spaced = np.pad(bits, ((0, 0), (0, 0), (0, 1)))  # [n, 7, 6]

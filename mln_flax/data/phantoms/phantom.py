@@ -1,7 +1,7 @@
-"""Mammogram phantoms with pixel-exact calcification masks: seeded, any size, four domains.
+"""Mammogram phantoms with pixel-exact calcification masks: seeded, any size, by domain.
 
 A phantom is one breast, made in millimeters (`anatomy`), with its calcifications (`lesions`), seen
-by one machine (`scanners`). The machine is the domain.
+by one machine (`scanners`). The machine is the domain; of the domain `any` each image has its own.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,23 @@ import numpy as np
 
 from mln_flax.config import DataConfig
 from mln_flax.data.core import PARTS, DataSet, Example, Part, loaders
-from mln_flax.data.phantoms import anatomy, drawing, framing, lesions, scanners
+from mln_flax.data.phantoms import (
+    anatomy,
+    any_scanner,
+    drawing,
+    exposure,
+    framing,
+    lesions,
+    scanners,
+)
 from mln_flax.data.phantoms.store import Block
 from mln_flax.data.prepare import prepared
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
-DOMAINS = tuple(scanners.SCANNERS)
+DOMAINS = tuple(scanners.SCANNERS)  # of the benchmark
+ANY = "any"  # each image by a machine of its own: to train a general detector on
+KNOWN = (*DOMAINS, ANY)
 _WINDOW, _SCANNER = 21, 22  # random streams
 # A breast counts as shown whole along an axis when the field covers this share of it. Chosen.
 _WHOLE = 0.85
@@ -37,7 +47,7 @@ def phantom(
 
     Args:
       seed: names the collection, 0 or more.
-      domain: one of `DOMAINS`.
+      domain: one of `KNOWN`.
       index: names the patient, 0 or more.
       height: of the image, pixels, 1 or more.
       width: likewise.
@@ -73,35 +83,25 @@ def shown(
         grid = framing.whole_grid(body, spacing_mm)
     else:
         grid = _grid(body, at, calcifications, height, width, spacing_mm)
-    spots, mask = lesions.draw(calcifications + lesions.distractors(body, at, calcifications), grid)
-    left = body.laterality == "L"
-    face = slice(None, None, 1 if left else -1)
+    spots = calcifications + lesions.distractors(body, at, calcifications)
+    layer, mask = lesions.draw(spots, grid)
+    subject = exposure.Subject(body, tuple(spots), layer, grid, whole)
     tissues: dict[bool, anatomy.Tissue] = {}
     examples = []
     for domain in domains:
-        machine = scanners.SCANNERS[domain]
-        if machine.thin not in tissues:
-            tissues[machine.thin] = anatomy.tissue(body, grid, thin=machine.thin)
-        tissue = tissues[machine.thin]
-        attenuation = tissue.attenuation[:, face]
-        if whole and domain != "film":  # which has a label of its own
-            attenuation = attenuation + framing.letters(body, tissue.depth_mm[:, face], spacing_mm)
-        scene = scanners.Scene(
-            attenuation=np.ascontiguousarray(attenuation),
-            spots=np.ascontiguousarray((spots * (tissue.depth_mm > 0))[:, face]),
-            depth_mm=np.ascontiguousarray(tissue.depth_mm[:, face]),
-            rim=np.ascontiguousarray(tissue.rim[:, face]),
-            fat=anatomy.MU_FAT * body.thickness_mm,
-            spacing_mm=spacing_mm,
-            whole=grid.whole,
-            chest_left=left,
-        )
-        rng = np.random.default_rng([seed, _SCANNER, index, DOMAINS.index(domain)])
-        image = machine.show(scene, rng).clip(0, 1).astype(np.float32)
+        rng = np.random.default_rng([seed, _SCANNER, index, KNOWN.index(domain)])
+        machine = any_scanner.machine(rng) if domain == ANY else scanners.SCANNERS[domain]
+        if machine.native_mm and machine.native_mm > spacing_mm:
+            image = exposure.in_own_pixels(machine, subject, rng)
+        else:
+            if machine.thin not in tissues:
+                tissues[machine.thin] = exposure.tissue(subject, machine.thin)
+            scene = exposure.scene(machine, subject, tissues[machine.thin])
+            image = scanners.show(machine, scene, rng)
         examples.append(
             Example(
                 image=prepared.from_bits(prepared.to_bits(image)) if whole else image,
-                mask=mask[:, face].copy(),
+                mask=mask[:, subject.face].copy(),
                 image_id=f"{domain}-{seed}-{index}",
                 patient_id=f"{seed}-{index}",
                 domain=domain,
@@ -206,10 +206,9 @@ def sheet(
 
 def check_domain(domain: str) -> None:
     """Raises UserError for a domain that no scanner makes."""
-    if domain not in DOMAINS:
+    if domain not in KNOWN:
         raise UserError(
-            f"unknown phantom domain {domain!r}{nearest(domain, DOMAINS)}; "
-            f"known: {', '.join(DOMAINS)}"
+            f"unknown phantom domain {domain!r}{nearest(domain, KNOWN)}; known: {', '.join(KNOWN)}"
         )
 
 

@@ -78,7 +78,7 @@ def part(data: DataConfig, domain: str, name: str) -> Part:
 
 def indices(seed: int, domain: str, name: str, normal: int, labeled: int) -> list[int]:
     """The patients of a part in order, as many normal ones and ones with a lesion as asked for."""
-    slot = len(PARTS) * phantom.DOMAINS.index(domain) + PARTS.index(name)
+    slot = len(PARTS) * phantom.KNOWN.index(domain) + PARTS.index(name)
     first = FIRST + EACH * slot
 
     def of(has_lesion: bool) -> Iterator[int]:

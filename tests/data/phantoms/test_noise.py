@@ -1,10 +1,10 @@
-"""Noise, curves and blurs against scipy and brute force."""
+"""Noise and curves against scipy and brute force."""
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from mln_flax.data.phantoms import anatomy, noise, scanners
+from mln_flax.data.phantoms import anatomy, noise
 
 
 def wrapped_spline(lattice, rows, columns):
@@ -72,14 +72,3 @@ def test_fibers_left_out_are_not_seen(monkeypatch):
     drawn = noise.curves(some, grid.x, grid.y)
     assert drawn.any()
     np.testing.assert_array_equal(drawn, noise.curves(every, grid.x, grid.y))
-
-
-@pytest.mark.parametrize(("sigma_mm", "rows"), [(0.2, 40), (1.5, 40), (1.5, 7)])
-def test_blurs_are_those_of_scipy(sigma_mm, rows):
-    image = np.random.default_rng(2).random((rows, 6), np.float32)
-    scene = scanners.Scene(image, image, image, image, 1.0, 0.1, False, True)
-    settings = {"mode": "nearest", "truncate": 3.0}
-    both = ndimage.gaussian_filter(image, sigma_mm / 0.1, **settings)
-    along = ndimage.gaussian_filter1d(image, sigma_mm / 0.1, axis=0, **settings)
-    np.testing.assert_allclose(scanners._blur(image, sigma_mm, scene), both, atol=1e-6)
-    np.testing.assert_allclose(scanners._blur_rows(image, sigma_mm, scene), along, atol=1e-6)

@@ -92,7 +92,7 @@ def _border(shape, width):
 @pytest.mark.parametrize("text", ["RMLO", "LCC"])
 def test_letters_can_be_read(text):
     """Not mirrored: L has its foot to the right, R its bow."""
-    cells = framing._cells(text)
+    cells = framing.glyphs(text)
     assert cells.shape == (7, 6 * len(text) - 1)
     first = cells[:, :5]
     assert first[:, 0].all() and first[0, 4] == 0
