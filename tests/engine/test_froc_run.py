@@ -1,5 +1,6 @@
 """`--mode=froc`: what is found and what is false in all images of a data set, told by name."""
 
+import csv
 import json
 import os
 import pathlib
@@ -24,10 +25,14 @@ REAL = pathlib.Path(os.environ.get("MLN_FLAX_MINI_MIAS") or BESIDE)
 
 
 @pytest.fixture
-def measure(tmp_path):
+def measure(tmp_path, monkeypatch):
     """`measure(*folders, **changes)`: the command with a network that marks what is bright."""
+    drawn = froc_tables.picture
 
-    def command(*folders, output="out", network=answering.bright, overwrite=False, **changes):
+    def command(
+        *folders, output="out", network=answering.bright, overwrite=False, draws=False, **changes
+    ):
+        monkeypatch.setattr(froc_tables, "picture", drawn if draws else lambda lines: b"png")
         names = {"data__name": "mini_mias", "predict__min_mm2": "0"}
         predictor = answering.predictor(network, spacing_mm=(0.2, 0.2), **names | changes)
         paths = [tmp_path / folder for folder in folders]
@@ -71,7 +76,7 @@ def test_films_count_for_what_is_known_of_them(measure, tmp_path, capsys):
 def test_the_point_agrees_with_the_curve_and_the_page_with_its_files(measure, tmp_path):
     level = 15
     marked_films.write(tmp_path / "films")
-    measure("films", predict__threshold=str(froc.THRESHOLDS[level]))
+    measure("films", predict__threshold=str(froc.THRESHOLDS[level]), draws=True)
     out = tmp_path / "out"
     result = numbers(out)["results"]["mini_mias"]
     assert (
@@ -84,12 +89,14 @@ def test_the_point_agrees_with_the_curve_and_the_page_with_its_files(measure, tm
     # One found and one missed, two false, and the mark beside the missed one.
     assert len(sources) == len(set(sources)) == 5
     for source in sources:
-        assert Image.open(out / source).size[1] == 300
+        with Image.open(out / source) as crop:
+            assert crop.size[1] == 300
     for heading in ("Missed clusters (1)", "False clusters (2)", "Found clusters (1)"):
         assert heading in page
     for link in re.findall(r'<a href="([^"#]+)"', page):
         assert (out / link).is_file(), link
-    what = [row.split(",")[2] for row in (out / "clusters.csv").read_text().splitlines()[1:]]
+    with open(out / "clusters.csv", newline="") as file:
+        what = [row["what"] for row in csv.DictReader(file)]
     assert sorted(what) == ["false", "false", "false, not counted", "found", "missed"]
     assert (out / "froc.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -190,10 +197,9 @@ def test_parts_of_a_set_that_names_none_are_refused(measure, tmp_path):
 def test_images_without_truth_give_false_clusters_alone(measure, tmp_path):
     for name, dots in (("a", ()), ("b", answering.DOTS)):
         answering.save(tmp_path / "in" / f"{name}.png", answering.mammogram(dots=dots))
-    assert measure("in", data__name="normal") == 0
+    assert measure("in", data__name="normal", draws=True) == 0
     result = numbers(tmp_path / "out")["results"]["normal"]["operating_point"]
     assert result["false"]["value"] == 0.5 and result["clusters"]["value"] is None
-    assert "no cluster is labeled" not in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_single_calcifications_make_clusters_by_the_rule(measure, tmp_path):
