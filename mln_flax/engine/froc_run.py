@@ -250,6 +250,9 @@ class Session:
             raise error
         reason = str(error) if isinstance(error, Unusable | UserError) else fault(error)
         reason = self.images.names.text(reason)
+        if isinstance(error, Unusable) and error.file:
+            names = self.images.names._replace(root=image.data.dir)
+            reason += f" ({names.file(error.file)})"
         if self.stops:
             raise UserError(f"{image.name}: {reason}") from None
         self.left_out.append((image.name, reason))

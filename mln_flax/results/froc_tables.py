@@ -171,7 +171,7 @@ def _table_at_point(lines: Sequence[Record]) -> Table:
         false = shares["false"]
         on = f"{false.part:.0f} on {false.whole:.0f}"
         rows.append((name, number(point["threshold"], 4), *cells, on, false.cell()))
-    columns = ("domain", "threshold", "clusters found", "share", "images found", "share")
+    columns = ("domain", "threshold", "clusters found", "of clusters", "images found", "of images")
     point = lines[0]["point"]
     by = "as set, or that of tiles"
     if point["images"]:
@@ -292,7 +292,7 @@ def picture(lines: Sequence[Record]) -> bytes:
     axes.grid(color="#e6e6e6", linewidth=0.8)
     plots.sober(axes)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        axes.legend(fontsize=8, frameon=False, loc="upper left")
     else:
         axes.text(0.5, 0.5, "no cluster is labeled", transform=axes.transAxes, ha="center")
     return plots.png(figure)

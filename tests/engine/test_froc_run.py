@@ -7,6 +7,7 @@ import pathlib
 import re
 
 import answering
+import cbis_trees
 import marked_films
 import numpy as np
 import pytest
@@ -192,6 +193,16 @@ def test_parts_of_a_set_that_names_none_are_refused(measure, tmp_path):
     marked_films.write(tmp_path / "films")
     with pytest.raises(UserError, match="names no parts itself"):
         measure("films", evaluate__part="test")
+
+
+def test_parts_of_a_set_that_names_them(tmp_path):
+    cbis_trees.write(tmp_path, "tables")
+    data = DataConfig(name="cbis_ddsm", dir=str(tmp_path))
+    sets = {part: froc_set.images(data, [tmp_path], part) for part in ("", "train", "test")}
+    ids = {part: {image.image_id for image in each.images} for part, each in sets.items()}
+    assert ids["train"] and ids["test"] and not ids["train"] & ids["test"]
+    assert ids["train"] | ids["test"] == ids[""]
+    assert {image.entry.part for image in sets["test"].images} == {"test"}
 
 
 def test_images_without_truth_give_false_clusters_alone(measure, tmp_path):
