@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 SIDE_PX = 300  # of a crop
 _GAP_PX = 4
 _LEAST_MM, _AROUND_MM = 20.0, 5.0  # of a crop: its side, and what is left around a cluster
-_DARKEST, _BRIGHTEST = 1.0, 99.8  # percentiles of a crop's gray levels that are black and white
+_INNER = 0.2  # of a side: what is left of each edge where gray levels are taken: air may lie there
+_DARKEST, _BRIGHTEST = 1.0, 99.9  # percentiles of those gray levels that are black and white
 _BAR_MM = 5.0
 
 _Outline = Sequence[tuple[float, float]]  # (row, column), pixels of the image
@@ -39,7 +40,7 @@ def picture(
     """A JPEG of three panels: the crop, the crop with its marks, the image with the crop's frame.
 
     Found clusters are outlined in orange; what the label holds is outlined in blue. The bar is
-    5 mm long. Gray levels are stretched within the crop.
+    5 mm long. Gray levels are stretched by those in the middle of the crop.
 
     Args:
       image: float32 [H, W] in [0, 1].
@@ -100,7 +101,9 @@ def _gray(image: np.ndarray, window: tuple[int, int, int, int]) -> "Image":
     from PIL import Image
 
     cut = _cut(image, window)
-    seen = cut[cut > 0]
+    above, beside = (round(_INNER * side) for side in cut.shape)
+    inner = cut[above : cut.shape[0] - above, beside : cut.shape[1] - beside]
+    seen = inner[inner > 0]
     dark, bright = np.percentile(seen, [_DARKEST, _BRIGHTEST]) if seen.size else (0.0, 1.0)
     gray = np.clip((cut - dark) / max(float(bright - dark), 1e-3), 0, 1)
     shown = Image.fromarray((gray * 255 + 0.5).astype(np.uint8))

@@ -12,6 +12,8 @@ from mln_flax.types import Record
 PAGE, NUMBERS, RECORDS, PICTURE = "index.html", "detection.json", "records.jsonl", "froc.png"
 _STYLE = """
 td { white-space: nowrap; }
+.table table { font-size: .82rem; }
+.table th, .table td { padding: .32rem .4rem; }
 .places { display: grid; grid-template-columns: repeat(auto-fill, minmax(32rem, 1fr)); gap: 1rem; }
 .places figure { margin: 0; break-inside: avoid; }
 .places img { width: 100%; background: none; border: 0; border-radius: 2px; }
