@@ -81,6 +81,10 @@ def one_of(*known: str) -> Limit:
     return complaint
 
 
+# Of `data`: what says which whole images a model is measured on; all else of it is the model's.
+OF_THE_SET = ("name", "dir", "label", "point_radius_mm", "on_error", "hide_names")
+
+
 @dataclass(frozen=True)
 class PhantomConfig:
     """How many phantoms are drawn for each domain, windows and whole views, and their pixels."""
@@ -257,6 +261,8 @@ class EvaluateConfig:
     examples: Annotated[int, not_negative] = 3  # pictures per domain in the report
     metrics: tuple[str, ...] = ()  # beside the usual ones: files of metrics/, such as "area"
     whole: bool = False  # whole images too: clusters found against false ones
+    # Of --mode=froc, where the data set names its parts itself; "" is all images.
+    part: Annotated[str, one_of("", "train", "test")] = ""
 
     def check(self) -> None:
         """Raises UserError for a metric that there is not."""

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import shlex
 import sys
@@ -16,9 +17,9 @@ from mln_flax.experiments import core
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
-MODES = (
-    *("train", "prepare", "evaluate", "predict", "export", "export-phantoms", "report", "summary"),
-    *("benchmark", "experiment"),
+MODES = tuple(
+    "train prepare evaluate predict froc export export-phantoms report summary benchmark "
+    "experiment".split()
 )
 
 
@@ -52,8 +53,8 @@ def run(argv: Sequence[str]) -> int:
             f"--mode={flags.mode}: unknown mode{nearest(flags.mode, MODES)}; "
             f"known: {', '.join(MODES)}"
         )
-    if paths and flags.mode != "predict":
-        raise UserError(f"{paths[0]!r}: only --mode=predict takes paths")
+    if paths and flags.mode not in ("predict", "froc"):
+        raise UserError(f"{paths[0]!r}: only --mode=predict and --mode=froc take paths")
     needs_none = flags.mode in ("summary", "benchmark", "export-phantoms") or (
         flags.mode == "prepare" and "data.prepared_dir" in overrides
     )
@@ -61,8 +62,8 @@ def run(argv: Sequence[str]) -> int:
         raise UserError("--workdir is missing: the folder for checkpoints, records and the report")
     workdir = Path(flags.workdir) if flags.workdir else None
     command = f"python -m mln_flax.main {shlex.join(argv)}"
-    if flags.mode == "predict":  # without paths: folders may be called as patients are
-        own = f"--mode=predict --workdir={Path(flags.workdir).name}"
+    if flags.mode in ("predict", "froc"):  # without paths: folders may be called as patients are
+        own = f"--mode={flags.mode} --workdir={Path(flags.workdir).name}"
         command = f"python -m mln_flax.main {own} {shlex.join(changes_of(overrides))}".rstrip()
     if workdir and (flags.mode == "experiment" or (workdir / core.FILE).exists()):
         return run_experiment(flags, overrides, workdir, command)
@@ -71,7 +72,8 @@ def run(argv: Sequence[str]) -> int:
     if flags.mode == "export-phantoms" and not flags.config and not workdir:
         config = changed(configs.Config(), overrides)  # no file of settings is needed to draw
     else:
-        config = choose(flags.config, overrides, workdir)
+        choice = choose_measured if flags.mode == "froc" else choose
+        config = choice(flags.config, overrides, workdir)
     files_given = [Path(path) for path in paths]
     return modes.run(
         flags.mode, config, workdir, files_given, flags.output, command, flags.overwrite
@@ -137,6 +139,18 @@ def changed(config: configs.Config, overrides: dict[str, str]) -> configs.Config
     return config
 
 
+def choose_measured(path: str, overrides: dict[str, str], workdir: Path | None) -> configs.Config:
+    """The settings of a trained workdir, the data set of a config file, and the overrides."""
+    config = choose("", {}, workdir)
+    if path:
+        data = settings.load_file(path).data
+        chosen = {name: getattr(data, name) for name in configs.OF_THE_SET}
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, **chosen))
+    config = settings.override_all(config, overrides)
+    configs.validate(config)
+    return config
+
+
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list[str]]:
     """The flags, the settings among them, and the paths after them."""
     parser = Parser(
@@ -151,7 +165,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list
     parser.add_argument(
         "--output",
         default="",
-        help="predict: folder for the answers; export: the file; export-phantoms: folder",
+        help="predict, froc, export-phantoms: folder for what is written; export: the file",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace answers of another model, or a file"

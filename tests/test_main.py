@@ -79,7 +79,10 @@ WRONG = {
         mode(),
         "holds neither a run nor an experiment, and --config is missing: a file such as",
     ),
-    "paths": (mode("--mode=report", "a.png"), "'a.png': only --mode=predict takes paths"),
+    "paths": (
+        mode("--mode=report", "a.png"),
+        "'a.png': only --mode=predict and --mode=froc take paths",
+    ),
     "no workdir": (lambda _: [f"--config={tiny.PHANTOM}"], "--workdir is missing: the folder"),
     "data folder": (
         lambda workdir: [f"--config={MINI_MIAS}", f"--workdir={workdir}", "--config.data.dir=/no"],

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import answering
+import marked_films
 import numpy as np
 import recording
 import tiny
@@ -11,7 +13,7 @@ from mln_flax import modes, settings
 from mln_flax.benchmark import yardstick
 from mln_flax.config import BenchmarkConfig, ViewsConfig
 from mln_flax.data.prepare import prepare
-from mln_flax.engine import build, states
+from mln_flax.engine import build, froc_run, states
 from mln_flax.engine.load_data import load_data
 from mln_flax.engine.whole_data import whole_images
 from mln_flax.views import intensity
@@ -81,6 +83,13 @@ def a_prediction_of_mln(reads, tmp_path, workdir):
     assert modes.run("predict", watched, workdir, [path], str(tmp_path / "masks")) == 0
 
 
+def a_measurement_of_whole_images(reads, tmp_path, _):
+    films = marked_films.write(tmp_path / "marked", [3])
+    config = recording.watched(tiny.config(data__name="mini_mias", **tiny.PLAIN), reads)
+    predictor, output = answering.predictor(spacing_mm=(0.2, 0.2)), str(tmp_path / "measured")
+    assert froc_run.measure_with(predictor, config, [films], output) == 0
+
+
 def a_benchmark_of_mln(reads, *_):
     """Compiles the step, so that the losses and the optimizer read what they are made by."""
     small = {"data__size": "16", "model__depths": "1", "model__num_heads": "1", "views__crop": "1"}
@@ -119,6 +128,7 @@ WORK = (
     whole_phantoms,
     phantoms_for_others,
     a_prediction_of_mln,
+    a_measurement_of_whole_images,
     a_benchmark_of_mln,
     drawn_views,
     a_stream_without_labels,

@@ -107,6 +107,9 @@ class Index(NamedTuple):
     entries: tuple[Entry, ...]  # in an order that does not depend on the machine
     left_out: tuple[LeftOut, ...] = ()  # `item` is the path of a file
     secrets: frozenset[str] = frozenset()  # ids and names of patients: hidden wherever they occur
+    # Left out above, since they have other findings, but known to show no calcification that was
+    # marked: false clusters may be counted on them, nothing is trained on them.
+    other_findings: tuple[Entry, ...] = ()
 
 
 class Reading(NamedTuple):

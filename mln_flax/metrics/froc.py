@@ -115,13 +115,7 @@ def scored_clusters(
 ) -> list[Record]:
     """Of each marked cluster its `score`, and `hit`: whether it finds a reference cluster."""
     known = matching.reference(mask, label_kind, spacing_mm, rule)
-    centers = np.array([(c.row_px, c.column_px) for c in marks.clusters]).reshape(-1, 2)
-    boxes = np.array([c.box for c in marks.clusters], int).reshape(-1, 4)
-
-    def pixels_of(i: int) -> tuple[np.ndarray, np.ndarray]:
-        return matching.cluster_pixels(marks, marks.clusters[i])
-
-    hits = matching.cluster_pairs(known, centers, boxes, pixels_of)
+    hits = matching.mark_pairs(known, marks)
     return [
         {"score": cluster.score, "hit": bool(found.any())}
         for cluster, found in zip(marks.clusters, hits, strict=True)

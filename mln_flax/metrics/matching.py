@@ -128,6 +128,17 @@ def cluster_pairs(
     return hits
 
 
+def mark_pairs(known: Reference, marks: clusters.Marks) -> np.ndarray:
+    """Which marked cluster finds which reference cluster: bool [n, r], in the marks' order."""
+    centers = np.array([(c.row_px, c.column_px) for c in marks.clusters]).reshape(-1, 2)
+    boxes = np.array([c.box for c in marks.clusters], int).reshape(-1, 4)
+
+    def pixels_of(i: int) -> tuple[np.ndarray, np.ndarray]:
+        return cluster_pixels(marks, marks.clusters[i])
+
+    return cluster_pairs(known, centers, boxes, pixels_of)
+
+
 def pixels_hull(pixels: tuple[np.ndarray, np.ndarray], spacing_mm: np.ndarray) -> np.ndarray:
     """The corners [k, 2] in mm of the convex hull of pixels, given as rows and columns."""
     rows, columns = pixels

@@ -110,7 +110,8 @@ def index(data: DataConfig) -> Index:
 
     Normal films and films with calcifications take part. Films with other abnormalities are left
     out, since calcifications on them need not be marked, and so is every film that is missing,
-    cannot be read, or has a finding whose circle is missing.
+    cannot be read, or has a finding whose circle is missing. The former, if they can be read, are
+    `other_findings`.
 
     Raises:
       UserError: folder or Info.txt is missing, or Info.txt names no film.
@@ -124,7 +125,7 @@ def index(data: DataConfig) -> Index:
     shapes, problems = _shapes(paths)
     problems |= {film: absent[path] for film, path in paths.items() if path in absent}
     expected = info.shape or _commonest(shapes.values())
-    entries = []
+    entries, other_findings = [], []
     for film in sorted({*info.films, *paths}):
         path = paths.get(film, Path(data.dir) / f"{film}.pgm")
         try:
@@ -132,18 +133,23 @@ def index(data: DataConfig) -> Index:
                 raise Unusable("not named in Info.txt; add its row, or take it away")
             if film not in paths:
                 raise Unusable("not in the folder; add it if it is to be used")
-            circles = _circles(info.films[film])
+            entry = Entry(film, patient_of(film), DOMAIN, "", (str(path),), ())
+            is_other = _is_other(info.films[film])
+            circles = () if is_other else _circles(info.films[film])
             if film in problems:
                 raise Unusable(problems[film])
             if shapes[film] != expected:
                 # The circles are in pixels of the stated size and would lie elsewhere.
                 sizes = "{}x{} instead of {}x{} pixels".format(*shapes[film], *(expected or (0, 0)))
                 raise Unusable(f"wrong size: {sizes}; take the archive's own file")
+            if is_other:
+                other_findings.append(entry)
+                raise Unusable("other abnormality, on which calcifications may be unmarked")
         except Unusable as reason:
             left_out.append(LeftOut(str(path), str(reason)))
             continue
-        entries.append(Entry(film, patient_of(film), DOMAIN, "", (str(path),), circles))
-    return Index(tuple(entries), tuple(left_out))
+        entries.append(entry._replace(details=circles))
+    return Index(tuple(entries), tuple(left_out), other_findings=tuple(other_findings))
 
 
 def read(entry: Entry, data: DataConfig) -> Reading:
@@ -205,6 +211,11 @@ def _commonest(shapes: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
     """The commonest (height, width), the largest of equally common ones; None of none."""
     counts = Counter(shapes)
     return max(counts, key=lambda shape: (counts[shape], shape)) if counts else None
+
+
+def _is_other(rows: Sequence[Row]) -> bool:
+    """Whether a film has findings, all of them known and none of them calcifications."""
+    return {row.finding for row in rows}.issubset(set(FINDINGS) - {"CALC", "NORM"})
 
 
 def _circles(rows: Sequence[Row]) -> tuple[Circle, ...]:

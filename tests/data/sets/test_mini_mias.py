@@ -262,3 +262,18 @@ def test_breast_masks_of_the_real_films():
         assert (tiles.breast_mask(1 - image) == found).mean() > 0.999
     # The marker at the upper right of mdb248 lies in the air.
     assert image[:100, 600:].max() > 0.8 and not found[:100, 560:].any()
+
+
+def test_films_of_other_findings_are_kept_apart(tmp_path):
+    """They are left out of training, and can be read as images without calcifications."""
+    rows = ["mdb001 G CIRC B 20 60 5", "mdb002 G SPIC M 20 60 5", "mdb003 G CALC B *NOTE 3*"]
+    rows += ["mdb004 G WHAT B 20 60 5", "mdb005 G ARCH B 20 60 5", "mdb006 D NORM"]
+    rows += ["mdb007 G CIRC B 20 60 5", "mdb007 G CALC B 20 60 5", "mdb008 D NORM"]
+    index = mini_mias.index(settings(write(tmp_path, rows, {"mdb005": b"no film"})))
+    assert [entry.key for entry in index.entries] == ["mdb006", "mdb008"]
+    assert [entry.key for entry in index.other_findings] == ["mdb001", "mdb002"]
+    assert {pathlib.Path(item).stem for item, _ in index.left_out} == {
+        *("mdb001", "mdb002", "mdb003", "mdb004", "mdb005", "mdb007")
+    }
+    example = mini_mias.read(index.other_findings[0], settings(tmp_path)).example
+    assert example.label_kind == "none" and not example.mask.any()
