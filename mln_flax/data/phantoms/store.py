@@ -19,12 +19,35 @@ import scipy
 
 from mln_flax import files
 from mln_flax.data.core import Example
-from mln_flax.data.phantoms import anatomy, boxes, coverage, framing, lesions, noise, scanners
+from mln_flax.data.phantoms import (
+    anatomy,
+    benign,
+    boxes,
+    clusters,
+    coverage,
+    framing,
+    lesions,
+    morphology,
+    noise,
+    scanners,
+)
 from mln_flax.data.prepare import prepared
 from mln_flax.types import UserError
 
 PLACE = "MLN_FLAX_PHANTOM_CACHE"  # an environment variable: another folder, or 0 for none
 MOST_BYTES = 2 * 10**9  # the files used longest ago are removed beyond
+_DRAWING = (
+    anatomy,
+    benign,
+    boxes,
+    clusters,
+    coverage,
+    framing,
+    lesions,
+    morphology,
+    noise,
+    scanners,
+)
 _WORDS = "image_id patient_id domain laterality view_position label_kind".split()  # of an Example
 
 
@@ -194,7 +217,7 @@ def _values() -> list[dict[str, str]]:
     """What the names of the drawing code stand for."""
     return [
         {name: repr(value) for name, value in vars(module).items() if not name.startswith("__")}
-        for module in (anatomy, boxes, coverage, framing, lesions, noise, scanners)
+        for module in _DRAWING
     ]
 
 
