@@ -12,13 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from mln_flax.data.phantoms import anatomy, morphology
-from mln_flax.data.phantoms.clusters import Focus
+from mln_flax.data.phantoms.clusters import Focus, cluster
 from mln_flax.data.phantoms.coverage import Spot
 
 CLEAR_MM = 0.6  # from the edge of any of these to a calcification of the cluster, at least
 # One or two punctate ones are no cluster: this far from the next ones, and from a cluster's.
 SINGLE_MM, MEMBER_MM = 10.0, 5.5
-NEAR_MM = 8.0  # what lies near the focus is at most so far outside of the cluster's extent
+PAIR_MM = 2.0  # from the middle of two of them to either, at most
+NEAR_MM = 9.0  # what lies near the focus is at most so far outside of the cluster's extent
+TRIES = 4  # to find such a place
 _DISTRACTORS = 13  # a random stream
 
 
@@ -31,44 +33,54 @@ class Groups(NamedTuple):
 
 
 FREQUENCIES = {
-    "single": Groups(0.80, 7, 0.30),  # one or two punctate or round calcifications
-    "dust": Groups(0.40, 4, 0.30),
+    "single": Groups(0.85, 8, 0.5),  # one or two punctate or round calcifications
+    "dust": Groups(0.50, 5, 0.5),
     # 13% of women in screening (Hendriks et al. 2015: 12.7%); more here, so that windows have them.
-    "vessel": Groups(0.20, 3, 0.50),
-    "rods": Groups(0.07, 3, 0.50),
-    "ring": Groups(0.20, 3, 0.40),
-    "milk": Groups(0.08, 3, 0.50),
-    "suture": Groups(0.05, 2, 0.50),
-    "skin": Groups(0.25, 5, 0.40),
-    "popcorn": Groups(0.06, 2, 0.50),
+    "vessel": Groups(0.22, 3, 0.7),
+    "rods": Groups(0.08, 3, 0.7),
+    "ring": Groups(0.30, 3, 0.6),
+    "milk": Groups(0.10, 3, 0.7),
+    "suture": Groups(0.07, 2, 0.7),
+    "skin": Groups(0.30, 5, 0.6),
+    "popcorn": Groups(0.08, 2, 0.7),
 }
 
 
 def distractors(body: anatomy.Breast, at: Focus, calcifications: list[Spot]) -> list[Spot]:
     """Bright things that are no cluster and not labeled, over the breast and around the focus.
 
-    They do not depend on whether the focus has a lesion, but where one is they keep off: nothing
-    touches a calcification, and single specks stay so far away that they are no part of the
-    cluster.
+    Nothing touches a calcification, and single specks stay so far away that they are no part of
+    the cluster. Where there is none they keep off where it would be: so they tell nothing about it.
+
+    Args:
+      body: the breast.
+      at: its focus.
+      calcifications: of the cluster; empty where there is none.
     """
     rng = np.random.default_rng([body.seed, _DISTRACTORS, body.patient])
-    members = _places(calcifications)
-    specks = np.zeros((0, 2))
+    calcifications = calcifications or cluster(body, at._replace(lesion=True))
+    members = [(spot.x, spot.y) for spot in calcifications]
+    specks: list[tuple[float, float]] = []
     spots: list[Spot] = []
     for kind, often in FREQUENCIES.items():
-        chance, number, *_ = rng.random(2)
+        chance, number = rng.random(2)
         if chance >= often.breasts:
             continue
+        speck = kind in ("single", "dust")
         for _ in range(1 + int(often.most * number**2)):
-            x, y = _place(rng, body, at, often.near)
-            group = _inside(body, _DRAWN[kind](rng, body, x, y), calcifications, members)
-            if kind in ("single", "dust") and group:
-                places = _places(group)
-                if _nearest(places, specks) < SINGLE_MM or _nearest(places, members) < MEMBER_MM:
-                    continue
-                specks = np.concatenate([specks, places])
-            spots += group
-    return spots
+            for _ in range(TRIES if speck else 1):
+                x, y = _place(rng, body, at, often.near)
+                if speck:
+                    if _is_near(x, y, specks, SINGLE_MM) or _is_near(x, y, members, MEMBER_MM):
+                        continue
+                    specks.append((x, y))
+                spots += _DRAWN[kind](rng, body, x, y)
+                break
+    return _inside(body, spots, calcifications)
+
+
+def _is_near(x: float, y: float, places: list[tuple[float, float]], within_mm: float) -> bool:
+    return any(math.hypot(x - px, y - py) < within_mm + PAIR_MM for px, py in places)
 
 
 def _place(
@@ -84,39 +96,24 @@ def _place(
     return float(share * x), float(share * y)
 
 
-def _inside(
-    body: anatomy.Breast, group: list[Spot], calcifications: list[Spot], members: np.ndarray
-) -> list[Spot]:
+def _inside(body: anatomy.Breast, spots: list[Spot], calcifications: list[Spot]) -> list[Spot]:
     """Those that lie in the breast and keep off the calcifications."""
-    if not group:
-        return group
-    places = _places(group)
-    free = anatomy.depth_mm(body, *places.T) > 0.3
-    free &= places[:, 0] > 0
-    if len(members):
-        half = np.array([spot.length for spot in group]) / 2
-        others = np.array([spot.length for spot in calcifications]) / 2
-        apart = np.hypot(*(places[:, None] - members).transpose(2, 0, 1))
-        free &= np.all(apart > CLEAR_MM + half[:, None] + others, axis=1)
-    return [spot for spot, one in zip(group, free.tolist(), strict=True) if one]
-
-
-def _places(spots: list[Spot]) -> np.ndarray:
-    return np.array([(spot.x, spot.y) for spot in spots]).reshape(-1, 2)
-
-
-def _nearest(places: np.ndarray, others: np.ndarray) -> float:
-    """The least distance between two sets of places, mm."""
-    if not len(others):
-        return math.inf
-    return float(np.hypot(*(places[:, None] - others).transpose(2, 0, 1)).min())
+    if not spots:
+        return spots
+    x, y, half = np.array([(spot.x, spot.y, spot.length / 2) for spot in spots]).T
+    free = (anatomy.depth_mm(body, x, y) > 0.3) & (x > 0)
+    others = np.array([(spot.x, spot.y, spot.length / 2) for spot in calcifications])
+    apart = np.hypot(x[:, None] - others[:, 0], y[:, None] - others[:, 1])
+    free &= np.all(apart > CLEAR_MM + half[:, None] + others[:, 2], axis=1)
+    return [spots[i] for i in np.flatnonzero(free)]
 
 
 def _single(rng: np.random.Generator, _body: anatomy.Breast, x: float, y: float) -> list[Spot]:
     """One or two calcifications as a cluster of punctate ones has them."""
     n = 1 + int(rng.random() < 0.3)
-    apart, turn = rng.uniform(1.0, 5.0), rng.uniform(0, 2 * math.pi)
-    xs, ys = (v + apart * np.arange(n) * f(turn) for v, f in ((x, math.cos), (y, math.sin)))
+    aside, turn = rng.uniform(0.5, PAIR_MM), rng.uniform(0, 2 * math.pi)
+    side = np.array([-aside, aside])[:n]  # of a pair
+    xs, ys = x + side * math.cos(turn), y + side * math.sin(turn)
     name = ("punctate", "round", "pleomorphic")[rng.choice(3, p=(0.6, 0.3, 0.1))]
     bodies = morphology.bodies(rng, name, n)
     return morphology.spots(bodies, xs, ys, rng.uniform(0, math.pi, n), labeled=False)
@@ -128,9 +125,9 @@ def _dust(rng: np.random.Generator, _body: anatomy.Breast, x: float, y: float) -
     if rng.random() < 0.35:
         long, thin = rng.uniform(0.8, 2.5), rng.uniform(0.06, 0.12)
         return [_spot(x, y, long, thin, turn, density, (0.0, 0.1, 0.0), turn)]
-    size = rng.uniform(0.1, 0.35)
-    wave = tuple(rng.uniform(0.05, 0.3, 3).tolist())
-    return [_spot(x, y, size, 0.8 * size, turn, density, wave, turn)]
+    size = rng.uniform(0.15, 0.4)
+    w2, w3, w5 = rng.uniform(0.05, 0.2, 3).tolist()
+    return [_spot(x, y, size, 0.8 * size, turn, density, (w2, w3, w5), turn)]
 
 
 def _vessel(rng: np.random.Generator, _body: anatomy.Breast, x: float, y: float) -> list[Spot]:

@@ -101,7 +101,7 @@ def _members(
     extent = 2 * at.radius_mm
     count = COUNT_AT_1 * extent**COUNT_POWER * math.exp(COUNT_SPREAD * rng.standard_normal())
     count = min(max(round(count), COUNT[0]), COUNT[1])
-    n = 2 * count + 6
+    n = (4 if at.distribution == "linear" else 2) * count + 6
     heading = math.atan2(body.nipple[1] - at.y, body.nipple[0] - at.x)
     x, y, along = _PLACES[at.distribution](rng, n, heading)
     bodies = morphology.bodies(rng, name, n, mixed=mixed)

@@ -1,4 +1,4 @@
-"""How much of each pixel lies in a spot, and how thick it is there: all spots of an image at once."""
+"""How much of each pixel lies in a spot, and how thick that is: many spots of an image at once."""
 
 import math
 from collections.abc import Iterator
