@@ -190,13 +190,15 @@ def _milk(rng: np.random.Generator, body: anatomy.Breast, x: float, y: float) ->
     """Milk of calcium in small cysts: hazy round smudges from above (CC), teacups aside (MLO)."""
     spots, density = [], rng.uniform(0.5, 1.0)
     for dx, dy in rng.normal(0, 2.2, (int(rng.integers(3, 10)), 2)).tolist():
-        size, turn = rng.uniform(0.8, 1.6), rng.normal(0, 0.08)
+        size, turn = rng.uniform(1.05, 1.8), rng.normal(0, 0.08)
         wave = (0.05, 0.05, 0.03)
         if body.view == "CC":
             smudge = _spot(x + dx, y + dy, size, size, turn, density, wave, dx)
-            spots.append(smudge._replace(thickness=rng.uniform(0.08, 0.18)))
+            spots.append(smudge._replace(thickness=rng.uniform(0.07, 0.16)))
         else:  # the level of what has settled points up, to smaller y
-            cup = _spot(x + dx, y + dy, size, 0.85 * size, turn, density, (0.0, 0.0, 0.0), 0.0)
+            cup = _spot(
+                x + dx, y + dy, size - 0.3, 0.85 * (size - 0.3), turn, density, (0.0, 0.0, 0.0), 0.0
+            )
             cup = cup._replace(hole=rng.uniform(0.9, 1.0), aside=-rng.uniform(0.4, 0.7))
             spots.append(cup._replace(thickness=0.5))
     return spots
@@ -245,7 +247,16 @@ def _popcorn(rng: np.random.Generator, _body: anatomy.Breast, x: float, y: float
     return spots
 
 
-def _spot(x, y, length, width, angle, density, wave, phase) -> Spot:
+def _spot(
+    x: float,
+    y: float,
+    length: float,
+    width: float,
+    angle: float,
+    density: float,
+    wave: tuple[float, float, float],
+    phase: float,
+) -> Spot:
     """A spot without a label."""
     return Spot(float(x), float(y), length, width, angle, wave, phase, density, False)
 

@@ -82,16 +82,15 @@ def cluster(body: anatomy.Breast, at: Focus) -> list[Spot]:
     shares = DISTRIBUTIONS[at.distribution].morphologies
     name = _pick(rng, dict(zip(morphology.MORPHOLOGIES, shares, strict=True)))
     mixed = DISTRIBUTIONS[at.distribution].mixed
-    for number in itertools.count():
-        if number == TRIES:
-            name, at = (
-                "punctate",
-                at._replace(distribution="grouped", radius_mm=min(at.radius_mm, 2.0)),
-            )
+    tries = 0
+    while True:
         spots, extent = _members(rng, body, at, name, mixed)
         if len(spots) >= COUNT[0] and EXTENT_MM[0] <= extent <= EXTENT_MM[1]:
             return spots
-    raise AssertionError  # the loop ends above
+        tries += 1
+        if tries == TRIES:
+            name = "punctate"
+            at = at._replace(distribution="grouped", radius_mm=min(at.radius_mm, 2.0))
 
 
 def _members(

@@ -26,6 +26,9 @@ def draw(spots: list[Spot], grid: anatomy.Grid) -> tuple[np.ndarray, np.ndarray]
         if spot.labeled:
             covered = share >= 0.5
             if not covered.any() and _holds(grid, spot):
+                if not share.any():  # it lies between the sampled points
+                    x, y = grid.x[pixels[1]] - spot.x, grid.y[pixels[0]] - spot.y
+                    share = -np.hypot(x, y[:, None])
                 covered = np.arange(share.size).reshape(share.shape) == share.argmax()
             mask[pixels] |= covered.astype(np.uint8)
     return layer, mask
