@@ -199,7 +199,7 @@ def _milk(rng: np.random.Generator, body: anatomy.Breast, x: float, y: float) ->
             cup = _spot(
                 x + dx, y + dy, size - 0.3, 0.85 * (size - 0.3), turn, density, (0.0, 0.0, 0.0), 0.0
             )
-            cup = cup._replace(hole=rng.uniform(0.9, 1.0), aside=-rng.uniform(0.4, 0.7))
+            cup = cup._replace(hole=rng.uniform(0.9, 1.0), aside=-rng.uniform(0.35, 0.55))
             spots.append(cup._replace(thickness=0.5))
     return spots
 
