@@ -15,7 +15,7 @@ from mln_flax.data.phantoms import anatomy, morphology
 from mln_flax.data.phantoms.clusters import Focus, cluster
 from mln_flax.data.phantoms.coverage import Spot
 
-CLEAR_MM = 0.6  # from the edge of any of these to a calcification of the cluster, at least
+CLEAR_MM = 1.5  # from the edge of any of these to a calcification of the cluster, at least
 # One or two punctate ones are no cluster: this far from the next ones, and from a cluster's.
 SINGLE_MM, MEMBER_MM = 10.0, 5.5
 PAIR_MM = 2.0  # from the middle of two of them to either, at most
