@@ -228,21 +228,17 @@ def _grid(
     width: int,
     spacing_mm: float,
 ) -> anatomy.Grid:
-    """The pixels' centers in the breast: all of it, or a window that holds the cluster.
+    """The pixels' centers in the breast: all of it, or a window that shows some of the cluster.
 
-    A window too small for the cluster looks at the calcification nearest to its middle.
+    All windows that show the middle of a calcification or more are as likely, so labels are as
+    likely in each pixel of a window, and windows cut clusters as tiles of a whole view do. Where
+    the breast has no cluster the window is placed as if it had: nothing but the label differs.
     """
     rng = np.random.default_rng([body.seed, _WINDOW, body.patient])
-    shift = rng.uniform(-0.8, 0.8, 2)
     field = np.array([width, height]) * spacing_mm
     whole_x, whole_y = field >= _WHOLE * np.array([body.nipple[0], body.bottom - body.top])
-    middle, radius = np.array([at.x, at.y]), at.radius_mm
-    if calcifications and field.min() < 2 * radius:
-        places = np.array([(spot.x, spot.y) for spot in calcifications])
-        middle = places[np.hypot(*(places - middle).T).argmin()]
-        radius = lesions.SIZE_MM[1] / 2
-    slack = (field / 2 - radius).clip(0) if calcifications else np.zeros(2)
-    left, top = middle - field / 2 + slack * shift
+    shown = calcifications or lesions.cluster(body, at._replace(lesion=True))
+    left, top = _corner(rng, np.array([(spot.x, spot.y) for spot in shown]), field)
     left = 0.0 if whole_x else max(0.0, left)
     if whole_y:
         top = (body.top + body.bottom - field[1]) / 2 if body.view == "CC" else body.top
@@ -252,3 +248,19 @@ def _grid(
         spacing_mm=spacing_mm,
         whole=bool(whole_x and whole_y),
     )
+
+
+def _corner(rng: np.random.Generator, places: np.ndarray, field: np.ndarray) -> tuple[float, float]:
+    """The corner (x, y) of a window that holds one of the places [n, 2] or more.
+
+    Uniform over all such windows: one place is put anywhere in the window, which counts with one
+    over the number of places that the window then holds (Karp and Luby 1983).
+    """
+    while True:
+        corners = places[rng.integers(len(places), size=32)] - field * rng.random((32, 2))
+        offsets = places - corners[:, None]
+        held = np.all((offsets >= 0) & (offsets < field), axis=2).sum(axis=1)
+        taken = np.flatnonzero(held * rng.random(32) < 1)
+        if len(taken):
+            left, top = corners[taken[0]]
+            return float(left), float(top)

@@ -21,15 +21,19 @@ from mln_flax import files
 from mln_flax.data.core import Example
 from mln_flax.data.phantoms import (
     anatomy,
+    anatomy,
     any_scanner,
     artifacts,
+    benign,
     boxes,
+    clusters,
     coverage,
     exposure,
     film_marks,
     folds,
     framing,
     lesions,
+    morphology,
     native,
     noise,
     scanners,
@@ -41,8 +45,23 @@ from mln_flax.types import UserError
 PLACE = "MLN_FLAX_PHANTOM_CACHE"  # an environment variable: another folder, or 0 for none
 MOST_BYTES = 2 * 10**9  # the files used longest ago are removed beyond
 _DRAWING = (
-    *(anatomy, any_scanner, artifacts, boxes, coverage, exposure, film_marks, folds, framing),
-    *(lesions, native, noise, scanners, scene),
+    anatomy,
+    any_scanner,
+    artifacts,
+    benign,
+    boxes,
+    clusters,
+    coverage,
+    exposure,
+    film_marks,
+    folds,
+    framing,
+    lesions,
+    morphology,
+    native,
+    noise,
+    scanners,
+    scene,
 )
 _WORDS = "image_id patient_id domain laterality view_position label_kind".split()  # of an Example
 

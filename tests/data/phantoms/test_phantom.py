@@ -59,11 +59,6 @@ def test_domains_show_the_same_breast_with_their_own_noise():
         assert np.abs(example.image - examples[0].image).mean() > 0.02
 
 
-def test_thirty_percent_have_no_lesion():
-    foci = [lesions.focus(anatomy.breast(0, i)) for i in range(400)]
-    assert np.mean([not f.lesion for f in foci]) == pytest.approx(0.3, abs=0.07)
-
-
 def test_mask_is_empty_exactly_without_a_lesion():
     for index in range(25):
         example = phantom(0, "ffdm", index, height=128, width=128)
@@ -71,29 +66,13 @@ def test_mask_is_empty_exactly_without_a_lesion():
         assert (example.label_kind == "calcification") == lesion
 
 
-def test_clusters_have_the_stated_numbers():
-    sizes, contrasts = [], []
-    for index in with_lesion(40):
-        body = anatomy.breast(0, index)
-        spots = lesions.cluster(body, lesions.focus(body))
-        places = np.array([(s.x, s.y) for s in spots])
-        assert 5 <= len(spots) <= 30
-        assert np.hypot(*(places - places.mean(0)).T).max() < 7.0
-        assert all(0.15 <= s.length <= 0.8 and s.width >= 0.1 for s in spots)
-        assert all(s.labeled for s in spots)
-        sizes += [s.length for s in spots]
-        contrasts += [s.contrast for s in spots]
-    low, high = np.quantile(contrasts, [0.02, 0.98])
-    assert low < 0.07 and high > 0.3  # from barely above the noise of 0.02 to plain
-    assert np.ptp(sizes) > 0.4
-
-
 def test_objects_keep_their_size_in_mm():
-    for index in with_lesion(3):
+    extents = []
+    for index in with_lesion(5):
         mask = phantom(0, "ffdm", index, height=440, width=440, spacing_mm=0.025).mask
-        extents = components_mm(mask, 0.025)
-        assert 5 <= len(extents) <= 30
-        assert min(extents) > 0.07 and max(extents) < 0.85
+        extents += components_mm(np.pad(mask[1:-1, 1:-1], 1), 0.025)
+    assert len(extents) > 10
+    assert np.quantile(extents, 0.1) > 0.07 and max(extents) < 1.1
 
 
 def test_pixels_cover_the_same_breast_at_another_spacing():
@@ -137,39 +116,6 @@ def test_air_is_constant_and_on_the_right_side():
 def test_some_windows_show_air_and_most_do_not():
     black = [(phantom(0, "ffdm", i, height=64, width=64).image < 0.01).mean() for i in range(60)]
     assert 0.05 < np.mean(np.array(black) > 0.02) < 0.45
-
-
-def test_distractors_are_drawn_and_not_labeled():
-    seen = 0
-    for index in range(12):
-        body = anatomy.breast(0, index)
-        at = lesions.focus(body)
-        cluster = lesions.cluster(body, at)
-        others = lesions.distractors(body, at, cluster)
-        assert not any(spot.labeled for spot in others)
-        axis = np.arange(-90, 90) * 0.1
-        grid = anatomy.Grid(at.x + axis, at.y + axis, 0.1, False)
-        layer, mask = lesions.draw(others, grid)
-        assert not mask.any()
-        seen += layer.max() > 0.05
-        labeled = lesions.draw(cluster, grid)[1] > 0
-        if labeled.any() and (layer != 0).any():  # free tissue between them
-            assert ndimage.distance_transform_edt(layer == 0)[labeled].min() > 2
-    assert seen >= 4
-
-
-def test_mask_rule_is_half_of_a_pixel():
-    axis = np.arange(9) * 0.1
-    grid = anatomy.Grid(axis, axis, 0.1, False)
-    spot = lesions.Spot(0.4, 0.4, 0.4, 0.4, 0.0, (0.0, 0.0, 0.0), 0.0, 2.0, True)
-    layer, mask = lesions.draw([spot], grid)
-    np.testing.assert_array_equal(mask, (layer / 2 >= 0.5).astype(np.uint8))
-    assert layer.sum() / 2 * 0.01 == pytest.approx(np.pi * 0.2**2, rel=0.03)
-    tiny = spot._replace(x=0.44, length=0.02, width=0.02)
-    layer, mask = lesions.draw([tiny], grid)
-    assert mask.sum() == 1 and mask[4, 4] == 1 and layer.max() < 2 * 0.1
-    outside = spot._replace(x=-5.0)
-    assert not lesions.draw([outside], grid)[1].any()
 
 
 @pytest.mark.parametrize("exponent", [2.5, 3.0])
