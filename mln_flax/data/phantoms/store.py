@@ -21,7 +21,6 @@ from mln_flax import files
 from mln_flax.data.core import Example
 from mln_flax.data.phantoms import (
     anatomy,
-    anatomy,
     any_scanner,
     artifacts,
     benign,
