@@ -353,7 +353,7 @@ def breast_mask(image: np.ndarray) -> np.ndarray:
     if white is None:
         margin, depth = np.ones(level.shape, bool), max(1, min(level.shape) // 10)
         margin[depth:-depth, depth:-depth] = False
-        white = np.mean(level[margin] > otsu(level)) > 0.5
+        white = bool(np.mean(level[margin] > otsu(level)) > 0.5)
     if white:
         level = 1 - level
     dark = level[level <= otsu(level)]
