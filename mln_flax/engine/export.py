@@ -225,6 +225,7 @@ def facts_of(predictor: Predictor, names: list[str]) -> Record:
         "overlap": predictor.tiling.overlap,
         "batch": chosen.batch_size,
         "choice": chosen.choice,
+        "inverted": predictor.run.method.inverted,
         "views": predictor.run.view_names,
         "method": config.method.name,
         "network": config.model.name,

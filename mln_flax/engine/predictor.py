@@ -211,17 +211,20 @@ class Predictor:
     def look(self, frames: Iterable[Sized]) -> np.ndarray | None:
         """What the method looks at, summed over these images' full tiles; None: each alone.
 
-        Where nothing is looked at, none of the images is asked for.
+        Where the air tells whether they are inverted, what is for others is infinitely far. Where
+        nothing is looked at, none of the images is asked for.
         """
         look = self.run.method.look
         if look is None or self.run.config.predict.choice == "tile":
             return None
-        side, total = self.trained_side, None
+        side, total, votes = self.trained_side, None, 0
         for one in frames:
             if corners := whole.full_corners(one.scene, side) or one.scene.corners[:1]:
                 seen = look(self.fitted, whole.cut_at(one.scene, corners, side)).sum(axis=0)
                 total = seen if total is None else total + seen
-        return total
+                votes += {None: 0, False: -1, True: 1}[one.scene.inverted]
+        inverted = votes > 0 if votes else None
+        return total if total is None else of_side(total, self.run.method.inverted, inverted)
 
     def answer(self, sized: Sized, common: np.ndarray | None) -> Prediction:
         """The answer for an image, by a choice that was made for it and others.
@@ -289,7 +292,8 @@ class Predictor:
             spacing_from=sized.spacing_from,
             measured_mm=sized.spacing_mm,
             point=point,
-            facts=facts_of(image.facts, image.common is not None),
+            facts=facts_of(image.facts, image.common is not None)
+            | polarity(image.common, self.run.method.inverted),
             why=why,
             maps=maps,
             notes=sized.notes + ((NO_FAR,) if "distances" in why and "far" not in why else ()),
@@ -334,6 +338,38 @@ def run_of_tiles(config: Config) -> Run:
     data = dataclasses.replace(config.data, size=side)
     passes = dataclasses.replace(config.evaluate, batch_size=chosen.batch_size)
     return build(dataclasses.replace(config, data=data, evaluate=passes))
+
+
+def of_side(
+    distances: np.ndarray, sides: Sequence[bool | None], inverted: bool | None
+) -> np.ndarray:
+    """Distances [k] with those of the other polarity infinite; as they are if none is known.
+
+    So too where all are for the other one.
+
+    Args:
+      distances: smaller is nearer.
+      sides: of each, whether it is for inverted images; None: for both.
+      inverted: whether the image is.
+    """
+    other = np.array([side is not None and side != inverted for side in sides], bool)
+    if inverted is None or not other.any() or other.all():
+        return distances
+    return np.where(other, np.float32(np.inf), distances)
+
+
+def polarity(common: np.ndarray | None, sides: Sequence[bool | None]) -> Record:
+    """For which polarity an image is answered, and what told it: its air, or the tissue of tiles.
+
+    Args:
+      common: the distances [k] that chose; None where each tile chose.
+      sides: as in `of_side`.
+    """
+    side = sides[int(common.argmin())] if common is not None and sides else None
+    if common is None or side is None:
+        return {}
+    by = "tissue" if np.isfinite(common).all() else "air"
+    return {"polarity": "inverted" if side else "upright", "polarity_by": by}
 
 
 def looked_at(frames: int) -> list[int]:

@@ -22,9 +22,12 @@ import jax
 import numpy as np
 from jax import export
 
-FORMAT = 1  # of the file
+FORMAT = 2  # of the file
 LEAST_SIDE, MOST_PIXELS = 8, 120_000_000  # of an image: of a side; in all
 SEARCH_SIDE = 256  # pixels of the copy in which the breast is looked for
+# Air, in shares of the gray range: how even around a pixel, how near to an end; and how much of an
+# image, how many times what is as even at the other end.
+EVEN, END, LEAST_AIR, MORE = 0.05, 0.15, 0.15, 1.5
 FULL = 0.9  # share of breast in a tile by which a branch is chosen
 MOST_FULL, LOOKED_AT = 24, 8  # by which it is chosen: tiles of an image, frames of a volume
 GRID = 32  # pixels: of the places where tiles may begin
@@ -59,6 +62,7 @@ class Scene(NamedTuple):
     breast: np.ndarray  # bool [H, W]
     inside: np.ndarray  # bool [h, w]: the same at the model's pixel size
     spacing_mm: Pair  # of a pixel of [H, W]
+    inverted: bool | None  # the air is white; None: no air is seen
 
 
 def load(file: Any) -> Model:
@@ -146,11 +150,15 @@ def scene(model: Model, image: np.ndarray, spacing_mm: Any) -> Scene:
         )
     shape = [max(1, round(length)) for length in size]
     breast = breast_mask(image)
-    return Scene(resized(image, shape), breast, nearest(breast, shape), own)
+    inverted = air_is_white(search_level(image))
+    return Scene(resized(image, shape), breast, nearest(breast, shape), own, inverted)
 
 
 def seen(model: Model, scenes: Sequence[Scene]) -> np.ndarray | None:
-    """The distances [k] from the branches, summed over full tiles; None: each tile chooses."""
+    """The distances [k] from the branches, summed over full tiles; None: each tile chooses.
+
+    Those of the polarity that the air does not have are infinite.
+    """
     side, look = model.facts["look_side"], model.programs.get("look")
     if look is None:
         return None
@@ -159,7 +167,12 @@ def seen(model: Model, scenes: Sequence[Scene]) -> np.ndarray | None:
         for frame in scenes
         for tiles, part in batches(model, frame, full_corners(frame.inside, side), side)
     ]
-    return np.sum(sums, axis=0) if sums else None
+    if not sums:
+        return None
+    votes = sum({None: 0, False: -1, True: 1}[frame.inverted] for frame in scenes)
+    other = np.array([side is not None and side != (votes > 0) for side in model.facts["inverted"]])
+    is_told = votes and other.any() and not other.all()
+    return np.sum(sums, axis=0) + (np.where(other, np.float32(np.inf), 0) if is_told else 0)
 
 
 def full_corners(inside: np.ndarray, side: int) -> list[Corner]:
@@ -333,23 +346,44 @@ def resized(image: np.ndarray, shape: Sequence[int], reach: float = 1.0) -> np.n
 
 def breast_mask(image: np.ndarray) -> np.ndarray:
     """Where the breast is: bool [H, W]; all False where the image has a single gray level."""
-    factor = min(1.0, SEARCH_SIDE / max(image.shape))
-    search = resized(image, [max(1, round(length * factor)) for length in image.shape], 0.5)
-    low, high = np.percentile(search, (0.5, 99.5))
-    if not high > low:
-        low, high = float(search.min()), float(search.max())
-    if not high > low:
+    level = search_level(image)
+    if level is None:
         return np.zeros(image.shape, bool)
-    level = np.clip((search - low) / (high - low), 0, 1)
-    margin, depth = np.ones(level.shape, bool), max(1, min(level.shape) // 10)
-    margin[depth:-depth, depth:-depth] = False
-    if np.mean(level[margin] > otsu(level)) > 0.5:  # the air is white
+    white = air_is_white(level)
+    if white is None:
+        margin, depth = np.ones(level.shape, bool), max(1, min(level.shape) // 10)
+        margin[depth:-depth, depth:-depth] = False
+        white = bool(np.mean(level[margin] > otsu(level)) > 0.5)
+    if white:
         level = 1 - level
     dark = level[level <= otsu(level)]
     edge = otsu(dark) if dark.max() > dark.min() else dark.max()
     air = np.median(dark)
     breast = largest_piece(level > float(air + (edge - air) / 2))
     return resized(breast.astype(np.float32), image.shape) >= 0.5
+
+
+def search_level(image: np.ndarray) -> np.ndarray | None:
+    """A small copy of an image, from 0 to 1; None where it has a single gray level."""
+    factor = min(1.0, SEARCH_SIDE / max(image.shape))
+    search = resized(image, [max(1, round(length * factor)) for length in image.shape], 0.5)
+    low, high = np.percentile(search, (0.5, 99.5))
+    if not high > low:
+        low, high = float(search.min()), float(search.max())
+    return np.clip((search - low) / (high - low), 0, 1) if high > low else None
+
+
+def air_is_white(level: np.ndarray | None) -> bool | None:
+    """Whether the air in a small copy is white, so the image inverted; None: no air is seen."""
+    if level is None or min(level.shape) < 3:
+        return None
+    around = np.lib.stride_tricks.sliding_window_view(level, (3, 3))
+    even = around.max(axis=(2, 3)) - around.min(axis=(2, 3)) < EVEN
+    center = level[1:-1, 1:-1]
+    dark, bright = np.mean(even & (center < END)), np.mean(even & (center > 1 - END))
+    if max(dark, bright) < max(LEAST_AIR, MORE * min(dark, bright)):
+        return None
+    return bool(bright > dark)
 
 
 def otsu(values: np.ndarray) -> float:

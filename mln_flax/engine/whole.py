@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mln_flax.data.prepare.tiles import breast_mask
+from mln_flax.data.prepare.tiles import air_is_white, breast_mask
 
 Spacing = tuple[float, float]  # mm of a pixel: (row, column)
 LEAST_SIDE = 8  # pixels of an image: no calcification can be told from its surround in fewer
@@ -52,6 +52,7 @@ class Scene(NamedTuple):
     breast: np.ndarray  # bool [H, W]: where anything may be marked
     tiling: Tiling
     corners: tuple[tuple[int, int], ...]  # (top, left) of each tile, by rows
+    inverted: bool | None = None  # the air is white; None: no air is seen
 
     @property
     def inside(self) -> np.ndarray:
@@ -80,7 +81,7 @@ def scene(image: np.ndarray, scale: Spacing, tiling: Tiling) -> Scene:
         )
     shape = (max(1, round(size[0])), max(1, round(size[1])))
     small = image if shape == image.shape else resampled(image, shape)
-    uncut = Scene(small, (height, width), breast_mask(image), tiling, ())
+    uncut = Scene(small, (height, width), breast_mask(image), tiling, (), air_is_white(image))
     inside = uncut.inside
     corners = tuple(
         (top, left)

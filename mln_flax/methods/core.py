@@ -81,6 +81,9 @@ class Method(NamedTuple):
     # (fitted, images) -> [N, ...]: what decides how an image is answered; None: nothing does
     look: Callable[[Any, np.ndarray], np.ndarray] | None = None
     level: str = "image"  # what shares a choice in prediction: an "image", a "case", the "domain"
+    # Of each of the k that `look` weighs: whether it is for inverted images (None: for both), so
+    # that the air of a whole image may leave some out; () where nothing but `look` may choose.
+    inverted: tuple[bool | None, ...] = ()
     # (fitted, source test images, image records, their `kept`) -> more lines for the records
     further: Callable[[Any, Images, Sequence[Record], Sequence[Any]], list[Record]] | None = None
     # fitted -> a function that jax can trace, of images [B, H, W] each by itself, which answers by

@@ -269,12 +269,12 @@ def test_a_file_that_is_none_is_refused_by_the_script(answered, tmp_path, capsys
     half, other, image = (tmp_path / name for name in ("half.zip", "other.zip", "image.npy"))
     half.write_bytes(whole[: len(whole) // 2])
     with zipfile.ZipFile(other, "w") as file:
-        file.writestr("model.json", json.dumps({"format": 2}))
+        file.writestr("model.json", json.dumps({"format": standalone.FORMAT + 1}))
     np.save(image, GIVEN["small"])
     mask = tmp_path / "mask.npy"
     for file, message in (
         (half, "no exported model, or a damaged one"),
-        (other, "format 2; this script reads format 1"),
+        (other, f"this script reads format {standalone.FORMAT}"),
         (tmp_path / "none.zip", "No such file"),
     ):
         assert standalone.main([str(file), str(image), f"--output={mask}"]) == 2

@@ -1,5 +1,7 @@
 """Answers for arrays: sizes, passes that images share, one branch for a volume, refusals."""
 
+import dataclasses
+
 import answering
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import tiny
 
 import mln_flax
 from mln_flax.engine import predictor as predictors
-from mln_flax.engine import whole_model
+from mln_flax.engine import standalone, whole_model
 from mln_flax.engine.predictor import NO_POINT, Predictor
 from mln_flax.metrics import clusters
 from mln_flax.types import UserError
@@ -222,3 +224,58 @@ def test_importing_the_package_imports_no_jax():
     process = tiny.python("-c", code)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
+
+
+SIDES = (False, None, True)  # of three branches
+
+
+def judged(fitted, tiles):
+    """The second branch is the nearest, the third the next; together they are 1, 0, 0.5 a tile."""
+    return np.tile([1.0, 0.0, 0.5], (len(tiles), 1))
+
+
+def framed(white=False, seen=True):
+    """A breast in air, or with nothing but tissue around it."""
+    image = answering.mammogram(dots=())
+    if not seen:
+        image = np.random.default_rng(0).random(image.shape, np.float32)
+    return 1 - image if white else image
+
+
+def with_sides(predictor, sides):
+    method = predictor.run.method._replace(inverted=sides)
+    return dataclasses.replace(predictor, run=predictor.run._replace(method=method))
+
+
+@pytest.mark.parametrize(
+    ("sides", "frames", "wanted", "facts"),
+    [
+        (SIDES[::2], [framed()], 0, ("upright", "air")),
+        (SIDES[::2], [framed(white=True)], 1, ("inverted", "air")),
+        (SIDES[::2], [framed(seen=False)], 1, ("inverted", "tissue")),
+        (SIDES[::2], [framed(), framed(white=True)], 1, ("inverted", "tissue")),  # one each
+        (SIDES[::2], [framed(), framed(), framed(white=True)], 0, ("upright", "air")),
+        (SIDES[:2], [framed(white=True)], 1, ()),  # the branch that both share is left
+        ((False, False), [framed(white=True)], 1, ("upright", "tissue")),  # there is no other
+        ((), [framed()], 1, ()),
+    ],
+)
+def test_the_air_of_an_image_leaves_out_branches_for_the_other_polarity(
+    sides, frames, wanted, facts
+):
+    def look(fitted, tiles):
+        return judged(fitted, tiles)[:, [0, 2] if sides != SIDES[:2] else [0, 1]]
+
+    predictor = with_sides(answering.predictor(look=look), sides)
+    common = predictor.look([predictor.sized(frame, (0.1, 0.1), "argument") for frame in frames])
+    assert common.argmin() == wanted
+    told = predictors.polarity(common, sides)
+    assert told == (dict(zip(("polarity", "polarity_by"), facts, strict=True)) if facts else {})
+    answer = predictor.volume(frames, 0.1)[0]
+    assert answer.branch == f"b{wanted}" and {**answer.facts, **told} == answer.facts
+    # The script of exported models chooses alike.
+    facts = {"look_side": predictor.trained_side, "batch": 4, "inverted": sides}
+    facts |= {"spacing_mm": (0.1, 0.1), "usual_spacing_mm": None, "training_pixels": None}
+    model = standalone.Model(facts, {"look": lambda tiles: look(None, tiles)})
+    scenes = [standalone.scene(model, frame, 0.1) for frame in frames]
+    np.testing.assert_array_equal(standalone.seen(model, scenes), common)

@@ -54,11 +54,15 @@ def views():
 
 
 def test_the_breast_is_found_where_the_package_finds_it():
-    shares = []
+    shares, told = [], set()
     for image in views():
         expected = tiles.breast_mask(image)
         np.testing.assert_array_equal(standalone.breast_mask(image), expected)
         shares.append(expected.mean())
+        air = tiles.air_is_white(image)
+        assert standalone.air_is_white(standalone.search_level(image)) is air
+        told.add(air)
+    assert told == {None, False, True}
     assert min(shares) == 0 and sum(0.1 < share < 0.9 for share in shares) > 5
 
 

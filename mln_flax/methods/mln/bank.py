@@ -38,6 +38,12 @@ class ViewMap(NamedTuple):
         """Whether each view turns dark and bright around."""
         return [intensity.is_inverted(name) for name in self.names]
 
+    def sides(self) -> tuple[bool | None, ...]:
+        """Of each branch: whether its views are inverted; None where some are."""
+        of_view = list(zip(self.branch, self.inverted(), strict=True))
+        sides = [{side for own, side in of_view if own == b} for b in range(self.num_branches)]
+        return tuple(side.pop() if len(side) == 1 else None for side in sides)
+
 
 class Early(NamedTuple):
     """What a rule's choice from the network's first norms is worth on source validation.

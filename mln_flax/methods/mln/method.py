@@ -80,6 +80,7 @@ def build(settings: MlnSettings, ingredients: Ingredients) -> Method:
         answer_all=partial(answer.answer_all, programs),
         look=partial(answer.look, programs),
         level=settings.level,
+        inverted=views.sides() if settings.selection == "polarity" else (),
         further=partial(further.further, programs),
         traced=partial(traced.traced, programs),
         probability=partial(traced.probability, programs),

@@ -1,12 +1,17 @@
 import math
+import pathlib
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from mln_flax.data.core import Example
-from mln_flax.data.prepare import tiles
+from mln_flax.data.phantoms import phantom
+from mln_flax.data.prepare import borders, tiles
+from mln_flax.data.readers import reader
 from mln_flax.types import UserError
+
+REAL = pathlib.Path(__file__).parents[3] / "../shared/data"
 
 
 def example(image, mask=None, spacing=(0.2, 0.2)):
@@ -50,6 +55,52 @@ def test_breast_mask_passes_over_a_frame_around_the_film(white):
     image[:4] = image[-4:] = image[:, :4] = image[:, -4:] = 1
     found = tiles.breast_mask(1 - image if white else image)
     assert (found & breast).sum() / (found | breast).sum() > 0.95
+
+
+@pytest.mark.parametrize("white", [False, True])
+def test_breast_mask_passes_over_light_strips_as_wide_as_the_margin(white):
+    image, breast = film()
+    image[:, -45:] = image[-40:] = 0.98  # they hold more of the margin than the air does
+    breast[-45:] = False
+    found = tiles.breast_mask(1 - image if white else image)
+    assert (found & breast).sum() / (found | breast).sum() > 0.9
+
+
+@pytest.mark.parametrize("domain", phantom.DOMAINS)
+def test_the_air_of_whole_phantoms_tells_their_polarity(domain):
+    for index in range(4):
+        image = phantom.whole_view(5, domain, index, spacing_mm=0.8).image
+        image, _ = borders.without_frame(image)
+        assert tiles.air_is_white(image) == (domain == "processing")
+        assert tiles.air_is_white(1 - image) == (domain != "processing")
+
+
+def test_labels_strips_and_curves_do_not_change_what_the_air_tells():
+    image, _ = film()
+    image[:, -45:] = image[-40:] = 0.98
+    image[100:180, 250:340] = 0.9
+    for power in (0.7, 1, 3):
+        assert tiles.air_is_white(0.2 + 0.5 * image**power) is False
+        assert tiles.air_is_white(0.7 - 0.5 * image**power) is True
+
+
+def test_no_air_is_seen_where_there_is_none():
+    rng = np.random.default_rng(0)
+    tissue = ndimage.gaussian_filter(rng.normal(size=(300, 260)), 6)
+    for image in (tissue, -tissue, np.full((40, 30), 0.5), np.eye(2), (tissue > 0) * 1.0):
+        assert tiles.air_is_white(image.astype(np.float32)) is None
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the images are not here")
+def test_the_air_of_real_images_tells_their_polarity():
+    """Films upright and inverted, and digital views: nothing was chosen on them."""
+    paths = sorted([*REAL.glob("mini_mias*/*.pgm"), *REAL.glob("ffdm_birads/*.png")])
+    told = []
+    for path in paths:
+        image = reader.read(path).image
+        told += [tiles.air_is_white(image) is False, tiles.air_is_white(1 - image) is True]
+    print(f"\npolarity right in {sum(told)} of {len(told)}")
+    assert len(told) >= 100 and np.mean(told) >= 0.99
 
 
 @pytest.mark.parametrize("scale", [0.25, 3])

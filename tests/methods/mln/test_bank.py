@@ -164,3 +164,15 @@ def test_the_tree_holds_nested_arrays_and_gives_all_back(fitted):
     assert type(again) is bank.Fitted and type(again.bank) is branches.Bank
     assert type(again.bank.image) is image_rules.ImageBank and again.weighted == weighted
     jax.tree.map(np.testing.assert_array_equal, again, fitted)
+
+
+def test_the_polarity_of_branches():
+    names = ("identity", "bezier(0.3)", "invert", "invert+bezier(0.3)")
+    sides = {
+        (0, 1, 2, 3): (False, False, True, True),
+        (0, 0, 1, 1): (False, True),
+        (0, 1, 0, 1): (None, None),
+        (0, 0, 0, 0): (None,),
+    }
+    for branch, expected in sides.items():
+        assert bank.ViewMap(names, branch).sides() == expected
