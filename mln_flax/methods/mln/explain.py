@@ -32,7 +32,8 @@ def explain(
 
     Returns:
       `why`: "branches"; "chosen", the nearest by what chooses, summed over the tiles where they do
-      not share another choice; "distances", rule -> [k], summed over the tiles; "by_norm", rule by
+      not share another choice; "shares", what each branch contributes where probabilities weigh
+      them; "distances", rule -> [k], summed over the tiles; "by_norm", rule by
       moments -> what each of the "norms" adds to them, "distances" [norms][k]; "numbers", the mean
       of each number of the image beside the source's in the nearest view; "far", the squared
       Mahalanobis distance from that view and the farthest that is usual in the source (absent in
@@ -54,6 +55,9 @@ def explain(
         "disagreement": disagreement(fitted, seen),
         "looked_at": len(image),
     }
+    if programs.settings.answer in branches.BY_PROBABILITIES:
+        shares = programs.shares(np.atleast_2d(chooses))[0]
+        why["shares"] = dict(zip(programs.branch_names, shares.tolist(), strict=True))
     if fitted.far is not None:
         distance, threshold = float(squared.min()), float(fitted.far)
         is_far = distance > threshold

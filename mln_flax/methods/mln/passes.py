@@ -30,9 +30,9 @@ class Programs(NamedTuple):
     order: Callable[[], tuple[str, ...]]  # the paths of the norms as the network computes them
     # (variables, image) -> probability [B, k, H, W], moments of all branches
     every: Callable[[Any, np.ndarray], tuple[np.ndarray, Any]]
-    # (variables, image, branch [B]) -> probability [B, H, W]
+    # (variables, image, branch [B] or weights [B, k]) -> probability [B, H, W]
     single: Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
-    # likewise -> probability, moments
+    # (variables, image, branch [B]) -> probability, moments
     with_moments: Callable[[Any, np.ndarray, np.ndarray], tuple[np.ndarray, Any]]
     # layers -> (variables, image) -> their moments in all branches
     first: Callable[[tuple[str, ...]], Callable[[Any, np.ndarray], Any]]
@@ -40,6 +40,10 @@ class Programs(NamedTuple):
     compare: Callable[[Chooser, np.ndarray], Compared]
     # rule -> ((variables, chooser), image) -> distances [B, k], probability in the nearest branch
     by_image: Callable[[str], Callable[[Any, np.ndarray], tuple[np.ndarray, np.ndarray]]]
+
+    def shares(self, distances: Any) -> Any:
+        """What each branch contributes to an answer by the settings: [B, k] -> [B, k]."""
+        return branches.shares(distances, self.settings, self.views.inverted_branches())
 
     def padded(self, image: np.ndarray) -> np.ndarray:
         """Images [n, H, W] as a full batch [chunk, H, W, 1]."""
@@ -80,13 +84,16 @@ def in_every(model: nn.Module, variables: Any, image: Any) -> tuple[jax.Array, A
 
 
 def with_moments(model: nn.Module, variables: Any, image: Any, branch: Any) -> Any:
-    """Probability [B, H, W] in the branch of each image, and the moments of that branch."""
+    """Probability [B, H, W] in the branch of each image, and the moments there.
+
+    `branch` is int32 [B], or float32 [B, k]: one pass with the branches' scales and shifts mixed.
+    """
     logits, out = model.apply(variables, image, branch, train=False)
     return jax.nn.softmax(logits)[..., 1], out["moments"]
 
 
 def in_branch(model: nn.Module, variables: Any, image: Any, branch: Any) -> jax.Array:
-    """Probability [B, H, W] in the branch of each image."""
+    """Probability [B, H, W] in the branch or the mixture of each image."""
     return with_moments(model, variables, image, branch)[0]
 
 

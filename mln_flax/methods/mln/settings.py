@@ -5,7 +5,7 @@ from typing import Annotated
 
 from mln_flax.config import AFTER_TRAINING, one_of, positive
 from mln_flax.methods.losses import LossSettings
-from mln_flax.methods.mln.branches import SELECTIONS
+from mln_flax.methods.mln.branches import ANSWERS, BY_PROBABILITIES, MIXINGS, SELECTIONS
 from mln_flax.types import UserError
 from mln_flax.views.intensity import BRANCH_MAPS
 
@@ -19,10 +19,16 @@ class MlnSettings(LossSettings):
     branch_map: Annotated[str, one_of(*BRANCH_MAPS)] = "per_view"
     # How branches are chosen: see `branches`.
     selection: Annotated[str, one_of(*SELECTIONS), AFTER_TRAINING] = "polarity"
-    # The nearest branch alone; or "weighted" (polarity only), or "union".
-    answer: Annotated[str, one_of("branch", "weighted", "union"), AFTER_TRAINING] = "branch"
-    # "weighted": above 1 evens out the branches' probabilities.
+    # The nearest branch alone; the branches' mean "weighted" by their probabilities, or one pass
+    # with scales and shifts "mixed" by them (both polarity only); their mean by how sure each is,
+    # "entropy"; or their "union".
+    answer: Annotated[str, one_of(*ANSWERS), AFTER_TRAINING] = "branch"
+    # "mixed": by the branches' probabilities, or those of the right polarity alike.
+    mixing: Annotated[str, one_of(*MIXINGS), AFTER_TRAINING] = "probabilities"
+    # "weighted" and "mixed": above 1 evens out the branches' probabilities.
     temperature: Annotated[float, positive] = 4.0
+    # "entropy": nats of balanced entropy by which a weight falls to 1 / e.
+    entropy_temperature: Annotated[float, positive] = 0.1
     # What shares one choice.
     level: Annotated[str, one_of("image", "case", "domain"), AFTER_TRAINING] = "image"
     # Choose by the first norms where they suffice; false: by all of them.
@@ -31,9 +37,9 @@ class MlnSettings(LossSettings):
     def check(self) -> None:
         """Raises UserError for an answer that the rule or the level cannot give."""
         super().check()
-        if self.answer == "weighted" and self.selection != "polarity":
+        if self.answer in BY_PROBABILITIES and self.selection != "polarity":
             raise UserError(
-                f"--config.method.answer=weighted: with selection={self.selection} there are "
+                f"--config.method.answer={self.answer}: with selection={self.selection} there are "
                 "no probabilities to weigh by; only polarity gives them"
             )
         if self.answer != "branch" and self.level != "image":

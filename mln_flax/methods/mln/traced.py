@@ -29,6 +29,13 @@ def traced(programs: Programs, fitted: Fitted) -> Callable[..., dict[str, Any]]:
             return compare(programs.views, known, image[..., None]).by_rule[rule]
         return layer_distances(fitted, rule, layers, moments, image).sum(axis=1)
 
+    def answered(nearness: Any, image: Any) -> tuple[jax.Array, jax.Array]:
+        shares = programs.shares(nearness)
+        if settings.answer in branches.BY_MAPS:
+            of_branches, _ = in_every(model, fitted.variables, image[..., None])
+            return branches.merged(of_branches, shares, settings)
+        return shares, probability(programs, fitted, shares, image)
+
     def choose_first(image: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         layers: tuple[str, ...] = ()
         moments: dict[str, Any] = {}
@@ -36,19 +43,15 @@ def traced(programs: Programs, fitted: Fitted) -> Callable[..., dict[str, Any]]:
             layers = programs.order()[: int(fitted.early[rule].norms)]
             moments = first_moments(model, layers, fitted.variables, image[..., None])
         nearness = distances(image, moments, layers)
-        shares = branches.shares(nearness, settings.answer, settings.temperature)
-        return nearness, shares, probability(programs, fitted, shares, image)
+        return nearness, *answered(nearness, image)
 
     def choose_last(image: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         of_branches, moments = in_every(model, fitted.variables, image[..., None])
         nearness = distances(image, moments, programs.order())
-        shares = branches.shares(nearness, settings.answer, settings.temperature)
-        given = None if settings.answer == UNION else shares
-        return nearness, shares, branches.combine(of_branches, given)
+        return nearness, *branches.merged(of_branches, programs.shares(nearness), settings)
 
     def choose_by(image: Any, common: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        shares = branches.shares(common, settings.answer, settings.temperature)
-        return common, shares, probability(programs, fitted, shares, image)
+        return common, *answered(common, image)
 
     def respond(image: Any, common: Any = None) -> dict[str, Any]:
         if common is None:
@@ -75,5 +78,7 @@ def probability(programs: Programs, fitted: Fitted, shares: Any, image: Any) -> 
     settings, batch = programs.settings, image[..., None]
     if settings.answer == "branch":
         return in_branch(programs.model, fitted.variables, batch, branches.select(-shares))
+    if settings.answer == "mixed":
+        return in_branch(programs.model, fitted.variables, batch, shares)
     of_branches, _ = in_every(programs.model, fitted.variables, batch)
     return branches.combine(of_branches, None if settings.answer == UNION else shares)
