@@ -9,7 +9,7 @@ import tiny
 from mln_flax.engine import workdir as workdirs
 from mln_flax.locks import LOCK
 from mln_flax.main import main
-from mln_flax.methods.mln import branches
+from mln_flax.methods.mln import branches, recorded
 from mln_flax.results import records
 
 DOMAINS = ("ffdm", "dbt", "film", "processing")

@@ -11,7 +11,7 @@ from mln_flax.engine import checkpoint, evaluate
 from mln_flax.engine.build import build
 from mln_flax.engine.load_data import load_data
 from mln_flax.engine.workdir import MODEL
-from mln_flax.methods.mln import branches
+from mln_flax.methods.mln import branches, recorded
 from mln_flax.methods.mln.bank import Weighted
 from mln_flax.methods.mln.passes import norm_order
 from mln_flax.metrics import pixel

@@ -99,15 +99,17 @@ def test_every_norm_draws_of_the_candidates(x, variables):
     drawn = []
     for seed in range(8):
         y, state = norm.apply(
-            variables, x, candidates, mutable=["domain_stats"], rngs={"dropout": jax.random.key(seed)}
+            variables,
+            x,
+            candidates,
+            mutable=["domain_stats"],
+            rngs={"dropout": jax.random.key(seed)},
         )
         of_row = [int(np.argmin([np.abs(y[i] - one[i]).max() for one in alone])) for i in range(B)]
         for i in range(B - 1):
             np.testing.assert_allclose(y[i], alone[of_row[i]][i], rtol=1e-6, atol=1e-6)
             assert of_row[i] in candidates[i]
-        known = norm.apply(
-            variables, x, np.int32([*of_row[:4], -1]), mutable=["domain_stats"]
-        )[1]
+        known = norm.apply(variables, x, np.int32([*of_row[:4], -1]), mutable=["domain_stats"])[1]
         jax.tree.map(np.testing.assert_array_equal, state, known)
         drawn.append(of_row)
     assert {row[0] for row in drawn} == {row[2] for row in drawn} == {0, 2}

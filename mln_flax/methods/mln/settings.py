@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from mln_flax.config import AFTER_TRAINING, one_of, positive
+from mln_flax.config import AFTER_TRAINING, not_negative, one_of, positive
 from mln_flax.methods.losses import LossSettings
 from mln_flax.methods.mln.branches import ANSWERS, BY_PROBABILITIES, MIXINGS, SELECTIONS
 from mln_flax.types import UserError
@@ -17,6 +17,8 @@ class MlnSettings(LossSettings):
     name: Annotated[str, one_of("mln")] = "mln"
     # "grouped": upright views and inverted ones; "shared": one branch.
     branch_map: Annotated[str, one_of(*BRANCH_MAPS)] = "per_view"
+    # Weight of the loss of auxiliary branches that disturb "shared" in training; 0: none.
+    normaug: Annotated[float, not_negative] = 0.0
     # How branches are chosen: see `branches`.
     selection: Annotated[str, one_of(*SELECTIONS), AFTER_TRAINING] = "polarity"
     # The nearest branch alone; the branches' mean "weighted" by their probabilities, or one pass
@@ -37,6 +39,11 @@ class MlnSettings(LossSettings):
     def check(self) -> None:
         """Raises UserError for an answer that the rule or the level cannot give."""
         super().check()
+        if self.normaug and self.branch_map != "shared":
+            raise UserError(
+                f"--config.method.normaug={self.normaug}: one main branch answers, so allowed is "
+                f"method.branch_map=shared, not {self.branch_map}"
+            )
         if self.answer in BY_PROBABILITIES and self.selection != "polarity":
             raise UserError(
                 f"--config.method.answer={self.answer}: with selection={self.selection} there are "

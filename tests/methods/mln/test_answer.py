@@ -255,20 +255,15 @@ def test_a_mixture_answers_in_one_pass(programs, fitted, images, whole, mixing):
     asked = asked._replace(settings=settings)
     distances = whole.by_norms["polarity"][:, -1]
     weights = branches.mixing_weights(distances, mixing, 60.0, (False, False, True))
-    by_hand = []
-    for rows in (slice(0, 4), slice(4, 7)):
-        params = jax.tree_util.tree_map_with_path(
-            partial(of_one_image, weights[rows]), model.params
+    alone = jax.jit(partial(passes.in_branch, programs.model.clone(num_branches=1)))
+    by_hand = [
+        alone(
+            {"params": jax.tree_util.tree_map_with_path(partial(mixed_rows, share), model.params)},
+            image[None, :, :, None],
+            np.zeros(1, np.int32),
         )
-        by_hand += [
-            np.asarray(passes.in_branch(programs.model.clone(num_branches=1), {"params": p}, x, b))
-            for p, x, b in zip(
-                [jax.tree.map(lambda leaf, n=n: leaf[n], params) for n in range(len(images[rows]))],
-                images[rows, None, :, :, None],
-                np.zeros((len(images[rows]), 1), np.int32),
-                strict=True,
-            )
-        ]
+        for share, image in zip(weights, images, strict=True)
+    ]
     answers, full = answer.answer(asked, model, images), answer.answer_all(asked, model, images)
     assert set(full.chosen) == {name}
     assert_same_answer(answers, full, np.concatenate(by_hand), point)
@@ -284,11 +279,10 @@ def test_a_mixture_answers_in_one_pass(programs, fitted, images, whole, mixing):
     np.testing.assert_allclose(again, full.maps[name][order], atol=1e-6)
 
 
-def of_one_image(weights, path, leaf):
-    """A norm's rows mixed for each image, [N, 1, C]; other parameters repeated."""
-    if path[-1].key in ("scale", "bias") and path[-2].key.startswith("norm"):
-        return np.einsum("nk,kc->nc", weights, leaf)[:, None]
-    return np.broadcast_to(leaf, (len(weights), *leaf.shape))
+def mixed_rows(weights, path, leaf):
+    """The rows of a norm mixed to one, [1, C]; other parameters as they are."""
+    is_of_norm = path[-1].key in ("scale", "bias") and path[-2].key.startswith("norm")
+    return weights[None] @ leaf if is_of_norm else leaf
 
 
 def test_the_surest_branch_weighs_most(programs, fitted, images, whole):

@@ -1,5 +1,6 @@
 """Banks, distances and choices against plain numpy, one image and one branch at a time."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import softmax
