@@ -16,7 +16,7 @@ from mln_flax.config import (
     one_of,
     positive,
 )
-from mln_flax.models import convert, core, moments, perturbation, swin
+from mln_flax.models import anscombe, convert, core, moments, perturbation, swin
 from mln_flax.models.norms import DomainLayerNorm
 from mln_flax.models.recompute import recomputed
 from mln_flax.types import Moments, UserError
@@ -66,6 +66,7 @@ class SwinUnet(nn.Module):
     momentum: float = 0.95
     axis_name: str | None = None
     perturbation: float = 0.0  # noise on the channel statistics behind embedding and first stage
+    equalize_noise: bool = False  # the image goes through `anscombe.equalized`
 
     @nn.compact
     def __call__(
@@ -82,6 +83,7 @@ class SwinUnet(nn.Module):
           logits float32 [B, H, W, num_classes], and {"moments": {path: (mean, std)}}.
         """
         height, width = image.shape[1:3]
+        image = anscombe.equalized(image) if self.equalize_noise else image
         side = self.patch_size * 2 ** (len(self.depths) - 1)  # of a token of the last stage
         padding = ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
         image = jnp.pad(image.astype(self.dtype), padding, mode="edge")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mln_flax.config import NetworkSettings, each_positive, one_of
-from mln_flax.models import core, moments, norm_kinds, perturbation, products, swin
+from mln_flax.models import anscombe, core, moments, norm_kinds, perturbation, products, swin
 from mln_flax.models.convolution import Convolution
 from mln_flax.models.norms import DomainNorm, NormMaker
 from mln_flax.models.recompute import recomputed
@@ -48,6 +48,7 @@ class UNet(nn.Module):
       momentum: of the running statistics.
       axis_name: the device axis, or None.
       perturbation: noise on the channel statistics of the first stages, see `perturbation`.
+      equalize_noise: the image goes through `anscombe.equalized`.
     """
 
     num_classes: int = 2
@@ -60,6 +61,7 @@ class UNet(nn.Module):
     momentum: float = 0.95
     axis_name: str | None = None
     perturbation: float = 0.0
+    equalize_noise: bool = False
 
     @nn.compact
     def __call__(
@@ -77,6 +79,7 @@ class UNet(nn.Module):
           logits float32 [B, H, W, num_classes], and {"moments": {path: (mean, std)}}.
         """
         height, width = image.shape[1:3]
+        image = anscombe.equalized(image) if self.equalize_noise else image
         side = 2 ** (len(self.widths) - 1)  # of a pixel of the last stage
         padding = ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
         image = jnp.pad(image.astype(self.dtype), padding, mode="edge")
