@@ -62,7 +62,7 @@ def test_every_rule_by_moments_has_a_record_of_its_norms_in_every_domain(lines):
     pairs = [(line["domain"], line["rule"]) for line in norms]
     assert sorted(pairs) == sorted((d, rule) for d in DOMAINS for rule in branches.BY_MOMENTS)
     rules = [line["rule"] for line in lines if line["kind"] == "rule"]
-    assert rules == [*branches.SELECTIONS, *recorded.FITTED]
+    assert rules == [*branches.SELECTIONS, *recorded.FITTED, recorded.MATCHED]
     assert {line["kind"] for line in lines} == {"image", "view", "norms", "rule"}
 
 

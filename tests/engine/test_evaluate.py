@@ -237,7 +237,7 @@ def test_the_pictures_show_the_answer_of_the_settings(fitted, answer, data, way,
 
 def test_the_worth_of_every_rule_is_recorded(fitted, lines):
     worth = {line["rule"]: line for line in lines if line["kind"] == "rule"}
-    assert list(worth) == [*branches.SELECTIONS, *recorded.FITTED]
+    assert list(worth) == [*branches.SELECTIONS, *recorded.FITTED, recorded.MATCHED]
     assert {line["part"] for line in worth.values()} == {"validation"}
     assert worth.pop("weighted")["dsc"] == fitted.weighted.dsc
     for name, of_mixture in fitted.mixtures.items():

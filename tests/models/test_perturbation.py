@@ -41,7 +41,7 @@ def test_it_is_drawn_anew_by_key_and_off_in_evaluation():
 @pytest.mark.parametrize(
     ("room", "sizes"),
     [
-        (unet, {"widths": (2, 3, 4)}),
+        (unet, {"widths": (4, 5, 6), "norm": "sample"}),
         (swin_unet, {"embed_dim": 4, "depths": (1, 1), "num_heads": (1, 1), "window_size": 2}),
     ],
 )

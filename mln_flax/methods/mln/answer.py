@@ -5,6 +5,7 @@ them do, and rules that look at the image alone need none: then k branches cost 
 one.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,10 +19,11 @@ from mln_flax.methods.mln import branches, image_rules, recorded
 from mln_flax.methods.mln.bank import Fitted
 from mln_flax.methods.mln.image_features import foreground_mean
 from mln_flax.methods.mln.image_rules import Compared
+from mln_flax.methods.mln.matching import Look
+from mln_flax.methods.mln.mixtures import matched, mixed, point
 from mln_flax.methods.mln.passes import Programs
-from mln_flax.methods.mln.recorded import ENTROPY, MIXED, UNION, WEIGHTED
-from mln_flax.metrics.decision import OperatingPoint
-from mln_flax.types import Record, UserError
+from mln_flax.methods.mln.recorded import ENTROPY, MATCHED, MIXED, UNION, WEIGHTED
+from mln_flax.types import Record
 
 ANSWER = "answer"  # the map of an answer for which no other map was needed
 
@@ -103,35 +105,14 @@ def together(
                 distances, mixing, settings.temperature, programs.views.inverted_branches()
             )
             maps[name] = mixed(programs, fitted, image, weights)
+    if MATCHED in names:
+        packed = look(_with_matching(programs), fitted, image)
+        maps[MATCHED] = matched(programs, fitted, image, packed)
     return maps
 
 
-def mixed(programs: Programs, fitted: Fitted, image: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Probability [N, H, W] in one pass with scales and shifts mixed by weights [N, k]."""
-    parts = []
-    for rows, count in chunks(len(image), programs.chunk):
-        of_rows = parallel.pad_rows(weights[rows], programs.chunk)
-        batch = programs.padded(image[rows])
-        parts.append(programs.single(fitted.variables, batch, of_rows)[:count])
-    return np.concatenate(parts)
-
-
-def point(fitted: Fitted, way: str) -> OperatingPoint:
-    """What is marked in the map by which a way answers.
-
-    Raises:
-      UserError: the model was fitted before there was such an answer.
-    """
-    if way == WEIGHTED:
-        return fitted.weighted.point
-    if way in fitted.mixtures:
-        return fitted.mixtures[way].point
-    if way in recorded.FITTED:
-        raise UserError(
-            f"answer {way!r}: this model was fitted without it and has no operating point for it; "
-            "train it anew, or answer by method.answer=branch, weighted or union"
-        )
-    return fitted.point
+def _with_matching(programs: Programs) -> Programs:
+    return programs._replace(settings=dataclasses.replace(programs.settings, matching=True))
 
 
 def _facts(programs: Programs, fitted: Fitted, by_norms: dict[str, np.ndarray], i: int) -> Record:
@@ -151,7 +132,16 @@ def _facts(programs: Programs, fitted: Fitted, by_norms: dict[str, np.ndarray], 
 
 
 def look(programs: Programs, fitted: Fitted, image: np.ndarray) -> np.ndarray:
-    """What decides the branch of images [N, H, W], [N, k]: distances as they are to be summed."""
+    """What decides how images [N, H, W] are answered, to be summed over those that share it.
+
+    Distances [N, k] from the branches; with matching a packed `Look`.
+    """
+    if programs.settings.matching:
+        known, parts = image_rules.chooser(fitted.bank.image), []
+        for rows, count in chunks(len(image), programs.chunk):
+            seen = programs.look(known, programs.padded(image[rows]))
+            parts.append(seen.packed()[:count])
+        return np.concatenate(parts)
     return branches.pooled(nearness(programs, fitted, image), programs.settings.selection)
 
 
@@ -186,7 +176,7 @@ def answer(
       programs: of the run.
       fitted: what was kept.
       image: [N, H, W].
-      common: distances [N, k] that choose instead of the images' own.
+      common: what `look` gives, of all that share a choice, instead of the images' own.
     """
     settings = programs.settings
     of_map = point(fitted, recorded.of_settings(settings))
@@ -212,6 +202,11 @@ def _answered(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The distances [N, k] that choose, the shares [N, k], and the probability [N, H, W]."""
     settings, seen = programs.settings, None
+    if settings.matching:
+        packed = look(programs, fitted, image) if common is None else common
+        distances = Look.of(packed).distances
+        probability = matched(programs, fitted, image, packed)
+        return distances, programs.shares(distances), probability
     if common is not None:
         distances = common
     elif settings.answer == "branch" and settings.selection in branches.BY_IMAGE:
@@ -226,7 +221,7 @@ def _answered(
     if settings.answer == "mixed":
         return distances, shares, mixed(programs, fitted, image, shares)
     maps = _of_shares(programs, fitted, image, shares) if seen is None else seen.probability
-    return distances, *branches.merged(maps, shares, settings)
+    return distances, *programs.merged(maps, shares)
 
 
 def _in_nearest(

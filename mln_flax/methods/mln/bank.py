@@ -88,6 +88,7 @@ class Fitted(NamedTuple):
     far: Any = None
     # Likewise: what else answers with an operating point of its own, by its name in the records.
     mixtures: dict[str, Weighted] = {}  # noqa: RUF012
+    grays: Any = None  # see `matching.source_grays`; None in older models
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -235,23 +236,29 @@ def to_tree(fitted: Fitted) -> dict[str, Any]:
     """Nested dicts of arrays, as a checkpoint can hold them."""
     bank = fitted.bank
     far = {} if fitted.far is None else {"far": np.float64(fitted.far)}
-    return far | {
-        "params": fitted.params,
-        "domain_stats": fitted.domain_stats,
-        "mean": _nest(bank.mean),
-        "spread": _nest(bank.spread),
-        "image": bank.image._asdict() | {"gaussian": bank.image.gaussian._asdict()},
-        "point": point_tree(fitted.point),
-        "weighted": point_tree(fitted.weighted.point) | {"dsc": np.float64(fitted.weighted.dsc)},
-        "mixtures": {
-            name: point_tree(worth.point) | {"dsc": np.float64(worth.dsc)}
-            for name, worth in fitted.mixtures.items()
-        },
-        "early": {
-            rule: {name: np.asarray(v) for name, v in early._asdict().items()}
-            for rule, early in fitted.early.items()
-        },
-    }
+    grays = {} if fitted.grays is None else {"grays": fitted.grays}
+    return (
+        far
+        | grays
+        | {
+            "params": fitted.params,
+            "domain_stats": fitted.domain_stats,
+            "mean": _nest(bank.mean),
+            "spread": _nest(bank.spread),
+            "image": bank.image._asdict() | {"gaussian": bank.image.gaussian._asdict()},
+            "point": point_tree(fitted.point),
+            "weighted": point_tree(fitted.weighted.point)
+            | {"dsc": np.float64(fitted.weighted.dsc)},
+            "mixtures": {
+                name: point_tree(worth.point) | {"dsc": np.float64(worth.dsc)}
+                for name, worth in fitted.mixtures.items()
+            },
+            "early": {
+                rule: {name: np.asarray(v) for name, v in early._asdict().items()}
+                for rule, early in fitted.early.items()
+            },
+        }
+    )
 
 
 def from_tree(tree: dict[str, Any]) -> Fitted:
@@ -264,7 +271,8 @@ def from_tree(tree: dict[str, Any]) -> Fitted:
     known = [rule for rule in branches.SELECTIONS if rule in tree["early"]]  # in their order
     early = {rule: Early(**tree["early"][rule]) for rule in known}
     params, domain_stats = jax.device_put((tree["params"], tree["domain_stats"]))
-    return Fitted(params, domain_stats, bank, point, early, weighted, tree.get("far"), mixtures)
+    far, grays = tree.get("far"), tree.get("grays")
+    return Fitted(params, domain_stats, bank, point, early, weighted, far, mixtures, grays)
 
 
 def _weighted(tree: dict[str, Any]) -> Weighted:

@@ -231,7 +231,13 @@ def _softmax(values: Any) -> Any:
     return likeness / likeness.sum(axis=-1, keepdims=True)
 
 
-def shares(distances: Any, settings: Any, inverted: Sequence[bool]) -> Any:
+def shares(
+    distances: Any,
+    answer: str,
+    temperature: float = 1.0,
+    mixing: str = "probabilities",
+    inverted: Sequence[bool] = (),
+) -> Any:
     """What each branch contributes to an answer by its distances: [B, k] -> float32 [B, k].
 
     "branch": the nearest alone; "weighted": see `weights`; "mixed": see `mixing_weights`;
@@ -239,28 +245,32 @@ def shares(distances: Any, settings: Any, inverted: Sequence[bool]) -> Any:
 
     Args:
       distances: [B, k].
-      settings: of MLN-net.
-      inverted: whether each branch is of inverted views.
+      answer: one of ANSWERS.
+      temperature: of "weighted" and "mixed".
+      mixing: of "mixed".
+      inverted: likewise: whether each branch is of inverted views.
     """
-    if settings.answer == "weighted":
-        return weights(distances, settings.temperature)
-    if settings.answer == "mixed":
-        return mixing_weights(distances, settings.mixing, settings.temperature, inverted)
+    if answer == "weighted":
+        return weights(distances, temperature)
+    if answer == "mixed":
+        return mixing_weights(distances, mixing, temperature, inverted)
     xp = distances.__array_namespace__()
-    if settings.answer in BY_MAPS:
+    if answer in BY_MAPS:
         return xp.ones_like(distances, dtype=np.float32)
     return xp.eye(distances.shape[1], dtype=np.float32)[select(distances)]
 
 
-def merged(probabilities: Any, shares: Any, settings: Any) -> tuple[Any, Any]:
+def merged(
+    probabilities: Any, shares: Any, answer: str, entropy_temperature: float
+) -> tuple[Any, Any]:
     """The shares [B, k] of the branches, and one answer [B, ...] out of their maps [B, k, ...].
 
     Given are the shares by the distances. Not for "mixed", which has no maps of branches.
     """
-    if settings.answer == "union":
+    if answer == "union":
         return shares, combine(probabilities)
-    if settings.answer == "entropy":
-        shares = entropy_weights(probabilities, settings.entropy_temperature)
+    if answer == "entropy":
+        shares = entropy_weights(probabilities, entropy_temperature)
     return shares, combine(probabilities, shares)
 
 

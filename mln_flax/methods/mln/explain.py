@@ -12,6 +12,7 @@ from mln_flax.methods.mln import branches
 from mln_flax.methods.mln.answer import Seen, see
 from mln_flax.methods.mln.bank import Fitted
 from mln_flax.methods.mln.image_features import NAMES
+from mln_flax.methods.mln.matching import Look
 from mln_flax.methods.mln.passes import Programs
 from mln_flax.metrics import decision
 from mln_flax.types import Record
@@ -45,6 +46,8 @@ def explain(
     seen = see(programs, fitted, image)
     total = {rule: by_norms[:, -1].sum(axis=0) for rule, by_norms in seen.by_norms.items()}
     chooses = total[programs.settings.selection] if common is None else np.atleast_2d(common)[0]
+    if common is not None and programs.settings.matching:
+        chooses = Look.of(np.atleast_2d(common)).distances[0]
     squared = seen.compared.squared.mean(axis=0)
     why = {
         "branches": list(programs.branch_names),

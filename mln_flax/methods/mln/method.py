@@ -13,6 +13,7 @@ from mln_flax.methods.mln import (
     bank,
     explain,
     further,
+    matching,
     normaug,
     passes,
     study,
@@ -65,6 +66,7 @@ def build(settings: MlnSettings, ingredients: Ingredients) -> Method:
             chunk,
             keeps_running=getattr(model, "norm", "") in norm_kinds.FROM_STATISTICS,
         )
+        fitted = fitted._replace(grays=matching.of_source(views, training, chunk))
         fitted = worth.measure(programs, fitted, images)
         print("\n".join(further.worth_lines(fitted.early)))
         return fitted

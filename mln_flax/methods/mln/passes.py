@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mln_flax import parallel
-from mln_flax.methods.mln import branches, image_rules
+from mln_flax.methods.mln import branches, image_rules, matching
 from mln_flax.methods.mln.bank import ViewMap
 from mln_flax.methods.mln.image_features import image_features
 from mln_flax.methods.mln.image_rules import Chooser, Compared
+from mln_flax.methods.mln.matching import Look
 from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.models.core import all_branches
 
@@ -41,9 +42,22 @@ class Programs(NamedTuple):
     # rule -> ((variables, chooser), image) -> distances [B, k], probability in the nearest branch
     by_image: Callable[[str], Callable[[Any, np.ndarray], tuple[np.ndarray, np.ndarray]]]
 
+    # (chooser, image) -> what decides the answer to images whose grays are matched
+    look: Callable[[Chooser, np.ndarray], Look]
+    # ((variables, grays of the source), image, packed look [B, ...]) -> probability [B, H, W]
+    in_matched: Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
+
     def shares(self, distances: Any) -> Any:
         """What each branch contributes to an answer by the settings: [B, k] -> [B, k]."""
-        return branches.shares(distances, self.settings, self.views.inverted_branches())
+        chosen, inverted = self.settings, self.views.inverted_branches()
+        return branches.shares(
+            distances, chosen.answer, chosen.temperature, chosen.mixing, inverted
+        )
+
+    def merged(self, probabilities: Any, shares: Any) -> tuple[Any, Any]:
+        """Shares [B, k] and one map [B, H, W] of those of all branches, by the settings."""
+        chosen = self.settings
+        return branches.merged(probabilities, shares, chosen.answer, chosen.entropy_temperature)
 
     def padded(self, image: np.ndarray) -> np.ndarray:
         """Images [n, H, W] as a full batch [chunk, H, W, 1]."""
@@ -73,6 +87,8 @@ def programs(
         with_moments=compiled(partial(with_moments, model)),
         first=functools.cache(lambda layers: compiled(partial(first_moments, model, layers))),
         compare=compiled(partial(compare, views)),
+        look=compiled(partial(look_of, views)),
+        in_matched=compiled(partial(in_matched, model)),
         by_image=functools.cache(lambda rule: compiled(partial(in_nearest, model, views, rule))),
     )
 
@@ -101,6 +117,18 @@ def compare(views: ViewMap, known: Chooser, image: Any) -> Compared:
     """What the numbers of images [B, H, W, 1] say of views and branches."""
     features = image_features(image[..., 0])
     return image_rules.compare(known, features, views.inverted(), views.branch)
+
+
+def look_of(views: ViewMap, known: Chooser, image: Any) -> Look:
+    """What decides how images [B, H, W, 1] are answered whose grays are matched."""
+    return matching.look(views, known, image[..., 0])
+
+
+def in_matched(model: nn.Module, known: tuple[Any, Any], image: Any, packed: Any) -> jax.Array:
+    """Probability [B, H, W] in the nearest branch, of images with the grays of the source there."""
+    (variables, grays), seen = known, Look.of(packed)
+    shown = matching.matched(grays, seen, image[..., 0])[..., None]
+    return in_branch(model, variables, shown, branches.select(seen.distances))
 
 
 def in_nearest(

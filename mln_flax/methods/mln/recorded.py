@@ -18,11 +18,14 @@ ONLY = "only "
 UNION, WEIGHTED, ENTROPY = "union", "weighted", "entropy"  # maps of several branches
 MIXED = {mixing: f"mixed by {mixing}" for mixing in MIXINGS}  # mixing -> the map of a mixture
 FITTED = (WEIGHTED, ENTROPY, *MIXED.values())  # have an operating point of their own
-TOGETHER = (UNION, *FITTED)
+MATCHED = "matched"  # the map of the nearest branch, of an image with the source's grays
+TOGETHER = (UNION, *FITTED, MATCHED)
 
 
 def of_settings(settings: Any) -> str:
     """The way in which the settings of MLN-net answer."""
+    if settings.matching:
+        return MATCHED
     if settings.answer == "mixed":
         return MIXED[settings.mixing]
     if settings.answer != "branch":

@@ -31,6 +31,8 @@ class MlnSettings(LossSettings):
     temperature: Annotated[float, positive] = 4.0
     # "entropy": nats of balanced entropy by which a weight falls to 1 / e.
     entropy_temperature: Annotated[float, positive] = 0.1
+    # The image's grays are moved to those of the source; "branch" by polarity only.
+    matching: Annotated[bool, AFTER_TRAINING] = False
     # What shares one choice.
     level: Annotated[str, one_of("image", "case", "domain"), AFTER_TRAINING] = "image"
     # Choose by the first norms where they suffice; false: by all of them.
@@ -48,6 +50,17 @@ class MlnSettings(LossSettings):
             raise UserError(
                 f"--config.method.answer={self.answer}: with selection={self.selection} there are "
                 "no probabilities to weigh by; only polarity gives them"
+            )
+        if self.matching and (self.answer, self.selection) != ("branch", "polarity"):
+            raise UserError(
+                f"--config.method.matching=true: with answer={self.answer} and selection="
+                f"{self.selection} there is nothing to match to; allowed are answer=branch and "
+                "selection=polarity"
+            )
+        if self.matching and self.level != "image":
+            raise UserError(
+                f"--config.method.level={self.level}: with matching=true every image is matched "
+                "by itself; allowed is image"
             )
         if self.answer != "branch" and self.level != "image":
             raise UserError(

@@ -9,7 +9,7 @@ from mln_flax.methods.mln import branches
 from mln_flax.methods.mln.answer import see, together
 from mln_flax.methods.mln.bank import Early, Fitted, Weighted
 from mln_flax.methods.mln.passes import Programs
-from mln_flax.methods.mln.recorded import FITTED, WEIGHTED
+from mln_flax.methods.mln.recorded import FITTED, MATCHED, WEIGHTED
 from mln_flax.metrics import decision, pixel
 
 AGREEMENT = 0.99  # of the choices from the first norms with those from all of them
@@ -24,7 +24,8 @@ def measure(programs: Programs, fitted: Fitted, images: Images) -> Fitted:
     and nothing of a target, is what a default may be chosen by.
     """
     worth: dict[str, list[Any]] = {rule: [] for rule in branches.SELECTIONS}
-    on_grid: dict[str, list[list[float]]] = {name: [] for name in FITTED}
+    names = FITTED if fitted.grays is None else (*FITTED, MATCHED)
+    on_grid: dict[str, list[list[float]]] = {name: [] for name in names}
     apart: list[np.ndarray] = []
     for view, branch in zip(programs.views.functions(), programs.views.branch, strict=True):
         for rows, count in chunks(images.total, programs.chunk):
@@ -43,7 +44,7 @@ def measure(programs: Programs, fitted: Fitted, images: Images) -> Fitted:
                 agrees = chosen == chosen[:, -1:]
                 of_chosen = dsc[np.arange(count)[:, None], chosen]
                 worth[rule].append(np.stack([agrees, chosen == branch, of_chosen], axis=-1))
-            for name, probability in together(programs, fitted, seen, shown, FITTED).items():
+            for name, probability in together(programs, fitted, seen, shown, names).items():
                 on_grid[name] += [
                     decision.dsc_on_grid(p, m)
                     for p, m in zip(probability, mask.astype(bool), strict=True)

@@ -334,7 +334,8 @@ def test_every_map_stands_beside_what_chose_between_them(programs, fitted, image
     for by_moments in MOMENT_RULES:
         model = from_norms(model, by_moments, 1)
     full = answer.answer_all(with_rule(programs, rule), model, images)
-    assert list(full.maps) == [*tiny.VIEWS, *recorded.TOGETHER] == list(full.points)
+    together = ["union", *recorded.FITTED]
+    assert list(full.maps) == [*tiny.VIEWS, *together] == list(full.points)
     for branch, name in enumerate(tiny.VIEWS):
         np.testing.assert_array_equal(full.maps[name], whole.probability[:, branch])
         assert full.points[name] == full.points["union"] == fitted.point

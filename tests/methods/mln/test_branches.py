@@ -6,7 +6,6 @@ import pytest
 from scipy.special import softmax
 
 from mln_flax.methods.mln import branches
-from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.types import UserError
 
 WIDTHS = {"layers_0/norm1": 3, "norm_up": 5}
@@ -257,9 +256,9 @@ def test_shares_of_each_answer():
     d = np.array([[3.0, 1.0, 2.0], [0.2, 0.4, 0.2]])
 
     def shares(**settings):
-        return branches.shares(d, MlnSettings(**settings), (False, False, True))
+        return branches.shares(d, inverted=(False, False, True), **settings)
 
-    nearest = shares(temperature=5.0)
+    nearest = shares(answer="branch", temperature=5.0)
     np.testing.assert_array_equal(nearest, [[0, 1, 0], [1, 0, 0]])
     for answer in branches.BY_MAPS:
         np.testing.assert_array_equal(shares(answer=answer), np.ones((2, 3)))
