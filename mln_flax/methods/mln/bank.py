@@ -9,7 +9,7 @@ import numpy as np
 
 from mln_flax.data.images import Images, chunks
 from mln_flax.methods.core import point_tree
-from mln_flax.methods.mln import branches, image_rules
+from mln_flax.methods.mln import branches, image_rules, recorded
 from mln_flax.methods.mln.image_features import ImageFeatures, foreground_mean, image_features
 from mln_flax.methods.mln.sums import Sums
 from mln_flax.metrics.decision import OperatingPoint
@@ -267,7 +267,8 @@ def from_tree(tree: dict[str, Any]) -> Fitted:
     image = image_rules.ImageBank(**tree["image"] | {"gaussian": gaussian})
     bank = branches.Bank(_flatten(tree["mean"]), _flatten(tree["spread"]), image)
     point, weighted = OperatingPoint(**tree["point"]), _weighted(tree["weighted"])
-    mixtures = {name: _weighted(of_name) for name, of_name in tree.get("mixtures", {}).items()}
+    measured = tree.get("mixtures", {})
+    mixtures = {n: _weighted(measured[n]) for n in recorded.TOGETHER if n in measured}
     known = [rule for rule in branches.SELECTIONS if rule in tree["early"]]  # in their order
     early = {rule: Early(**tree["early"][rule]) for rule in known}
     params, domain_stats = jax.device_put((tree["params"], tree["domain_stats"]))
