@@ -213,6 +213,9 @@ class NetworkSettings:
     # Moments per channel, or of the whole layer (Eq. 10-11).
     statistics: Annotated[str, one_of("channel", "layer")] = "channel"
     momentum: Annotated[float, share] = 0.95  # of the running statistics
+    # Noise on the channel statistics of the first stages in training; 0.75 as published, 0 is none.
+    perturbation: Annotated[float, not_negative] = 0.0
+    equalize_noise: bool = False  # a generalized Anscombe transform of each image, as input
 
     def check(self) -> None:
         """Raises UserError for masks of more than two classes."""

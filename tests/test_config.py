@@ -296,7 +296,7 @@ def test_a_benchmark_that_would_not_do_what_is_asked(values, message):
 
 
 @pytest.mark.parametrize("level", ["case", "domain"])
-@pytest.mark.parametrize("answer", ["weighted", "union"])
+@pytest.mark.parametrize("answer", ["weighted", "mixed", "entropy", "union"])
 def test_only_a_branch_is_chosen_for_several_images(answer, level):
     config = with_value("method.selection", "polarity")
     configs.validate(with_value("method.answer", answer, config))
@@ -306,14 +306,15 @@ def test_only_a_branch_is_chosen_for_several_images(answer, level):
         configs.validate(config)
 
 
-def test_weights_need_the_probabilities_of_polarity():
+@pytest.mark.parametrize("answer", branches.BY_PROBABILITIES)
+def test_weights_need_the_probabilities_of_polarity(answer):
     for rule in branches.SELECTIONS:
-        config = with_value("method.answer", "weighted", with_value("method.selection", rule))
+        config = with_value("method.answer", answer, with_value("method.selection", rule))
         if rule == "polarity":
             configs.validate(config)
         else:
             with pytest.raises(
-                UserError, match=f"answer=weighted: with selection={re.escape(rule)} "
+                UserError, match=f"answer={answer}: with selection={re.escape(rule)} "
             ):
                 configs.validate(config)
 

@@ -9,7 +9,7 @@ import tiny
 from mln_flax.engine import workdir as workdirs
 from mln_flax.locks import LOCK
 from mln_flax.main import main
-from mln_flax.methods.mln import branches
+from mln_flax.methods.mln import branches, recorded
 from mln_flax.results import records
 
 DOMAINS = ("ffdm", "dbt", "film", "processing")
@@ -43,7 +43,7 @@ def test_every_image_of_source_and_targets_has_one_record(lines):
         assert line["branches"] == list(tiny.VIEWS) and line["selection"] == "polarity"
         assert line["answer"] == "polarity"
         assert line["answered_by"] == tiny.VIEWS[line["chosen"]["polarity"]]
-        assert list(line["scores"]) == [*tiny.VIEWS, "union", "weighted"]
+        assert list(line["scores"]) == [*tiny.VIEWS, *recorded.TOGETHER]
         assert all(0 <= score["dsc"] <= 1 for score in line["scores"].values())
 
 
@@ -62,7 +62,7 @@ def test_every_rule_by_moments_has_a_record_of_its_norms_in_every_domain(lines):
     pairs = [(line["domain"], line["rule"]) for line in norms]
     assert sorted(pairs) == sorted((d, rule) for d in DOMAINS for rule in branches.BY_MOMENTS)
     rules = [line["rule"] for line in lines if line["kind"] == "rule"]
-    assert rules == [*branches.SELECTIONS, "weighted"]
+    assert rules == [*branches.SELECTIONS, *recorded.FITTED, recorded.MATCHED]
     assert {line["kind"] for line in lines} == {"image", "view", "norms", "rule"}
 
 

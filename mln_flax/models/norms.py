@@ -22,12 +22,34 @@ class Running(NamedTuple):
     std: nn.Variable
 
 
+def is_mixture(branch: jax.Array) -> bool:
+    """Whether branches are told as weights [B, k], not as numbers."""
+    return jnp.issubdtype(branch.dtype, jnp.floating)
+
+
+def of_branch(values: jax.Array, branch: jax.Array) -> jax.Array:
+    """Each sample's row of values [k, C], or the mean of rows by its weights: [B, C]."""
+    if is_mixture(branch):
+        return jnp.matmul(branch, values, precision=jax.lax.Precision.HIGHEST)
+    return values[jnp.maximum(branch, 0)]
+
+
 class DomainNorm(nn.Module):
     """The input normalized, then scaled and shifted by what its sample's branch has learned.
 
     The moments of the *input* over the positions of an image are what branch selection compares
     (Eq. 16-17): they are reported to `moments.collected`, and their running averages kept per
     branch. Kinds differ in what they subtract and divide by, and in nothing else.
+
+    What a sample's branch is, is told in one of three forms:
+
+    - int32 [B]: the number of the branch in [0, k); a negative one marks padding, which is
+      normalized with some branch and counted in no statistics.
+    - float32 [B, k]: a mixture. Scale and bias are the branches' means with these weights, and so
+      are running mean and variance where the kind normalizes by them. Its images are of no single
+      branch, so they count in no statistics; it is for answering.
+    - int32 [B, n]: candidates, of which every norm draws its own for each sample, by the random
+      stream "dropout"; a row of negative ones is padding.
 
     Attributes:
       num_branches: k, the rows of scale, bias and statistics.
@@ -73,8 +95,7 @@ class DomainNorm(nn.Module):
 
         Args:
           x: [B, ..., C].
-          branch: int32 [B] in [0, num_branches); a negative one marks padding, which is
-            normalized with some branch and counted in no statistics.
+          branch: int32 [B], a mixture float32 [B, k] or candidates int32 [B, n], see the class.
           train: "batch" normalizes with the batch, not with the running statistics.
           offset: [C], such as a convolution's bias: the norm's input is x + offset.
           relu: what is below 0 behind scale and shift becomes 0.
@@ -83,8 +104,10 @@ class DomainNorm(nn.Module):
         them in passes that the norm makes anyway.
 
         Raises:
-          ValueError: "batch" in evaluation is not given the collection domain_stats.
+          ValueError: "batch" in evaluation is not given the collection domain_stats, or in
+            training is given a mixture.
         """
+        branch = self._drawn(branch)
         scale, bias = self._affine(x.shape[-1], branch)
         running, eps = self._running(x.shape[-1]), self.epsilon
         mean, variance = moments.of_positions(x)
@@ -100,12 +123,20 @@ class DomainNorm(nn.Module):
         self._observe(*moments.reported(mean, variance, self.statistics), branch, running)
         return y
 
+    def _drawn(self, branch: jax.Array) -> jax.Array:
+        """One of its candidates for each sample, where there are any; else the branch as it is."""
+        if branch.ndim == 1 or is_mixture(branch):
+            return branch
+        rows, candidates = branch.shape
+        column = jax.random.randint(self.make_rng("dropout"), (rows, 1), 0, candidates)
+        return jnp.take_along_axis(branch, column, axis=1)[:, 0]
+
     def _affine(self, channels: int, branch: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Scale and bias [B, C], those of each sample's branch."""
-        shape, row = (self.num_branches, channels), jnp.maximum(branch, 0)
+        shape = (self.num_branches, channels)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
-        return scale[row], bias[row]
+        return of_branch(scale, branch), of_branch(bias, branch)
 
     def _running(self, channels: int) -> Running | None:
         """The running statistics, where there are any."""
@@ -126,6 +157,11 @@ class DomainNorm(nn.Module):
         if self.kind != "batch":
             return norm_kinds.of_sample(mean, variance, self.kind)
         if train:
+            if is_mixture(branch):
+                raise ValueError(
+                    f"batch norm {'/'.join(self.path)}: no batch belongs to a mixture of branches; "
+                    "train in branches"
+                )
             shared = self.num_branches, self.axis_name
             return norm_kinds.of_batch(mean, variance, branch, *shared)
         if running is None:
@@ -133,8 +169,8 @@ class DomainNorm(nn.Module):
                 f"batch norm {'/'.join(self.path)}: evaluation needs the running statistics, the "
                 "collection domain_stats beside the parameters"
             )
-        row = jnp.maximum(branch, 0)
-        return running.mean.value[row], jnp.square(running.std.value[row])
+        variance = jnp.square(running.std.value)
+        return of_branch(running.mean.value, branch), of_branch(variance, branch)
 
     def _observe(self, mean, std, branch, running: Running | None) -> None:
         """Reports the input's moments [B, C], and moves the running statistics by them.
@@ -143,7 +179,7 @@ class DomainNorm(nn.Module):
         """
         moments.report(self.path, mean, std)
         mutable = self.is_mutable_collection("domain_stats") and not self.is_initializing()
-        if running is None or not mutable:
+        if running is None or not mutable or is_mixture(branch):
             return
         # A sum over samples and devices before any ratio: devices may hold unequal numbers.
         members = jax.nn.one_hot(branch, self.num_branches)
@@ -184,7 +220,7 @@ class DomainLayerNorm(DomainNorm):
 
         Args:
           x: [B, ..., C].
-          branch: int32 [B] in [0, num_branches); negative is padding.
+          branch: as in `DomainNorm`.
           train: changes nothing; every norm takes it.
           projection: (expand [C, pixels, D], head [D, classes]) of x [B, H, W, C]: the input is
             then x @ expand, and norm(x @ expand) @ head is returned, float32
@@ -194,6 +230,7 @@ class DomainLayerNorm(DomainNorm):
         if projection is None:
             return super().__call__(x, branch, train, **around)
         expand, head = projection
+        branch = self._drawn(branch)
         scale, bias = self._affine(expand.shape[-1], branch)
         mean, std = moments.expanded_moments(x, expand, self.statistics)
         self._observe(mean, std, branch, self._running(expand.shape[-1]))

@@ -16,7 +16,7 @@ from mln_flax.config import (
     one_of,
     positive,
 )
-from mln_flax.models import convert, core, moments, swin
+from mln_flax.models import anscombe, convert, core, moments, perturbation, swin
 from mln_flax.models.norms import DomainLayerNorm
 from mln_flax.models.recompute import recomputed
 from mln_flax.types import Moments, UserError
@@ -65,6 +65,8 @@ class SwinUnet(nn.Module):
     statistics: str = "channel"
     momentum: float = 0.95
     axis_name: str | None = None
+    perturbation: float = 0.0  # noise on the channel statistics behind embedding and first stage
+    equalize_noise: bool = False  # the image goes through `anscombe.equalized`
 
     @nn.compact
     def __call__(
@@ -74,14 +76,14 @@ class SwinUnet(nn.Module):
 
         Args:
           image: float [B, H, W, channels].
-          branch: int32 [B]: the branch of each sample; a batch may mix branches. Negative marks
-            padding, which counts in no statistics.
-          train: stochastic depth is on; needs the random stream "dropout".
+          branch: of each sample, as `DomainNorm` takes it; a batch may mix branches.
+          train: stochastic depth and perturbation are on; needs the random stream "dropout".
 
         Returns:
           logits float32 [B, H, W, num_classes], and {"moments": {path: (mean, std)}}.
         """
         height, width = image.shape[1:3]
+        image = anscombe.equalized(image) if self.equalize_noise else image
         side = self.patch_size * 2 ** (len(self.depths) - 1)  # of a token of the last stage
         padding = ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
         image = jnp.pad(image.astype(self.dtype), padding, mode="edge")
@@ -102,11 +104,12 @@ class SwinUnet(nn.Module):
         dims = [self.embed_dim * 2**i for i in range(levels)]
 
         embed = swin.PatchEmbed(dims[0], self.patch_size, norm, self.dtype, name="patch_embed")
-        x = embed(image, branch)
+        x = self._perturbed(embed(image, branch), train, 0)
         skips = []
         for i in range(levels):
             skips.append(x)
             x = self._blocks(x, branch, train, i, f"layers_{i}", norm)
+            x = self._perturbed(x, train, i + 1)
             if i < levels - 1:
                 merge = swin.PatchMerging(norm, self.dtype, name=f"layers_{i}_downsample")
                 x = merge(x, branch)
@@ -121,6 +124,11 @@ class SwinUnet(nn.Module):
         x = norm(name="norm_up")(x, branch)
         head = swin.FinalExpansion(self.patch_size, self.num_classes, norm, name="up")
         return head(x, branch)
+
+    def _perturbed(self, x, train, place) -> jax.Array:
+        if place >= perturbation.STAGES:
+            return x
+        return perturbation.Perturbation(self.perturbation, name=f"perturb_{place}")(x, train)
 
     def _blocks(self, x, branch, train, level, name, norm) -> jax.Array:
         """The blocks of one stage, every second one with shifted windows."""

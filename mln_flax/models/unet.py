@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mln_flax.config import NetworkSettings, each_positive, one_of
-from mln_flax.models import core, moments, norm_kinds, products, swin
+from mln_flax.models import anscombe, core, moments, norm_kinds, perturbation, products, swin
 from mln_flax.models.convolution import Convolution
 from mln_flax.models.norms import DomainNorm, NormMaker
 from mln_flax.models.recompute import recomputed
@@ -47,6 +47,8 @@ class UNet(nn.Module):
       statistics: "channel" or "layer", see `DomainNorm`.
       momentum: of the running statistics.
       axis_name: the device axis, or None.
+      perturbation: noise on the channel statistics of the first stages, see `perturbation`.
+      equalize_noise: the image goes through `anscombe.equalized`.
     """
 
     num_classes: int = 2
@@ -58,6 +60,8 @@ class UNet(nn.Module):
     statistics: str = "channel"
     momentum: float = 0.95
     axis_name: str | None = None
+    perturbation: float = 0.0
+    equalize_noise: bool = False
 
     @nn.compact
     def __call__(
@@ -67,14 +71,15 @@ class UNet(nn.Module):
 
         Args:
           image: float [B, H, W, channels].
-          branch: int32 [B]: the branch of each sample; a batch may mix branches. Negative marks
-            padding, which counts in no statistics.
-          train: "batch" normalizes with the batch; in evaluation it needs `domain_stats`.
+          branch: of each sample, as `DomainNorm` takes it; a batch may mix branches.
+          train: "batch" normalizes with the batch; in evaluation it needs `domain_stats`. A
+            perturbation is on, and needs the random stream "dropout".
 
         Returns:
           logits float32 [B, H, W, num_classes], and {"moments": {path: (mean, std)}}.
         """
         height, width = image.shape[1:3]
+        image = anscombe.equalized(image) if self.equalize_noise else image
         side = 2 ** (len(self.widths) - 1)  # of a pixel of the last stage
         padding = ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
         image = jnp.pad(image.astype(self.dtype), padding, mode="edge")
@@ -88,6 +93,8 @@ class UNet(nn.Module):
         skips = []
         for i in range(last + 1):
             x = self._stage(f"down_{i}", i, max_pool(x) if i else x, branch, train)
+            if i < perturbation.STAGES:
+                x = perturbation.Perturbation(self.perturbation, name=f"perturb_{i}")(x, train)
             skips.append(x)
         for i in reversed(range(last)):
             x = Upsample(self.widths[i], self.dtype, name=f"upsample_{i}")(x)

@@ -11,7 +11,7 @@ from mln_flax.engine import checkpoint, evaluate
 from mln_flax.engine.build import build
 from mln_flax.engine.load_data import load_data
 from mln_flax.engine.workdir import MODEL
-from mln_flax.methods.mln import branches
+from mln_flax.methods.mln import branches, recorded
 from mln_flax.methods.mln.bank import Weighted
 from mln_flax.methods.mln.passes import norm_order
 from mln_flax.metrics import pixel
@@ -21,7 +21,7 @@ from mln_flax.results.study import answering_score
 from mln_flax.types import UserError
 from mln_flax.views.intensity import make_view
 
-MAPS = [*tiny.VIEWS, "union", "weighted"]
+MAPS = [*tiny.VIEWS, *recorded.TOGETHER]
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +193,7 @@ def test_what_is_not_asked_twice_is_what_the_network_says(answer, data, lines, t
     [
         ("union", {"method__answer": "union"}),
         ("weighted", {"method__answer": "weighted"}),
+        ("mixed by polarity", {"method__answer": "mixed", "method__mixing": "polarity"}),
         ("polarity", {}),
         ("cosine@domain", {"method__selection": "cosine", "method__level": "domain"}),
     ],
@@ -200,7 +201,9 @@ def test_what_is_not_asked_twice_is_what_the_network_says(answer, data, lines, t
 def test_the_pictures_show_the_answer_of_the_settings(fitted, answer, data, way, settings):
     asked = build(tiny.config(**settings, evaluate__examples="9"))
     point = OperatingPoint(0.5, 1)  # at which the masks differ
-    at_point = fitted._replace(point=point, weighted=fitted.weighted._replace(point=point))
+    mixtures = {name: one._replace(point=point) for name, one in fitted.mixtures.items()}
+    weighted = fitted.weighted._replace(point=point)
+    at_point = fitted._replace(point=point, weighted=weighted, mixtures=mixtures)
     examples = data.examples("film", "test")
     measured = evaluate.settle(asked, evaluate.image_records(asked, at_point, examples, "target"))
     answers = answer(np.stack([example.image for example in examples]))
@@ -210,6 +213,7 @@ def test_the_pictures_show_the_answer_of_the_settings(fitted, answer, data, way,
     wanted = {
         "union": ["union"] * len(examples),
         "weighted": ["weighted"] * len(examples),
+        "mixed by polarity": ["mixed by polarity"] * len(examples),
         "polarity": of_polarity,
         "cosine@domain": [tiny.VIEWS[total.argmin()]] * len(examples),
     }[way]
@@ -233,9 +237,11 @@ def test_the_pictures_show_the_answer_of_the_settings(fitted, answer, data, way,
 
 def test_the_worth_of_every_rule_is_recorded(fitted, lines):
     worth = {line["rule"]: line for line in lines if line["kind"] == "rule"}
-    assert list(worth) == [*branches.SELECTIONS, "weighted"]
+    assert list(worth) == [*branches.SELECTIONS, *recorded.FITTED, recorded.MATCHED]
     assert {line["part"] for line in worth.values()} == {"validation"}
     assert worth.pop("weighted")["dsc"] == fitted.weighted.dsc
+    for name, of_mixture in fitted.mixtures.items():
+        assert worth.pop(name)["dsc"] == of_mixture.dsc
     for rule, line in worth.items():
         early = fitted.early[rule]
         assert line["dsc"] == early.dsc[-1]

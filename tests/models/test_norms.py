@@ -54,6 +54,68 @@ def test_padding_gives_finite_rows(x, variables):
     assert np.isfinite(y).all()
 
 
+@pytest.mark.parametrize("kind", ["channel", "sample", "instance", "batch"])
+def test_a_mixture_of_one_branch_is_that_branch(x, variables, kind):
+    norm, branch = DomainNorm(K, kind), np.array([0, 2, 2, 0, 1], np.int32)
+    with moments.collected() as alone:
+        wanted = norm.apply(variables, x, branch)
+    with moments.collected() as mixed:
+        found, state = norm.apply(variables, x, np.eye(K)[branch], mutable=["domain_stats"])
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, mixed, alone)
+    before = variables["domain_stats"]  # it counts in no statistics
+    jax.tree.map(np.testing.assert_array_equal, dict(state["domain_stats"]), before)
+
+
+@pytest.mark.parametrize("kind", ["channel", "batch"])
+def test_scales_shifts_and_statistics_are_mixed_by_weight(x, variables, kind):
+    weights = np.random.default_rng(2).dirichlet(np.ones(K), B).astype(np.float32)
+    found = DomainNorm(K, kind).apply(variables, x, weights)
+    scale, bias = (weights @ np.asarray(variables["params"][n]) for n in ("scale", "bias"))
+    mean, std = (np.asarray(variables["domain_stats"][name]) for name in ("mean", "std"))
+    for i in range(B):
+        if kind == "channel":
+            wanted = by_hand(x[i], scale[i], bias[i])
+        else:
+            spread = np.sqrt(weights[i] @ std**2 + 1e-5)
+            wanted = (x[i] - weights[i] @ mean) / spread * scale[i] + bias[i]
+        np.testing.assert_allclose(found[i], wanted, rtol=1e-4, atol=1e-5)
+    equal = jax.tree.map(lambda rows: jnp.tile(rows[:1], (K, 1)), variables)
+    found = DomainNorm(K, kind).apply(equal, x, weights)
+    wanted = DomainNorm(K, kind).apply(equal, x, np.zeros(B, np.int32))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_no_batch_is_of_a_mixture(x, variables):
+    with pytest.raises(ValueError, match="train in branches"):
+        DomainNorm(K, "batch").apply(variables, x, np.eye(K)[[0] * B], train=True)
+
+
+def test_every_norm_draws_of_the_candidates(x, variables):
+    """Each row's output is that of one of its candidates, and all of them come up."""
+    norm = DomainLayerNorm(K)
+    candidates = np.array([[0, 2], [1, 1], [0, 2], [2, 2], [-1, -1]], np.int32)
+    alone = [np.asarray(norm.apply(variables, x, np.full(B, b, np.int32))) for b in range(K)]
+    drawn = []
+    for seed in range(8):
+        y, state = norm.apply(
+            variables,
+            x,
+            candidates,
+            mutable=["domain_stats"],
+            rngs={"dropout": jax.random.key(seed)},
+        )
+        of_row = [int(np.argmin([np.abs(y[i] - one[i]).max() for one in alone])) for i in range(B)]
+        for i in range(B - 1):
+            np.testing.assert_allclose(y[i], alone[of_row[i]][i], rtol=1e-6, atol=1e-6)
+            assert of_row[i] in candidates[i]
+        known = norm.apply(variables, x, np.int32([*of_row[:4], -1]), mutable=["domain_stats"])[1]
+        jax.tree.map(np.testing.assert_array_equal, state, known)
+        drawn.append(of_row)
+    assert {row[0] for row in drawn} == {row[2] for row in drawn} == {0, 2}
+    assert any(row[0] != row[2] for row in drawn)  # each row for itself
+
+
 def test_initial_values():
     x = jnp.zeros((2, 4, C))
     variables = DomainLayerNorm(K).init(jax.random.key(0), x, jnp.zeros(2, jnp.int32))

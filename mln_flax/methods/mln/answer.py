@@ -5,6 +5,8 @@ them do, and rules that look at the image alone need none: then k branches cost 
 one.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +19,10 @@ from mln_flax.methods.mln import branches, image_rules, recorded
 from mln_flax.methods.mln.bank import Fitted
 from mln_flax.methods.mln.image_features import foreground_mean
 from mln_flax.methods.mln.image_rules import Compared
+from mln_flax.methods.mln.matching import Look
+from mln_flax.methods.mln.mixtures import matched, mixed, point
 from mln_flax.methods.mln.passes import Programs
-from mln_flax.methods.mln.recorded import UNION, WEIGHTED
+from mln_flax.methods.mln.recorded import ENTROPY, MATCHED, MIXED, UNION, WEIGHTED
 from mln_flax.types import Record
 
 ANSWER = "answer"  # the map of an answer for which no other map was needed
@@ -55,20 +59,18 @@ def see(programs: Programs, fitted: Fitted, image: np.ndarray) -> Seen:
 
 
 def answer_all(programs: Programs, fitted: Fitted, image: np.ndarray) -> Answers:
-    """Every branch, their union and their weighted mean as maps, with what chooses between them."""
+    """Every branch and all that answers by several as maps, with what chooses between them."""
     seen, settings, names = see(programs, fitted, image), programs.settings, programs.branch_names
-    shares = branches.weights(seen.by_norms["polarity"][:, -1], settings.temperature)
     maps = {name: seen.probability[:, branch] for branch, name in enumerate(names)}
     maps[UNION] = branches.combine(seen.probability)
-    maps[WEIGHTED] = branches.combine(seen.probability, shares)
+    maps |= together(programs, fitted, seen, image, (WEIGHTED, *fitted.mixtures))
     facts = [dict(_facts(programs, fitted, seen.by_norms, i)) for i in range(len(image))]
+    shipped = recorded.of_settings(settings)
     return Answers(
         maps=maps,
-        points=dict.fromkeys(maps, fitted.point) | {WEIGHTED: fitted.weighted.point},
+        points={name: point(fitted, name) for name in maps},
         chosen=[
-            settings.answer
-            if settings.answer in maps
-            else names[fact["chosen"][settings.selection]]
+            shipped if shipped in maps else names[fact["chosen"][settings.selection]]
             for fact in facts
         ],
         facts=facts,
@@ -77,6 +79,40 @@ def answer_all(programs: Programs, fitted: Fitted, image: np.ndarray) -> Answers
             for i in range(len(image))
         ],
     )
+
+
+def together(
+    programs: Programs, fitted: Fitted, seen: Seen, image: np.ndarray, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The maps [N, H, W] of answers by several branches, by their names in the records.
+
+    A mixture takes a pass of its own; the others are made of what was seen.
+    """
+    settings, distances = programs.settings, seen.by_norms["polarity"][:, -1]
+    maps = {}
+    for name in names:
+        if name == WEIGHTED:
+            shares = branches.weights(distances, settings.temperature)
+            maps[name] = branches.combine(seen.probability, shares)
+        elif name == ENTROPY:
+            shares = branches.entropy_weights(seen.probability, settings.entropy_temperature)
+            maps[name] = branches.combine(seen.probability, shares)
+    for mixing, name in MIXED.items():
+        if name in names and seen.probability.shape[1] == 1:
+            maps[name] = seen.probability[:, 0]
+        elif name in names:
+            weights = branches.mixing_weights(
+                distances, mixing, settings.temperature, programs.views.inverted_branches()
+            )
+            maps[name] = mixed(programs, fitted, image, weights)
+    if MATCHED in names:
+        packed = look(_with_matching(programs), fitted, image)
+        maps[MATCHED] = matched(programs, fitted, image, packed)
+    return maps
+
+
+def _with_matching(programs: Programs) -> Programs:
+    return programs._replace(settings=dataclasses.replace(programs.settings, matching=True))
 
 
 def _facts(programs: Programs, fitted: Fitted, by_norms: dict[str, np.ndarray], i: int) -> Record:
@@ -96,7 +132,16 @@ def _facts(programs: Programs, fitted: Fitted, by_norms: dict[str, np.ndarray], 
 
 
 def look(programs: Programs, fitted: Fitted, image: np.ndarray) -> np.ndarray:
-    """What decides the branch of images [N, H, W], [N, k]: distances as they are to be summed."""
+    """What decides how images [N, H, W] are answered, to be summed over those that share it.
+
+    Distances [N, k] from the branches; with matching a packed `Look`.
+    """
+    if programs.settings.matching:
+        known, parts = image_rules.chooser(fitted.bank.image), []
+        for rows, count in chunks(len(image), programs.chunk):
+            seen = programs.look(known, programs.padded(image[rows]))
+            parts.append(seen.packed()[:count])
+        return np.concatenate(parts)
     return branches.pooled(nearness(programs, fitted, image), programs.settings.selection)
 
 
@@ -131,12 +176,11 @@ def answer(
       programs: of the run.
       fitted: what was kept.
       image: [N, H, W].
-      common: distances [N, k] that choose instead of the images' own.
+      common: what `look` gives, of all that share a choice, instead of the images' own.
     """
     settings = programs.settings
-    distances, together = _answered(programs, fitted, image, common)
-    shares = branches.shares(distances, settings.answer, settings.temperature)
-    point = fitted.weighted.point if settings.answer == WEIGHTED else fitted.point
+    of_map = point(fitted, recorded.of_settings(settings))
+    distances, shares, probability = _answered(programs, fitted, image, common)
     of_all = {
         "answer": recorded.of_settings(settings),
         "selection": settings.selection,
@@ -150,26 +194,34 @@ def answer(
         }
         for branch, share in zip(branches.select(distances), shares, strict=True)
     ]
-    return Answers({ANSWER: together}, {ANSWER: point}, [ANSWER] * len(image), facts)
+    return Answers({ANSWER: probability}, {ANSWER: of_map}, [ANSWER] * len(image), facts)
 
 
 def _answered(
     programs: Programs, fitted: Fitted, image: np.ndarray, common: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The distances [N, k] that choose, and the probability [N, H, W] that answers."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distances [N, k] that choose, the shares [N, k], and the probability [N, H, W]."""
     settings, seen = programs.settings, None
+    if settings.matching:
+        packed = look(programs, fitted, image) if common is None else common
+        distances = Look.of(packed).distances
+        probability = matched(programs, fitted, image, packed)
+        return distances, programs.shares(distances), probability
     if common is not None:
         distances = common
     elif settings.answer == "branch" and settings.selection in branches.BY_IMAGE:
-        return _in_nearest(programs, fitted, image)
+        distances, probability = _in_nearest(programs, fitted, image)
+        return distances, programs.shares(distances), probability
     elif is_early(programs, fitted):
         distances = nearness(programs, fitted, image)
     else:
         seen = see(programs, fitted, image)
         distances = seen.by_norms[settings.selection][:, -1]
-    shares = branches.shares(distances, settings.answer, settings.temperature)
-    probability = _of_shares(programs, fitted, image, shares) if seen is None else seen.probability
-    return distances, branches.combine(probability, None if settings.answer == UNION else shares)
+    shares = programs.shares(distances)
+    if settings.answer == "mixed":
+        return distances, shares, mixed(programs, fitted, image, shares)
+    maps = _of_shares(programs, fitted, image, shares) if seen is None else seen.probability
+    return distances, *programs.merged(maps, shares)
 
 
 def _in_nearest(
@@ -204,11 +256,11 @@ def is_early(programs: Programs, fitted: Fitted) -> bool:
     """Whether the choice is made before the network has run to the end.
 
     Always by the image; by the first norms where the settings allow it and it saves time: they
-    are run in all k branches, and then the whole network in the chosen one. Never for the union,
-    which has all branches.
+    are run in all k branches, and then the whole network in the chosen one. Never for answers
+    that need the maps of all branches.
     """
     settings, early = programs.settings, fitted.early.get(programs.settings.selection)
-    if settings.answer == UNION:
+    if settings.answer in branches.BY_MAPS:
         return False
     if settings.selection in branches.BY_IMAGE:
         return True

@@ -9,8 +9,9 @@ import numpy as np
 
 from mln_flax.data.images import Images, chunks
 from mln_flax.methods.core import point_tree
-from mln_flax.methods.mln import branches, image_rules
+from mln_flax.methods.mln import branches, image_rules, recorded
 from mln_flax.methods.mln.image_features import ImageFeatures, foreground_mean, image_features
+from mln_flax.methods.mln.sums import Sums
 from mln_flax.metrics.decision import OperatingPoint
 from mln_flax.parallel import pad_rows
 from mln_flax.views import intensity
@@ -33,6 +34,13 @@ class ViewMap(NamedTuple):
     def functions(self) -> list[Callable[[Any], Any]]:
         """Every view of images [..., H, W] in numpy."""
         return [intensity.make_view(name).numpy for name in self.names]
+
+    def inverted_branches(self) -> tuple[bool, ...]:
+        """Whether each branch is of inverted views alone."""
+        pairs = list(zip(self.inverted(), self.branch, strict=True))
+        return tuple(
+            all(inverted for inverted, own in pairs if own == b) for b in range(self.num_branches)
+        )
 
     def inverted(self) -> list[bool]:
         """Whether each view turns dark and bright around."""
@@ -64,7 +72,7 @@ class Early(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """What counts as a calcification in weighted answers, and their DSC on source validation."""
+    """What is marked in answers of several branches, and their DSC on source validation."""
 
     point: OperatingPoint = OperatingPoint()
     dsc: Any = 0.0
@@ -84,6 +92,9 @@ class Fitted(NamedTuple):
     # Likewise: an image whose numbers are farther from those of every view is unlike the source
     # (squared Mahalanobis distance). None where it was not measured.
     far: Any = None
+    # Likewise: what else answers with an operating point of its own, by its name in the records.
+    mixtures: dict[str, Weighted] = {}  # noqa: RUF012
+    grays: Any = None  # see `matching.source_grays`; None in older models
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -205,41 +216,6 @@ def _image_bank(
     )
 
 
-class Sums(NamedTuple):
-    """What is left of [N, C] values of N images: enough for mean and deviation over them.
-
-    Kept in place of the values, whose memory would grow with the data set.
-    """
-
-    images: int
-    first: np.ndarray  # float64 [C]: sum
-    second: np.ndarray  # float64 [C]: sum of squares
-
-    @classmethod
-    def of(cls, values: Any) -> "Sums":
-        """The sums of values [N, C]."""
-        exact = np.asarray(values, np.float64)
-        return cls(len(exact), exact.sum(axis=0), np.square(exact).sum(axis=0))
-
-    def plus(self, other: "Sums") -> "Sums":
-        """The sums over the images of both."""
-        return Sums(
-            self.images + other.images, self.first + other.first, self.second + other.second
-        )
-
-    def mean(self) -> np.ndarray:
-        """Mean over the images, [C]."""
-        return self.first / self.images
-
-    def mean_square(self) -> np.ndarray:
-        """Mean of the squares over the images, [C]."""
-        return self.second / self.images
-
-    def std(self) -> np.ndarray:
-        """Standard deviation over the images, [C]."""
-        return np.sqrt(np.maximum(self.mean_square() - np.square(self.mean()), 0))
-
-
 def _each(function: Any, *trees: Any) -> Any:
     """A function of every Sums in {layer: (mean, std)}."""
     return jax.tree.map(function, *trees, is_leaf=lambda node: isinstance(node, Sums))
@@ -266,19 +242,29 @@ def to_tree(fitted: Fitted) -> dict[str, Any]:
     """Nested dicts of arrays, as a checkpoint can hold them."""
     bank = fitted.bank
     far = {} if fitted.far is None else {"far": np.float64(fitted.far)}
-    return far | {
-        "params": fitted.params,
-        "domain_stats": fitted.domain_stats,
-        "mean": _nest(bank.mean),
-        "spread": _nest(bank.spread),
-        "image": bank.image._asdict() | {"gaussian": bank.image.gaussian._asdict()},
-        "point": point_tree(fitted.point),
-        "weighted": point_tree(fitted.weighted.point) | {"dsc": np.float64(fitted.weighted.dsc)},
-        "early": {
-            rule: {name: np.asarray(v) for name, v in early._asdict().items()}
-            for rule, early in fitted.early.items()
-        },
-    }
+    grays = {} if fitted.grays is None else {"grays": fitted.grays}
+    return (
+        far
+        | grays
+        | {
+            "params": fitted.params,
+            "domain_stats": fitted.domain_stats,
+            "mean": _nest(bank.mean),
+            "spread": _nest(bank.spread),
+            "image": bank.image._asdict() | {"gaussian": bank.image.gaussian._asdict()},
+            "point": point_tree(fitted.point),
+            "weighted": point_tree(fitted.weighted.point)
+            | {"dsc": np.float64(fitted.weighted.dsc)},
+            "mixtures": {
+                name: point_tree(worth.point) | {"dsc": np.float64(worth.dsc)}
+                for name, worth in fitted.mixtures.items()
+            },
+            "early": {
+                rule: {name: np.asarray(v) for name, v in early._asdict().items()}
+                for rule, early in fitted.early.items()
+            },
+        }
+    )
 
 
 def from_tree(tree: dict[str, Any]) -> Fitted:
@@ -286,12 +272,19 @@ def from_tree(tree: dict[str, Any]) -> Fitted:
     gaussian = image_rules.Gaussian(**tree["image"]["gaussian"])
     image = image_rules.ImageBank(**tree["image"] | {"gaussian": gaussian})
     bank = branches.Bank(_flatten(tree["mean"]), _flatten(tree["spread"]), image)
-    point, of_weighted = OperatingPoint(**tree["point"]), dict(tree["weighted"])
-    weighted = Weighted(dsc=of_weighted.pop("dsc"), point=OperatingPoint(**of_weighted))
+    point, weighted = OperatingPoint(**tree["point"]), _weighted(tree["weighted"])
+    measured = tree.get("mixtures", {})
+    mixtures = {n: _weighted(measured[n]) for n in recorded.TOGETHER if n in measured}
     known = [rule for rule in branches.SELECTIONS if rule in tree["early"]]  # in their order
     early = {rule: Early(**tree["early"][rule]) for rule in known}
     params, domain_stats = jax.device_put((tree["params"], tree["domain_stats"]))
-    return Fitted(params, domain_stats, bank, point, early, weighted, tree.get("far"))
+    far, grays = tree.get("far"), tree.get("grays")
+    return Fitted(params, domain_stats, bank, point, early, weighted, far, mixtures, grays)
+
+
+def _weighted(tree: dict[str, Any]) -> Weighted:
+    point = {name: value for name, value in tree.items() if name != "dsc"}
+    return Weighted(OperatingPoint(**point), tree["dsc"])
 
 
 def _nest(moments: Any) -> Any:

@@ -20,6 +20,10 @@ WITH_FOREGROUND = {"cosine+": "cosine", "euclidean+": "euclidean"}
 BY_MOMENTS = (*METRICS, *WITH_FOREGROUND)
 BY_IMAGE = ("image", "polarity")  # before the network has run
 SELECTIONS = (*BY_MOMENTS, *BY_IMAGE)
+ANSWERS = ("branch", "weighted", "mixed", "entropy", "union")
+BY_PROBABILITIES = ("weighted", "mixed")  # answers that only `polarity` can give
+BY_MAPS = ("entropy", "union")  # answers that need the maps of all branches
+MIXINGS = ("probabilities", "polarity")
 SUREST = 10.0  # minus the log of a probability: the most that one image says against a branch
 TINY = 1e-12
 NEGLIGIBLE = 0.05  # a smaller share of a branch is none
@@ -167,17 +171,107 @@ def weights(distances: Any, temperature: float = 1.0) -> Any:
     return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def shares(distances: Any, answer: str, temperature: float = 1.0) -> Any:
-    """What each branch contributes to an answer: [B, k] -> float32 [B, k].
+def mixing_weights(
+    distances: Any, mixing: str, temperature: float, inverted: Sequence[bool]
+) -> Any:
+    """Weights of the branches in a mixture of their affines: [B, k] -> float32 [B, k], sums 1.
 
-    "branch": the nearest alone; "weighted": see `weights`; "union": all branches.
+    "probabilities": see `weights`; "polarity": the branches of the likelier polarity alike, whose
+    probabilities are added up on either side.
+
+    Args:
+      distances: minus the logs of the branches' probabilities; of numpy arrays in numpy, of jax
+        arrays in jax.
+      mixing: one of MIXINGS.
+      temperature: of "probabilities".
+      inverted: whether each branch is of inverted views.
+    """
+    if mixing == "probabilities":
+        return weights(distances, temperature)
+    xp = distances.__array_namespace__()
+    likeness = xp.exp(distances.min(axis=1, keepdims=True) - distances)
+    side = np.asarray(inverted, np.float32)
+    of_inverted = (likeness * side[None]).sum(axis=1, keepdims=True)
+    of_upright = (likeness * (1 - side)[None]).sum(axis=1, keepdims=True)
+    right = xp.where(of_inverted > of_upright, side[None], 1 - side[None])
+    return (right / right.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def balanced_entropy(probability: Any) -> Any:
+    """How unsure maps are, [..., H, W] -> [...], in [0, ln 2].
+
+    The mean entropy of the pixels with p >= 0.5 and that of the others, each counted half: else
+    the few pixels of a lesion would count nothing beside the background. A side without a pixel
+    counts as wholly unsure: a branch that finds nothing is not the surest one for it.
+    """
+    xp = probability.__array_namespace__()
+    p = xp.clip(probability, TINY, 1.0)
+    q = xp.clip(1 - probability, TINY, 1.0)
+    entropy = -(p * xp.log(p) + q * xp.log(q))
+    inside = (probability >= 0.5).astype(np.float32)
+    halves = []
+    for side in (inside, 1 - inside):
+        count = side.sum(axis=(-2, -1))
+        mean = (entropy * side).sum(axis=(-2, -1)) / xp.maximum(count, 1)
+        halves.append(xp.where(count > 0, mean, np.float32(np.log(2))))
+    return (halves[0] + halves[1]) / 2
+
+
+def entropy_weights(probability: Any, temperature: float) -> Any:
+    """Weights of the branches by how sure their maps are: [B, k, H, W] -> float32 [B, k], sums 1.
+
+    softmax(-balanced entropy / temperature). It needs the maps of all k branches, so all k passes.
+    """
+    return _softmax(-balanced_entropy(probability) / temperature).astype(np.float32)
+
+
+def _softmax(values: Any) -> Any:
+    """Along the last axis, in numpy or jax."""
+    likeness = values.__array_namespace__().exp(values - values.max(axis=-1, keepdims=True))
+    return likeness / likeness.sum(axis=-1, keepdims=True)
+
+
+def shares(
+    distances: Any,
+    answer: str,
+    temperature: float = 1.0,
+    mixing: str = "probabilities",
+    inverted: Sequence[bool] = (),
+) -> Any:
+    """What each branch contributes to an answer by its distances: [B, k] -> float32 [B, k].
+
+    "branch": the nearest alone; "weighted": see `weights`; "mixed": see `mixing_weights`;
+    "union" and "entropy": all branches, whose maps say the rest in `merged`.
+
+    Args:
+      distances: [B, k].
+      answer: one of ANSWERS.
+      temperature: of "weighted" and "mixed".
+      mixing: of "mixed".
+      inverted: likewise: whether each branch is of inverted views.
     """
     if answer == "weighted":
         return weights(distances, temperature)
+    if answer == "mixed":
+        return mixing_weights(distances, mixing, temperature, inverted)
     xp = distances.__array_namespace__()
-    if answer == "union":
+    if answer in BY_MAPS:
         return xp.ones_like(distances, dtype=np.float32)
     return xp.eye(distances.shape[1], dtype=np.float32)[select(distances)]
+
+
+def merged(
+    probabilities: Any, shares: Any, answer: str, entropy_temperature: float
+) -> tuple[Any, Any]:
+    """The shares [B, k] of the branches, and one answer [B, ...] out of their maps [B, k, ...].
+
+    Given are the shares by the distances. Not for "mixed", which has no maps of branches.
+    """
+    if answer == "union":
+        return shares, combine(probabilities)
+    if answer == "entropy":
+        shares = entropy_weights(probabilities, entropy_temperature)
+    return shares, combine(probabilities, shares)
 
 
 def combine(probabilities: Any, shares: Any = None) -> Any:

@@ -12,6 +12,7 @@ from mln_flax.methods.mln import branches
 from mln_flax.methods.mln.answer import Seen, see
 from mln_flax.methods.mln.bank import Fitted
 from mln_flax.methods.mln.image_features import NAMES
+from mln_flax.methods.mln.matching import Look
 from mln_flax.methods.mln.passes import Programs
 from mln_flax.metrics import decision
 from mln_flax.types import Record
@@ -32,7 +33,8 @@ def explain(
 
     Returns:
       `why`: "branches"; "chosen", the nearest by what chooses, summed over the tiles where they do
-      not share another choice; "distances", rule -> [k], summed over the tiles; "by_norm", rule by
+      not share another choice; "shares", what each branch contributes where probabilities weigh
+      them; "distances", rule -> [k], summed over the tiles; "by_norm", rule by
       moments -> what each of the "norms" adds to them, "distances" [norms][k]; "numbers", the mean
       of each number of the image beside the source's in the nearest view; "far", the squared
       Mahalanobis distance from that view and the farthest that is usual in the source (absent in
@@ -44,6 +46,8 @@ def explain(
     seen = see(programs, fitted, image)
     total = {rule: by_norms[:, -1].sum(axis=0) for rule, by_norms in seen.by_norms.items()}
     chooses = total[programs.settings.selection] if common is None else np.atleast_2d(common)[0]
+    if common is not None and programs.settings.matching:
+        chooses = Look.of(np.atleast_2d(common)).distances[0]
     squared = seen.compared.squared.mean(axis=0)
     why = {
         "branches": list(programs.branch_names),
@@ -54,6 +58,9 @@ def explain(
         "disagreement": disagreement(fitted, seen),
         "looked_at": len(image),
     }
+    if programs.settings.answer in branches.BY_PROBABILITIES:
+        shares = programs.shares(np.atleast_2d(chooses))[0]
+        why["shares"] = dict(zip(programs.branch_names, shares.tolist(), strict=True))
     if fitted.far is not None:
         distance, threshold = float(squared.min()), float(fitted.far)
         is_far = distance > threshold

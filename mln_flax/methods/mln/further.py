@@ -117,8 +117,9 @@ def rule_records(fitted: Fitted) -> Iterator[Record]:
             "norms": int(early.norms),
             "by_norms": {name: np.asarray(values).tolist() for name, values in by_norms.items()},
         }
-    worth = {"dsc": float(fitted.weighted.dsc)}
-    yield {"kind": "rule", "rule": WEIGHTED, "part": "validation"} | worth
+    for name, of_answer in ({WEIGHTED: fitted.weighted} | fitted.mixtures).items():
+        worth = {"dsc": float(of_answer.dsc)}
+        yield {"kind": "rule", "rule": name, "part": "validation"} | worth
 
 
 def worth_lines(early: dict[str, Early]) -> list[str]:

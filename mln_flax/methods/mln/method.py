@@ -1,6 +1,7 @@
 """MLN-net as a method: its settings, the functions that it is made of, and what is kept of it."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from mln_flax.methods.mln import (
     bank,
     explain,
     further,
+    matching,
+    normaug,
     passes,
     study,
     traced,
@@ -30,17 +33,22 @@ def build(settings: MlnSettings, ingredients: Ingredients) -> Method:
     branch_of_view, branch_names = intensity.branch_map(ingredients.view_names, settings.branch_map)
     views = bank.ViewMap(ingredients.view_names, branch_of_view)
     model, chunk = ingredients.network(views.num_branches), ingredients.chunk
+    trained, to_answer = model, _as_it_is
+    if settings.normaug:  # auxiliary branches are trained and do not answer
+        trained = ingredients.network(1 + len(views.names))
+        to_answer = normaug.main_branch
     programs = passes.programs(
         model, settings, views, branch_names, ingredients.side, chunk, ingredients.devices
     )
 
     def validated(state: TrainState, images: Images):
         """Each view in its own branch."""
+        variables = to_answer(state.variables)
 
         def probability(image: np.ndarray, view: int) -> np.ndarray:
             batch = pad_rows(image[..., None], chunk)
             branch = np.full(chunk, branch_of_view[view], np.int32)
-            return programs.with_moments(state.variables, batch, branch)[0][: len(image)]
+            return programs.with_moments(variables, batch, branch)[0][: len(image)]
 
         return validation.of_views(probability, views.names, images, chunk)
 
@@ -51,23 +59,24 @@ def build(settings: MlnSettings, ingredients: Ingredients) -> Method:
         point = validated(state, images)[1]
         fitted = bank.collect(
             views,
-            state.variables,
+            to_answer(state.variables),
             training,
             programs.with_moments,
             point,
             chunk,
             keeps_running=getattr(model, "norm", "") in norm_kinds.FROM_STATISTICS,
         )
+        fitted = fitted._replace(grays=matching.of_source(views, training, chunk))
         fitted = worth.measure(programs, fitted, images)
         print("\n".join(further.worth_lines(fitted.early)))
         return fitted
 
     return Method(
-        model=model,
-        init=partial(update.init, model, ingredients.optimizer),
+        model=trained,
+        init=partial(update.init, trained, ingredients.optimizer),
         update=partial(
             update.update,
-            model,
+            trained,
             ingredients.optimizer,
             settings,
             branch_of_view,
@@ -86,6 +95,10 @@ def build(settings: MlnSettings, ingredients: Ingredients) -> Method:
         probability=partial(traced.probability, programs),
         explain=partial(explain.explain, programs),
     )
+
+
+def _as_it_is(variables: Any) -> Any:
+    return variables
 
 
 KIND = Kind(

@@ -15,7 +15,9 @@ class Rows(NamedTuple):
 
     image: Any  # float32 [B, H, W, 1]
     mask: Any  # int32 [B, H, W]
-    branch: Any  # int32 [B]; -1: the row counts nowhere
+    branch: Any  # int32 [B], in whose Dice the row counts; -1: nowhere
+    # Int32 [B, n], of which every norm draws its branch; None: that above.
+    candidates: Any = None
 
 
 def in_parts(

@@ -10,16 +10,24 @@ from typing import Any
 
 import numpy as np
 
+from mln_flax.methods.mln.branches import MIXINGS
 from mln_flax.types import Record, UserError
 
 ORACLE = "oracle"  # also `oracle@domain`: the branch that is best for the whole domain
 ONLY = "only "
-UNION, WEIGHTED = "union", "weighted"  # maps of several branches
-TOGETHER = (UNION, WEIGHTED)
+UNION, WEIGHTED, ENTROPY = "union", "weighted", "entropy"  # maps of several branches
+MIXED = {mixing: f"mixed by {mixing}" for mixing in MIXINGS}  # mixing -> the map of a mixture
+FITTED = (WEIGHTED, ENTROPY, *MIXED.values())  # have an operating point of their own
+MATCHED = "matched"  # the map of the nearest branch, of an image with the source's grays
+TOGETHER = (UNION, *FITTED, MATCHED)
 
 
 def of_settings(settings: Any) -> str:
     """The way in which the settings of MLN-net answer."""
+    if settings.matching:
+        return MATCHED
+    if settings.answer == "mixed":
+        return MIXED[settings.mixing]
     if settings.answer != "branch":
         return settings.answer
     return (

@@ -55,7 +55,10 @@ def selection_table(records: Iterable[Record]) -> Table:
         rows.append((domain_name(domain, group), str(len(group)), *map(number, means)))
     note = (
         "* the shipped answer. Union: a pixel that any branch marks. Weighted: the mean of the "
-        "branches, weighted by the probabilities of polarity. Best branch: the best for each image "
+        "branches, weighted by the probabilities of polarity. Entropy: weighted by how sure each "
+        "branch is. Mixed: one pass with the branches' scales and shifts mixed by probabilities, "
+        "or those of the right polarity alike. Matched: the nearest branch, of the image "
+        "with the grays of the source. Best branch: the best for each image "
         "or for the whole domain, found with the references; only reported."
     )
     return Table("Mean DSC of every selection", ("domain", "n", *ways), tuple(rows), note)

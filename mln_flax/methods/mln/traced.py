@@ -5,10 +5,18 @@ from typing import Any
 
 import jax
 
-from mln_flax.methods.mln import branches, image_rules
+from mln_flax.methods.mln import branches, image_rules, matching
 from mln_flax.methods.mln.answer import is_early, layer_distances
 from mln_flax.methods.mln.bank import Fitted
-from mln_flax.methods.mln.passes import Programs, compare, first_moments, in_branch, in_every
+from mln_flax.methods.mln.matching import Look
+from mln_flax.methods.mln.passes import (
+    Programs,
+    compare,
+    first_moments,
+    in_branch,
+    in_every,
+    in_matched,
+)
 from mln_flax.methods.mln.recorded import UNION
 
 
@@ -29,6 +37,13 @@ def traced(programs: Programs, fitted: Fitted) -> Callable[..., dict[str, Any]]:
             return compare(programs.views, known, image[..., None]).by_rule[rule]
         return layer_distances(fitted, rule, layers, moments, image).sum(axis=1)
 
+    def answered(nearness: Any, image: Any) -> tuple[jax.Array, jax.Array]:
+        shares = programs.shares(nearness)
+        if settings.answer in branches.BY_MAPS:
+            of_branches, _ = in_every(model, fitted.variables, image[..., None])
+            return programs.merged(of_branches, shares)
+        return shares, probability(programs, fitted, shares, image)
+
     def choose_first(image: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         layers: tuple[str, ...] = ()
         moments: dict[str, Any] = {}
@@ -36,19 +51,28 @@ def traced(programs: Programs, fitted: Fitted) -> Callable[..., dict[str, Any]]:
             layers = programs.order()[: int(fitted.early[rule].norms)]
             moments = first_moments(model, layers, fitted.variables, image[..., None])
         nearness = distances(image, moments, layers)
-        shares = branches.shares(nearness, settings.answer, settings.temperature)
-        return nearness, shares, probability(programs, fitted, shares, image)
+        return nearness, *answered(nearness, image)
 
     def choose_last(image: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         of_branches, moments = in_every(model, fitted.variables, image[..., None])
         nearness = distances(image, moments, programs.order())
-        shares = branches.shares(nearness, settings.answer, settings.temperature)
-        given = None if settings.answer == UNION else shares
-        return nearness, shares, branches.combine(of_branches, given)
+        return nearness, *programs.merged(of_branches, programs.shares(nearness))
 
     def choose_by(image: Any, common: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        shares = branches.shares(common, settings.answer, settings.temperature)
-        return common, shares, probability(programs, fitted, shares, image)
+        return common, *answered(common, image)
+
+    def match(image: Any, common: Any = None) -> dict[str, Any]:
+        seen = matching.look(programs.views, known, image) if common is None else Look.of(common)
+        packed = seen.packed() if common is None else common
+        return {
+            "probability": in_matched(
+                model, (fitted.variables, fitted.grays), image[..., None], packed
+            ),
+            "branch": branches.select(seen.distances),
+            "distances": seen.distances,
+            "look": packed,
+            "shares": programs.shares(seen.distances),
+        }
 
     def respond(image: Any, common: Any = None) -> dict[str, Any]:
         if common is None:
@@ -64,16 +88,23 @@ def traced(programs: Programs, fitted: Fitted) -> Callable[..., dict[str, Any]]:
             "shares": shares,
         }
 
-    return respond
+    return match if settings.matching else respond
 
 
 def probability(programs: Programs, fitted: Fitted, shares: Any, image: Any) -> jax.Array:
     """The probability [B, H, W] of images [B, H, W] in an answer with these shares [B, k].
 
+    With matching an image's grays are moved by its own quantiles, also where it is a tile.
+
     Traceable: a change of the image changes what the branches say, and not which of them answer.
     """
     settings, batch = programs.settings, image[..., None]
+    if settings.matching:
+        packed = matching.look_in(fitted.bank.image.polarity, shares, image).packed()
+        return in_matched(programs.model, (fitted.variables, fitted.grays), batch, packed)
     if settings.answer == "branch":
         return in_branch(programs.model, fitted.variables, batch, branches.select(-shares))
+    if settings.answer == "mixed":
+        return in_branch(programs.model, fitted.variables, batch, shares)
     of_branches, _ = in_every(programs.model, fitted.variables, batch)
     return branches.combine(of_branches, None if settings.answer == UNION else shares)

@@ -5,11 +5,14 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mln_flax.methods.core import TrainState
-from mln_flax.methods.losses import LossSettings, segmentation_loss
+from mln_flax.methods.losses import segmentation_loss
+from mln_flax.methods.mln import normaug
 from mln_flax.methods.mln.parts import Rows, in_parts
+from mln_flax.methods.mln.settings import MlnSettings
 from mln_flax.methods.optimize import descend, device_key, first_state
 from mln_flax.types import Batch
 
@@ -25,7 +28,7 @@ def init(
 def update(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    settings: LossSettings,
+    settings: MlnSettings,
     branch_of_view: tuple[int, ...],
     seed: int,
     accumulate: int,
@@ -38,9 +41,10 @@ def update(
       model: takes (image, branch, train) and returns (logits, {"moments": ...}); built with
         axis_name="batch" so that its running statistics are summed over devices.
       optimizer: of the parameters.
-      settings: the loss and its options.
+      settings: the loss and its options; with `normaug` the network has a main branch and one
+        for each view, and every row goes through both.
       branch_of_view: of each of the run's views.
-      seed: of stochastic depth.
+      seed: of what is random in the network.
       accumulate: parts that a step's rows go through one after the other, to save memory. Rows
         of one branch stay together: with as many parts as views the loss is that of one part. A
         branch that is cut has a Dice (and for batch norms a batch) in each part, and the mean
@@ -49,12 +53,19 @@ def update(
       batch: this device's rows.
 
     Returns:
-      The state behind the step, and {"loss": 1 + loss / k (Eq. 14-15), "dice": soft Dice of the
-      calcifications, mean over branches}.
+      The state behind the step, and {"loss": 1 + loss / k (Eq. 14-15), or over the sum of the
+      weights of main and auxiliary branches, "dice": soft Dice of the calcifications, mean over
+      branches}.
     """
-    num_branches = max(branch_of_view) + 1
     branch = jnp.asarray(branch_of_view, jnp.int32)[batch.view]
-    rows = Rows(batch.image, batch.mask, jnp.where(batch.valid & batch.labeled, branch, -1))
+    branch = jnp.where(batch.valid & batch.labeled, branch, -1)
+    if settings.normaug:
+        rows = normaug.rows(batch, branch, len(branch_of_view))
+        weights = np.array([1.0, settings.normaug])
+    else:
+        rows = Rows(batch.image, batch.mask, branch)
+        weights = np.ones(max(branch_of_view) + 1)
+    num_branches = len(weights)
     key = device_key(seed, state.step)
     differentiate = jax.value_and_grad(
         partial(_loss, model, settings, num_branches, state.step), has_aux=True
@@ -68,24 +79,30 @@ def update(
         loss, dice, domain_stats, gradients = in_parts(
             differentiate, accumulate, dice_shape, state, rows, key
         )
-    scalars = {"loss": 1 + loss / num_branches, "dice": dice[:, 1:].mean()}
+    scalars = {"loss": 1 + loss / weights.sum(), "dice": dice[:, 1:].mean()}
     return descend(optimizer, state, gradients, domain_stats), scalars
 
 
 def _loss(model, settings, num_branches, step, params, domain_stats, rows: Rows, share, key):
     """The loss of some rows, with their Dice [k, classes] and the statistics moved on.
 
-    `share` [k] is the weight of each branch's Dice.
+    `share` [k] is the weight of each branch's Dice; with `normaug` of main and auxiliary ones.
     """
     (logits, _), updated = model.apply(
         {"params": params, "domain_stats": domain_stats},
         rows.image,
-        rows.branch,
+        rows.branch if rows.candidates is None else rows.candidates,
         train=True,
         mutable=["domain_stats"],
         rngs={"dropout": key},
     )
-    loss, dice = segmentation_loss(
-        settings, step, logits, rows.mask, rows.branch, num_branches, share
-    )
+    loss_of = partial(segmentation_loss, settings, step, logits, rows.mask)
+    if rows.candidates is None:
+        loss, dice = loss_of(rows.branch, num_branches, share)
+    else:  # two losses, each whole, of which the second has a weight
+        groups = [jnp.where(rows.branch == group, 0, -1) for group in range(num_branches)]
+        parts = [loss_of(of_group, 1, share[g : g + 1]) for g, of_group in enumerate(groups)]
+        (main, of_main), (auxiliary, of_auxiliary) = parts
+        loss = main + settings.normaug * auxiliary
+        dice = jnp.concatenate([of_main, of_auxiliary])
     return loss, (dice, updated["domain_stats"])

@@ -6,9 +6,10 @@ import numpy as np
 
 from mln_flax.data.images import Images, chunks
 from mln_flax.methods.mln import branches
-from mln_flax.methods.mln.answer import see
+from mln_flax.methods.mln.answer import see, together
 from mln_flax.methods.mln.bank import Early, Fitted, Weighted
 from mln_flax.methods.mln.passes import Programs
+from mln_flax.methods.mln.recorded import FITTED, MATCHED, WEIGHTED
 from mln_flax.metrics import decision, pixel
 
 AGREEMENT = 0.99  # of the choices from the first norms with those from all of them
@@ -18,17 +19,19 @@ NEAR = 0.99  # of the source's validation images, in all views, are no farther t
 def measure(programs: Programs, fitted: Fitted, images: Images) -> Fitted:
     """What is kept, with what its answers are worth on source validation.
 
-    Every rule by how many norms choose, the weighted answer at its best operating point, and how
-    far an image may be from all views. All views of all images count alike. This, and nothing of
-    a target, is what a default may be chosen by.
+    Every rule by how many norms choose, answers of several branches at their best operating
+    points, and how far an image may be from all views. All views of all images count alike. This,
+    and nothing of a target, is what a default may be chosen by.
     """
     worth: dict[str, list[Any]] = {rule: [] for rule in branches.SELECTIONS}
-    weighted: list[list[float]] = []
+    names = FITTED if fitted.grays is None else (*FITTED, MATCHED)
+    on_grid: dict[str, list[list[float]]] = {name: [] for name in names}
     apart: list[np.ndarray] = []
     for view, branch in zip(programs.views.functions(), programs.views.branch, strict=True):
         for rows, count in chunks(images.total, programs.chunk):
             image, mask = images.stack(rows)
-            seen = see(programs, fitted, view(image))
+            shown = view(image)
+            seen = see(programs, fitted, shown)
             dsc = np.array(
                 [
                     [pixel.pixel_scores(decision.decide(p, fitted.point), m)[2] for p in of_image]
@@ -41,17 +44,19 @@ def measure(programs: Programs, fitted: Fitted, images: Images) -> Fitted:
                 agrees = chosen == chosen[:, -1:]
                 of_chosen = dsc[np.arange(count)[:, None], chosen]
                 worth[rule].append(np.stack([agrees, chosen == branch, of_chosen], axis=-1))
-            shares = branches.weights(
-                seen.by_norms["polarity"][:, -1], programs.settings.temperature
-            )
-            mean = branches.combine(seen.probability, shares)
-            weighted += [
-                decision.dsc_on_grid(p, m) for p, m in zip(mean, mask.astype(bool), strict=True)
-            ]
+            for name, probability in together(programs, fitted, seen, shown, names).items():
+                on_grid[name] += [
+                    decision.dsc_on_grid(p, m)
+                    for p, m in zip(probability, mask.astype(bool), strict=True)
+                ]
     early = {rule: _early(np.concatenate(rows), rule) for rule, rows in worth.items()}
-    point, of_point = decision.best(np.array(weighted))
+    mixtures = {}
+    for name, values in on_grid.items():
+        point, of_point = decision.best(np.array(values))
+        mixtures[name] = Weighted(point, of_point.mean())
     far = np.quantile(np.concatenate(apart).astype(np.float64), NEAR)
-    return fitted._replace(early=early, weighted=Weighted(point, of_point.mean()), far=far)
+    weighted = mixtures.pop(WEIGHTED)
+    return fitted._replace(early=early, weighted=weighted, far=far, mixtures=mixtures)
 
 
 def _early(values: np.ndarray, rule: str) -> Early:

@@ -13,10 +13,11 @@ from mln_flax import parallel
 from mln_flax.data.images import images_of
 from mln_flax.engine.build import network
 from mln_flax.engine.load_data import load_data
-from mln_flax.methods.mln import answer, bank, branches, passes, worth
+from mln_flax.methods.mln import answer, bank, branches, passes, recorded, worth
 from mln_flax.methods.mln.bank import Early, ViewMap, Weighted
 from mln_flax.metrics import decision, pixel
 from mln_flax.metrics.decision import OperatingPoint
+from mln_flax.types import UserError
 from mln_flax.views import intensity
 
 MOMENT_RULES = branches.BY_MOMENTS
@@ -244,6 +245,74 @@ def test_the_weighted_answer_is_that_of_all_branches(programs, fitted, images, w
     assert branches_of(answers) == [fact["chosen"]["polarity"] for fact in full.facts]
 
 
+@pytest.mark.parametrize("mixing", branches.MIXINGS)
+def test_a_mixture_answers_in_one_pass(programs, fitted, images, whole, mixing):
+    """By weights of one branch as that branch; by the settings' weights as the network by hand."""
+    name, point = recorded.MIXED[mixing], OperatingPoint(0.55, 3)
+    model = fitted._replace(mixtures=fitted.mixtures | {name: Weighted(point)})
+    asked = with_rule(programs, "polarity", True, "mixed", temperature=60.0)
+    settings = dataclasses.replace(asked.settings, mixing=mixing)
+    asked = asked._replace(settings=settings)
+    distances = whole.by_norms["polarity"][:, -1]
+    weights = branches.mixing_weights(distances, mixing, 60.0, (False, False, True))
+    alone = jax.jit(partial(passes.in_branch, programs.model.clone(num_branches=1)))
+    by_hand = [
+        alone(
+            {"params": jax.tree_util.tree_map_with_path(partial(mixed_rows, share), model.params)},
+            image[None, :, :, None],
+            np.zeros(1, np.int32),
+        )
+        for share, image in zip(weights, images, strict=True)
+    ]
+    answers, full = answer.answer(asked, model, images), answer.answer_all(asked, model, images)
+    assert set(full.chosen) == {name}
+    assert_same_answer(answers, full, np.concatenate(by_hand), point)
+    assert np.count_nonzero(weights, axis=1).max() > 1
+    shares = [list(fact["shares"].values()) for fact in answers.facts]
+    np.testing.assert_allclose(shares, weights, rtol=1e-4, atol=1e-6)
+    one_hot = np.eye(K, dtype=np.float32)[np.arange(7) % K]
+    found = answer.mixed(programs, fitted, images, one_hot)
+    wanted = whole.probability[np.arange(7), np.arange(7) % K]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    order = np.random.default_rng(0).permutation(7)
+    again = answer.mixed(programs, fitted, images[order], weights[order])
+    np.testing.assert_allclose(again, full.maps[name][order], atol=1e-6)
+
+
+def mixed_rows(weights, path, leaf):
+    """The rows of a norm mixed to one, [1, C]; other parameters as they are."""
+    is_of_norm = path[-1].key in ("scale", "bias") and path[-2].key.startswith("norm")
+    return weights[None] @ leaf if is_of_norm else leaf
+
+
+def test_the_surest_branch_weighs_most(programs, fitted, images, whole):
+    point = OperatingPoint(0.5, 3)
+    model = fitted._replace(mixtures=fitted.mixtures | {"entropy": Weighted(point)})
+    asked = with_rule(programs, "cosine", True, "entropy")
+    answers, full = answer.answer(asked, model, images), answer.answer_all(asked, model, images)
+    entropy = branches.balanced_entropy(whole.probability)
+    weights = np.exp(-entropy / 0.1) / np.exp(-entropy / 0.1).sum(axis=1, keepdims=True)
+    assert set(full.chosen) == {"entropy"} and not answers.facts[0]["early"]
+    mean = np.einsum("nk,nkhw->nhw", weights, whole.probability)
+    assert_same_answer(answers, full, mean, point)
+    np.testing.assert_allclose(
+        [list(fact["shares"].values()) for fact in answers.facts], weights, rtol=1e-3
+    )
+    common = np.ones((len(images), K), np.float32)  # by which all branches are as near
+    given = answer.answer(asked, model, images, common)
+    np.testing.assert_allclose(probability_of(given), mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", [{"answer": "mixed"}, {"answer": "entropy"}])
+def test_a_model_without_an_operating_point_for_it_is_refused(programs, fitted, images, way):
+    older = fitted._replace(mixtures={})
+    asked = programs._replace(settings=dataclasses.replace(programs.settings, **way))
+    with pytest.raises(UserError, match="fitted without it and has no operating point"):
+        answer.answer(asked, older, images)
+    maps = answer.answer_all(programs, older, images).maps
+    assert list(maps) == [*tiny.VIEWS, "union", "weighted"]
+
+
 @pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("rule", ["cosine", "polarity"])
 def test_the_union_is_that_of_all_branches(programs, fitted, images, whole, rule, early):
@@ -265,7 +334,8 @@ def test_every_map_stands_beside_what_chose_between_them(programs, fitted, image
     for by_moments in MOMENT_RULES:
         model = from_norms(model, by_moments, 1)
     full = answer.answer_all(with_rule(programs, rule), model, images)
-    assert list(full.maps) == [*tiny.VIEWS, "union", "weighted"] == list(full.points)
+    together = ["union", *recorded.FITTED]
+    assert list(full.maps) == [*tiny.VIEWS, *together] == list(full.points)
     for branch, name in enumerate(tiny.VIEWS):
         np.testing.assert_array_equal(full.maps[name], whole.probability[:, branch])
         assert full.points[name] == full.points["union"] == fitted.point

@@ -156,6 +156,7 @@ def test_the_tree_holds_nested_arrays_and_gives_all_back(fitted):
     early = bank.Early(np.int64(2), *np.random.default_rng(3).random((3, 5)))
     weighted = bank.Weighted(OperatingPoint(0.9, 4), 0.25)
     fitted = fitted._replace(early={"cosine": early}, weighted=weighted)
+    fitted = fitted._replace(mixtures={"mixed by polarity": bank.Weighted(dsc=np.float64(0.5))})
     tree = bank.to_tree(fitted)
     for path, leaf in flax.traverse_util.flatten_dict(tree).items():
         assert all(isinstance(name, str) and "/" not in name for name in path)

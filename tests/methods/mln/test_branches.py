@@ -1,5 +1,6 @@
 """Banks, distances and choices against plain numpy, one image and one branch at a time."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -253,14 +254,53 @@ def test_of_many_branches_none_may_be_left_out_for_being_one_of_many():
 
 def test_shares_of_each_answer():
     d = np.array([[3.0, 1.0, 2.0], [0.2, 0.4, 0.2]])
-    nearest = branches.shares(d, "branch", 5.0)
+
+    def shares(**settings):
+        return branches.shares(d, inverted=(False, False, True), **settings)
+
+    nearest = shares(answer="branch", temperature=5.0)
     np.testing.assert_array_equal(nearest, [[0, 1, 0], [1, 0, 0]])
-    np.testing.assert_array_equal(branches.shares(d, "union"), np.ones((2, 3)))
+    for answer in branches.BY_MAPS:
+        np.testing.assert_array_equal(shares(answer=answer), np.ones((2, 3)))
+    of_polarity = shares(answer="mixed", mixing="polarity")
+    np.testing.assert_array_equal(of_polarity, [[0.5, 0.5, 0], [0.5, 0.5, 0]])
     for temperature in (1.0, 3.0):
-        weighted = branches.shares(d, "weighted", temperature)
+        weighted = shares(answer="weighted", temperature=temperature)
+        mixed = shares(answer="mixed", temperature=temperature)
+        np.testing.assert_array_equal(mixed, weighted)
         expected = softmax(-d / temperature, axis=1)
         np.testing.assert_allclose(weighted, expected, rtol=1e-5)
         assert nearest.dtype == weighted.dtype == np.float32
+
+
+def test_polarity_mixes_the_branches_of_the_likelier_side_alike():
+    """By the sums of the probabilities on either side, not by the nearest branch."""
+    p = np.array([[0.3, 0.3, 0.4], [0.1, 0.1, 0.8], [0.25, 0.25, 0.5]])
+    found = branches.mixing_weights(-np.log(p), "polarity", 1.0, (False, False, True))
+    np.testing.assert_array_equal(found[:2], [[0.5, 0.5, 0], [0, 0, 1]])
+    turned = branches.mixing_weights(jnp.asarray(-np.log(p)), "polarity", 1.0, (True, True, False))
+    np.testing.assert_array_equal(turned[:2], found[:2])
+    for inverted in (False, True):  # branches of one polarity alone
+        alike = branches.mixing_weights(-np.log(p), "polarity", 1.0, (inverted,) * 3)
+        np.testing.assert_allclose(alike, np.full((3, 3), 1 / 3), rtol=1e-6)
+
+
+def test_entropy_of_either_side_counts_half():
+    """Weights by hand: one sure branch, one that is unsure of its lesion, one that finds none."""
+    sure, unsure, none = np.full((3, 4, 4), 0.01, np.float32)
+    sure[0, 0], unsure[0, :2] = 0.99, 0.6
+
+    def h(p):
+        return -p * np.log(p) - (1 - p) * np.log(1 - p)
+
+    wanted = np.array([h(0.01), (h(0.01) + h(0.6)) / 2, (h(0.01) + np.log(2)) / 2])
+    maps = np.stack([sure, unsure, none])[None]
+    for given in (maps, jnp.asarray(maps)):
+        np.testing.assert_allclose(branches.balanced_entropy(given)[0], wanted, rtol=1e-5)
+        for temperature in (0.1, 1.0):
+            found = branches.entropy_weights(given, temperature)
+            np.testing.assert_allclose(found[0], softmax(-wanted / temperature), rtol=1e-4)
+    assert np.isfinite(branches.balanced_entropy(np.float32([[[0, 1]]]))).all()
 
 
 def test_combine_is_the_union_or_a_weighted_mean():
@@ -272,7 +312,7 @@ def test_combine_is_the_union_or_a_weighted_mean():
         np.testing.assert_allclose(
             found, np.einsum("bk,bk...->b...", shares, probability), rtol=1e-6
         )
-    nearest_only = branches.combine(p, branches.shares(np.array([[1.0, 0, 2]] * 2), "branch"))
+    nearest_only = branches.combine(p, np.eye(3, dtype=np.float32)[[1, 1]])
     np.testing.assert_array_equal(nearest_only, p[:, 1])
 
 

@@ -35,6 +35,8 @@ def fitted(rule, norms):
         ("standardized", "branch", False),  # by all of them
         ("polarity", "weighted", True),
         ("polarity", "union", False),
+        ("polarity", "mixed", True),
+        ("cosine", "entropy", False),
     ],
 )
 def test_what_is_exported_answers_as_the_method(rule, answer, is_early):
@@ -72,9 +74,9 @@ def test_the_probability_of_given_shares(answer):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("answer", ["branch", "weighted", "union"])
+@pytest.mark.parametrize("answer", branches.ANSWERS)
 def test_given_distances_choose_as_in_the_answer(answer):
-    mln, kept = small_mln.built(answer=answer), small_mln.fitted()
+    mln, kept = small_mln.built(answer=answer, mixing="polarity"), small_mln.fitted()
     common = np.float32([[3, 1, 9], [0, 2, 1], [5, 5.5, 1], [2, 2, 2], [9, 1, 8]])
     expected = mln.answer(kept, IMAGE, common)
     out = jax.device_get(jax.jit(mln.traced(kept))(IMAGE, common))
