@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mln_flax.config import NetworkSettings, below_one, each_positive, one_of, positive
-from mln_flax.models import core, moments, norm_kinds, swin, unet
+from mln_flax.models import anscombe, core, moments, norm_kinds, perturbation, swin, unet
 from mln_flax.models.norms import DomainLayerNorm, DomainNorm
 from mln_flax.models.recompute import recomputed
 from mln_flax.types import Moments, UserError
@@ -57,6 +57,8 @@ class ConvSwinUnet(nn.Module):
       statistics: "channel" or "layer", see `DomainNorm`.
       momentum: of the running statistics.
       axis_name: the device axis, or None.
+      perturbation: noise on the channel statistics of the first scales, see `perturbation`.
+      equalize_noise: the image goes through `anscombe.equalized`.
     """
 
     num_classes: int = 2
@@ -72,6 +74,8 @@ class ConvSwinUnet(nn.Module):
     statistics: str = "channel"
     momentum: float = 0.95
     axis_name: str | None = None
+    perturbation: float = 0.0
+    equalize_noise: bool = False
 
     @nn.compact
     def __call__(
@@ -81,15 +85,15 @@ class ConvSwinUnet(nn.Module):
 
         Args:
           image: float [B, H, W, channels].
-          branch: int32 [B]: the branch of each sample; a batch may mix branches. Negative marks
-            padding, which counts in no statistics.
-          train: stochastic depth is on, and needs the random stream "dropout"; norms of kind
-            "batch" normalize with the batch.
+          branch: of each sample, as `DomainNorm` takes it; a batch may mix branches.
+          train: stochastic depth and perturbation are on, and need the random stream "dropout";
+            norms of kind "batch" normalize with the batch.
 
         Returns:
           logits float32 [B, H, W, num_classes], and {"moments": {path: (mean, std)}}.
         """
         height, width = image.shape[1:3]
+        image = anscombe.equalized(image) if self.equalize_noise else image
         side = 2 ** (len(self.widths) - 1)  # of a pixel of the last scale
         padding = ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
         image = jnp.pad(image.astype(self.dtype), padding, mode="edge")
@@ -106,6 +110,8 @@ class ConvSwinUnet(nn.Module):
             x = self._stage(f"down_{i}", i, unet.max_pool(x) if i else x, branch, train)
             if i >= plain:
                 x = self._blocks(f"down_{i}_blocks", i - plain, x, branch, train)
+            if i < perturbation.STAGES:
+                x = perturbation.Perturbation(self.perturbation, name=f"perturb_{i}")(x, train)
             skips.append(x)
         for i in reversed(range(last)):
             x = unet.Upsample(self.widths[i], self.dtype, name=f"upsample_{i}")(x)
