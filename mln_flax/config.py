@@ -209,6 +209,9 @@ class NetworkSettings:
     # Moments per channel, or of the whole layer (Eq. 10-11).
     statistics: Annotated[str, one_of("channel", "layer")] = "channel"
     momentum: Annotated[float, share] = 0.95  # of the running statistics
+    # Training starts from these weights: "detector", those in the box, or the folder of a trained
+    # run or of a packed model. Read once, before the first step.
+    init_from: str = ""
 
     def check(self) -> None:
         """Raises UserError for masks of more than two classes."""

@@ -6,7 +6,7 @@ from mln_flax import parallel
 from mln_flax.benchmark import run as benchmark
 from mln_flax.benchmark import summary
 from mln_flax.config import Config
-from mln_flax.engine import export, predict, stop
+from mln_flax.engine import export, pack, predict, stop
 from mln_flax.engine import run as one_run
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run, build
@@ -35,7 +35,7 @@ def run(
         one_run.prepare_data(config, workdir, wanted=())
         return 0
     assert workdir is not None
-    if mode not in ("report", "predict", "export"):  # each process would write the same
+    if mode not in ("report", "predict", "export", "pack"):  # each process would write the same
         parallel.initialize(config.train.distributed)
     workdirs.cache_compiled(config)
     run_of_config = build(config)
@@ -47,6 +47,8 @@ def run(
         return predict.predict(config, workdir, paths, output, overwrite, command)
     if mode == "export":
         return export.export(config, workdir, output, overwrite)
+    if mode == "pack":
+        return pack.pack(config, workdir, output, overwrite)
     if mode == "prepare":
         with one_run.read_data(run_of_config, workdir):
             return 0
