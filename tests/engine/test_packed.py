@@ -57,11 +57,12 @@ def test_a_packed_model_answers_as_its_workdir_does(both, tmp_path):  # noqa: F8
     """Every file to the bit but for times, commands and pages."""
     workdir, folder = both
     image = answering.save(tmp_path / "in" / "a.png", answering.mammogram(), bits=16)
+    reasons = ["--config.predict.explain_tiles=1", "--config.predict.attribution=false"]
     outputs = tmp_path / "of_run", tmp_path / "of_packed"
     for place, out in zip((workdir, folder), outputs, strict=True):
         words = [f"--workdir={place}", "--mode=predict", f"--output={out}"]
         point = ["--config.predict.threshold=0.3", "--config.predict.min_count=1"]
-        assert main([*words, *point, str(image)]) == 0
+        assert main([*words, *point, *reasons, str(image)]) == 0
     pictures = [path.name for path in outputs[0].iterdir() if path.suffix in (".png", ".jpg")]
     assert len(pictures) >= 4
     for name in (*pictures, *IN_FOLDER):
