@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tomllib
 
 import answering
 import boxes
@@ -236,3 +237,13 @@ def test_the_shipped_box_can_be_read_and_is_small():
     detector = settings.load_file(str(tiny.ROOT / "configs" / "detector.py"))
     assert Predictor().run.config.model == detector.model
     assert str(tiny.ROOT) not in (packed.DETECTOR / packed.FACTS).read_text()
+
+
+def test_a_wheel_would_contain_the_box():
+    project = tomllib.loads((tiny.ROOT / "pyproject.toml").read_text())
+    (pattern,) = project["tool"]["setuptools"]["package-data"]["mln_flax"]
+    package = tiny.ROOT / "mln_flax"
+    assert packed.DETECTOR == package / "detector" and packed.DETECTOR.is_dir()
+    for name in (packed.WEIGHTS, packed.FACTS):
+        assert (packed.DETECTOR / name).relative_to(package).match(pattern)
+    assert "safetensors" in (tiny.ROOT / "requirements.txt").read_text()
