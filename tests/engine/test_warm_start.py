@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import boxes
 import jax
@@ -13,6 +14,7 @@ from tiny import refused
 from mln_flax.engine import states, stored
 from mln_flax.engine.build import build
 from mln_flax.engine.hashes import tree_hash
+from mln_flax.engine.warm_start import from_trained
 from mln_flax.main import main
 from mln_flax.types import UserError
 
@@ -28,7 +30,9 @@ def of_mln(tiny_workdir, tmp_path_factory):
 
 
 def started(folder, **changes):
-    return states.start(build(tiny.config(**{"model__init_from": str(folder)} | changes)))
+    """The start of a run, with shapes in place of what would be drawn."""
+    run = build(tiny.config(**{"model__init_from": str(folder)} | changes))
+    return from_trained(run, jax.eval_shape(partial(states.random_state, run)))
 
 
 def assert_same(one, other):
@@ -76,8 +80,8 @@ def test_mln_starts_from_a_packed_folder_and_from_a_workdir(of_mln, tiny_workdir
         assert_same(begun.state.domain_stats, tree["domain_stats"])
         assert "copied" not in begun.facts["parameters"]
         assert begun.facts["model"] == tree_hash(tree)
-        assert int(begun.state.step) == 0
-        assert_same(begun.state.opt_state, states.random_state(build(tiny.config())).opt_state)
+        drawn = jax.tree.leaves((begun.state.step, begun.state.opt_state))
+        assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in drawn)  # as at random
 
 
 def test_other_branches_take_the_first(of_mln):
@@ -110,11 +114,12 @@ def test_another_norm_is_said(plain):
     assert "parameters: not used: down_0/conv1/bias, down_0/conv2/bias" in begun.lines
 
 
+OTHER = tiny.PLAIN | {"model__widths": "5"}
 UNFIT = {
-    "widths": ({"model__widths": "5"}, "down_0/conv1/bias is (4,) there and (5,) here (and "),
-    "which": ({"model__widths": "5"}, "what differs is model.widths: [4] -> [5]"),
+    "widths": (OTHER, "down_0/conv1/bias is (4,) there and (5,) here (and "),
+    "which": (OTHER, "what differs is model.widths: [4] -> [5]"),
     "network": (
-        {"model__name": "swin_unet", "model__preset": "demo"},
+        {"method__name": "supervised"},
         "is a unet, and this network a swin_unet; allowed is --config.model.name=unet with",
     ),
 }
@@ -123,7 +128,7 @@ UNFIT = {
 @pytest.mark.parametrize("what", UNFIT)
 def test_what_does_not_fit_is_one_line_before_anything_is_written(what, plain, tmp_path, capsys):
     changes, message = UNFIT[what]
-    words = tiny.flags(tmp_path / "run", **tiny.PLAIN | changes, model__init_from=str(plain))
+    words = tiny.flags(tmp_path / "run", **changes, model__init_from=str(plain))
     err = refused(capsys, words)
     assert f"error: --config.model.init_from={plain}: " in err and message in err
     assert len(err.splitlines()) == 1 and not list(tmp_path.iterdir())
