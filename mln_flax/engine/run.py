@@ -45,7 +45,7 @@ def train_all(
     if model.exists() and lines.exists() and not whole:
         return
     if not model.exists() and not checkpoint.is_begun(workdir):
-        states.check(run)  # what is wrong with it is said before anything is written
+        states.refuse_unfit_start(run)  # what is wrong with it is said before anything is written
     with read_data(run, workdir, data) as read:
         if not model.exists():
             workdirs.write_environment(workdir, command)

@@ -32,7 +32,7 @@ def start(run: Run) -> Start:
     return _started(run, random_state(run))
 
 
-def check(run: Run) -> None:
+def refuse_unfit_start(run: Run) -> None:
     """Raises UserError where a run cannot start from what its settings name."""
     if pretrained_path(run) or run.config.model.init_from:
         _started(run, jax.eval_shape(partial(random_state, run)))

@@ -152,4 +152,4 @@ def test_what_is_no_model_is_refused(plain_workdir, tmp_path, capsys, monkeypatc
 def test_one_start_alone(plain):
     config = tiny.config(model__init_from=str(plain), model__pretrained="a.npz")
     with pytest.raises(UserError, match="a run starts from one thing"):
-        states.check(build(config))
+        states.refuse_unfit_start(build(config))
