@@ -216,6 +216,9 @@ class NetworkSettings:
     # Noise on the channel statistics of the first stages in training; 0.75 as published, 0 is none.
     perturbation: Annotated[float, not_negative] = 0.0
     equalize_noise: bool = False  # a generalized Anscombe transform of each image, as input
+    # Training starts from these weights: "detector", those in the box, or the folder of a trained
+    # run or of a packed model. Read once, before the first step.
+    init_from: str = ""
 
     def check(self) -> None:
         """Raises UserError for masks of more than two classes."""

@@ -12,15 +12,17 @@ from typing import NoReturn
 
 from mln_flax import config as configs
 from mln_flax import files, settings
-from mln_flax.engine import large_pages
+from mln_flax.engine import large_pages, packed
 from mln_flax.experiments import core
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
 MODES = tuple(
-    "train prepare evaluate predict froc export export-phantoms report summary benchmark "
+    "train prepare evaluate predict froc export export-phantoms pack report summary benchmark "
     "experiment".split()
 )
+# These take the weights in the box, and any packed model.
+ANSWERING = ("predict", "froc", "export")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,12 +60,13 @@ def run(argv: Sequence[str]) -> int:
     needs_none = flags.mode in ("summary", "benchmark", "export-phantoms") or (
         flags.mode == "prepare" and "data.prepared_dir" in overrides
     )
-    if not flags.workdir and not needs_none:
+    if not flags.workdir and not needs_none and flags.mode not in ANSWERING:
         raise UserError("--workdir is missing: the folder for checkpoints, records and the report")
-    workdir = Path(flags.workdir) if flags.workdir else None
+    workdir = folder_of(flags)
     command = f"python -m mln_flax.main {shlex.join(argv)}"
     if flags.mode in ("predict", "froc"):  # without paths: folders may be called as patients are
-        own = f"--mode={flags.mode} --workdir={Path(flags.workdir).name}"
+        given = f" --workdir={Path(flags.workdir).name}" if flags.workdir else ""
+        own = f"--mode={flags.mode}{given}"
         command = f"python -m mln_flax.main {own} {shlex.join(changes_of(overrides))}".rstrip()
     if workdir and (flags.mode == "experiment" or (workdir / core.FILE).exists()):
         return run_experiment(flags, overrides, workdir, command)
@@ -78,6 +81,26 @@ def run(argv: Sequence[str]) -> int:
     return modes.run(
         flags.mode, config, workdir, files_given, flags.output, command, flags.overwrite
     )
+
+
+def folder_of(flags: argparse.Namespace) -> Path | None:
+    """The workdir or packed model that is meant; the weights in the box where answers need none."""
+    folder = Path(flags.workdir) if flags.workdir else None
+    if folder is None and flags.mode in ANSWERING:
+        folder = packed.DETECTOR
+    if folder is None or not packed.is_packed(folder):
+        return folder
+    if flags.mode not in ANSWERING:
+        raise UserError(
+            f"--workdir={flags.workdir}: holds a packed model, for --mode=predict and "
+            f"--mode=export; a training starts from it by --config.model.init_from={flags.workdir}"
+        )
+    if flags.config:
+        raise UserError(
+            f"--config={flags.config}: the {packed.title(folder)} have settings of their own; "
+            "leave it out, or give the --workdir of a run with these"
+        )
+    return folder
 
 
 def changes_of(overrides: Mapping[str, str]) -> list[str]:
@@ -122,6 +145,8 @@ def choose(path: str, overrides: dict[str, str], workdir: Path | None) -> config
         config = settings.load_file(path)
     elif workdir and (workdir / "config.json").exists():
         config = settings.read_json(workdir / "config.json")
+    elif workdir and packed.is_packed(workdir):
+        config = packed.config_of(workdir)
     elif workdir:
         raise UserError(
             f"--workdir={workdir} holds neither a run nor an experiment, and --config is missing: "
@@ -165,7 +190,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list
     parser.add_argument(
         "--output",
         default="",
-        help="predict, froc, export-phantoms: folder for what is written; export: the file",
+        help="predict, froc, export-phantoms, pack: folder for what is written; export: the file",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace answers of another model, or a file"

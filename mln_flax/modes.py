@@ -7,7 +7,7 @@ from mln_flax.benchmark import run as benchmark
 from mln_flax.benchmark import summary
 from mln_flax.config import Config
 from mln_flax.data.phantom_files import export as phantom_export
-from mln_flax.engine import export, froc_run, predict, stop
+from mln_flax.engine import export, froc_run, pack, predict, stop
 from mln_flax.engine import run as one_run
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run, build
@@ -38,7 +38,8 @@ def run(
         one_run.prepare_data(config, workdir, wanted=())
         return 0
     assert workdir is not None
-    if mode not in ("report", "predict", "export", "froc"):  # each process would write the same
+    # Each process would write the same.
+    if mode not in ("report", "predict", "export", "froc", "pack"):
         parallel.initialize(config.train.distributed)
     workdirs.cache_compiled(config)
     if mode == "froc":  # whose data are not the model's
@@ -52,6 +53,8 @@ def run(
         return predict.predict(config, workdir, paths, output, overwrite, command)
     if mode == "export":
         return export.export(config, workdir, output, overwrite)
+    if mode == "pack":
+        return pack.pack(config, workdir, output, overwrite)
     if mode == "prepare":
         with one_run.read_data(run_of_config, workdir):
             return 0

@@ -4,11 +4,12 @@ import ast
 import pathlib
 import zipfile
 
+import boxes
 import pytest
 import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
-NAMES = ("quickstart", "own_images", "tables")
+NAMES = ("quickstart", "own_images", "detector", "tables")
 STEPS = int(tiny.SETTINGS["train.steps"])
 UNET = {"model__name": "unet", "model__widths": "4"}  # compiles faster than the Swin-Unet
 # Whole phantoms of a tile or two, with some for the operating point.
@@ -150,6 +151,27 @@ def test_own_images_without_images_or_a_model(quickstart, tmp_path):
     assert "src=&quot;ffdm" not in page  # every picture is inside
     with zipfile.ZipFile(f"{output}.zip") as archive:
         assert {"index.html", "clusters.csv", "film_mask.png"} <= set(archive.namelist())
+
+
+def test_the_detector_answers_and_is_trained_further(plain_workdir, tmp_path):
+    packed = boxes.pack(plain_workdir, tmp_path / "packed")
+    network = {"model.widths": "4", "model.norm": "channel", "train.steps": "2"}
+    few = {"size": "32", "tiles.rows": "2", "tiles.columns": "2", "workers": "1"}
+    changes = network | {f"data.{name}": value for name, value in few.items()}
+    changes |= {"views.names": "identity", "train.batch_size": "2", "train.cache_compiled": "false"}
+    places = {"WEIGHTS": packed, "OUTPUT": tmp_path / "out", "TUNED": tmp_path / "tuned"}
+    values = {name: str(path) for name, path in places.items()} | {"DRAWN": str(tmp_path / "drawn")}
+    sizes = {"PIXEL_MM": PIXEL_MM, "SIDE": 96}
+    outputs = run(read("detector"), OVERRIDES=flags(changes), **values, **sizes)
+    assert "2 images in" in printed(outputs["images"])
+    assert "image/png" in outputs["answer"][0].data
+    assert "weights of a packed model; probability above" in printed(outputs["facts"])
+    assert "2 images answered" in printed(outputs["folder"])
+    assert "10 images with masks in" in printed(outputs["labeled"])
+    assert "parameters: 10 arrays taken as they are" in printed(outputs["tune"])
+    assert str(packed) in printed(outputs["tune"]).splitlines()[-1]
+    assert "weights of a workdir: " in printed(outputs["tuned"])
+    assert "folder (source)" in printed(outputs["tuned"])
 
 
 def test_tables_run(tmp_path):

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mln_flax import files, locks
+from mln_flax.engine.hashes import text_hash
 from mln_flax.engine.inputs import MANIFEST, Inputs
-from mln_flax.engine.origin import Origin, text_hash
+from mln_flax.engine.origin import Origin
 from mln_flax.results import answer_tables, answers_page
 from mln_flax.types import Record, UserError
 

@@ -43,6 +43,12 @@ def manager(workdir: Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=options)
 
 
+def is_begun(workdir: Path) -> bool:
+    """Whether a workdir holds a state that training goes on from."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
+
+
 def save(
     checkpoints: ocp.CheckpointManager, step: int, state: Any, validation_dsc: float | None
 ) -> None:

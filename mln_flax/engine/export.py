@@ -63,7 +63,7 @@ def export(config: Config, workdir: Path, output: str, overwrite: bool = False) 
 
     Args:
       config: of the run.
-      workdir: that holds its model.
+      workdir: that holds its model, or a packed model.
       output: the file.
       overwrite: a file that is there is replaced.
 
@@ -229,6 +229,7 @@ def facts_of(predictor: Predictor, names: list[str]) -> Record:
         "views": predictor.run.view_names,
         "method": config.method.name,
         "network": config.model.name,
+        "weights": predictor.weights,
         "hashes": {"model": origin.model, "config": origin.config},
         "versions": origin.versions,
     }

@@ -1,4 +1,4 @@
-"""The trained model of a workdir, as its method kept it."""
+"""A trained model, as its method kept it."""
 
 from functools import partial
 from pathlib import Path
@@ -7,22 +7,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from mln_flax.engine import checkpoint
+from mln_flax.engine import packed, stored
 from mln_flax.engine.build import Run
 from mln_flax.engine.states import random_state
-from mln_flax.engine.workdir import MODEL
 from mln_flax.types import UserError
 
 
 def load_model(run: Run, workdir: Path) -> Any:
-    """What the run's method kept of its training, as it lies in a workdir.
+    """What the run's method kept of its training, as it lies in a workdir or packed.
 
     Raises:
       UserError: there is none yet, or one of another form.
     """
-    if not (workdir / MODEL).exists():
-        raise UserError(f"--workdir={workdir}: holds no trained model; run --mode=train first")
-    tree = checkpoint.load_tree(workdir / MODEL)
+    tree = stored.tree_of(workdir)
     state = jax.eval_shape(partial(random_state, run))
     try:
         fitted = run.kind.from_tree(tree)
@@ -30,6 +27,10 @@ def load_model(run: Run, workdir: Path) -> Any:
             raise KeyError("params")  # of another network
         return fitted
     except (KeyError, TypeError):
+        if packed.is_packed(workdir):
+            raise UserError(
+                f"{workdir}: packed by another version, whose method kept other things"
+            ) from None
         raise UserError(
             f"--workdir={workdir}: its model was written by another version, which kept other "
             "things; train again in another workdir"

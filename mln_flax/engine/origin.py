@@ -1,17 +1,21 @@
 """What an answer was made of: hashes of file, model and settings, and versions."""
 
-import hashlib
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from mln_flax import files
+from mln_flax.config import Config
+from mln_flax.engine import packed, whole_model
 from mln_flax.engine import workdir as workdirs
+from mln_flax.engine.hashes import text_hash, tree_hash
 from mln_flax.engine.predictor import Predictor
 from mln_flax.settings import after_training, flat, to_dict
 
+# Settings that name files and folders, by their groups.
+PLACES = {
+    "data": ("dir", "prepared_dir", "also", "also_dirs"),
+    "model": ("pretrained", "init_from"),
+    "benchmark": ("against",),
+}
 LIBRARIES = ("jax", "flax", "numpy", "scipy")
 
 
@@ -33,7 +37,7 @@ def origin_of(predictor: Predictor) -> Origin:
     run = predictor.run
     kept = run.kind.to_tree(predictor.fitted)
     whole = predictor.whole
-    settings = flat(to_dict(run.config))
+    settings = flat(without_places(run.config))
     passing = after_training(run.config)
     matter = {
         name: value
@@ -41,7 +45,7 @@ def origin_of(predictor: Predictor) -> Origin:
         if name != "predict.batch_size"
         and (name.startswith(("predict.", "method.")) or name not in passing)
     }
-    text = repr(sorted(matter.items())) + repr(whole)
+    text = repr(sorted(matter.items())) + repr(whole_model.decisive(whole))
     return Origin(
         tree_hash(kept),
         text_hash(text),
@@ -50,32 +54,14 @@ def origin_of(predictor: Predictor) -> Origin:
     )
 
 
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with files.naming(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def text_hash(text: str) -> str:
-    """The SHA-256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def tree_hash(tree: Any) -> str:
-    """The SHA-256 of nested dicts of arrays: of names, kinds, shapes and values."""
-    digest = hashlib.sha256()
-
-    def add(node: Any, path: str) -> None:
-        if isinstance(node, dict):
-            for name in sorted(node):
-                add(node[name], f"{path}/{name}")
-            return
-        array = np.ascontiguousarray(node)
-        digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-
-    add(tree, "")
-    return digest.hexdigest()
+def without_places(config: Config) -> dict[str, Any]:
+    """The settings without files and folders of this machine: answers are given to others."""
+    stored = to_dict(config)
+    for group, names in PLACES.items():
+        for name in names:
+            if stored[group].get(name) not in (None, packed.BOX):
+                stored[group][name] = type(stored[group][name])()
+    return stored
 
 
 def versions(commit: str) -> dict[str, str]:

@@ -2,21 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mln_flax import files
 from mln_flax.config import Config
 from mln_flax.engine import answer_folder, inputs
 from mln_flax.engine.inputs import MANIFEST
-from mln_flax.engine.origin import origin_of
+from mln_flax.engine.origin import origin_of, without_places
 from mln_flax.engine.predictor import Predictor
 from mln_flax.engine.session import Session, counted
 from mln_flax.engine.stop import EXIT_CODES, StopSignal
 from mln_flax.results import answer_tables, answers_page, whole_section
-from mln_flax.settings import to_dict
 from mln_flax.types import UserError
-
-PLACES = ("dir", "prepared_dir", "also", "also_dirs")  # of `data`: folders of this machine
 
 
 def predict(
@@ -33,7 +29,7 @@ def predict(
 
     Args:
       config: of the run.
-      workdir: that holds its model.
+      workdir: that holds its model, or a packed model.
       paths: image files, and folders, which are searched with all that is below them.
       output: the folder for the answers; they stand in it as the images stand in theirs.
       overwrite: answers of another model, other settings or images give way.
@@ -51,7 +47,13 @@ def predict(
     given = inputs.find(paths, folder)
     predictor = Predictor.of(config, workdir)
     origin = origin_of(predictor)
-    about = {"command": command, "versions": origin.versions, "config": without_places(config)}
+    about = {
+        "weights": predictor.weights,
+        "command": command,
+        "versions": origin.versions,
+        "config": without_places(config),
+    }
+    print(f"predict: {predictor.weights}, model {origin.model[:12]}", flush=True)
     for warning in predictor.warnings:
         print(f"predict: {warning}", flush=True)
     stop = StopSignal()
@@ -77,9 +79,3 @@ def predict(
     )
     print(f"predict: page: {page}", flush=True)
     return 1 if session.left_out else 0
-
-
-def without_places(config: Config) -> dict[str, Any]:
-    """The settings without the folders of this machine: answers are given to others."""
-    stored = to_dict(config)
-    return stored | {"data": {k: v for k, v in stored["data"].items() if k not in PLACES}}

@@ -11,7 +11,7 @@ import numpy as np
 
 from mln_flax import settings
 from mln_flax.config import Config, validate
-from mln_flax.engine import explain, whole, whole_model
+from mln_flax.engine import explain, packed, stored, whole, whole_model
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run, build
 from mln_flax.engine.model import load_model
@@ -88,43 +88,49 @@ class _Unfinished(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained model, ready to answer whole images of any size."""
+    """A trained model, ready to answer whole images of any size; by itself that in the box."""
 
-    run: Run
-    fitted: Any
-    whole: WholeModel | None
-    tiling: Tiling
-    trained_side: int  # of the training images, pixels
+    run: Run = None  # type: ignore[assignment]  # None: all is that of the weights in the box
+    fitted: Any = None
+    whole: WholeModel | None = None
+    tiling: Tiling = Tiling(0, 0)
+    trained_side: int = 0  # of the training images, pixels
+    weights: str = "weights in memory"  # where they come from
+
+    def __post_init__(self) -> None:
+        """Takes the weights in the box where none are given; raises UserError without them."""
+        if self.run is None:
+            of_box = type(self).from_workdir()
+            for entry in dataclasses.fields(self):
+                object.__setattr__(self, entry.name, getattr(of_box, entry.name))
 
     @classmethod
     def from_workdir(
-        cls, workdir: str | Path, changes: Mapping[str, str] | None = None
+        cls, workdir: str | Path | None = None, changes: Mapping[str, str] | None = None
     ) -> "Predictor":
         """The predictor of a trained workdir.
 
         Args:
-          workdir: of the run.
+          workdir: of the run, or a packed model; None: the weights in the box.
           changes: of settings, such as `{"predict.keep": "all"}`.
 
         Raises:
           UserError: there is no trained model, or a setting that does not exist.
         """
-        path = Path(workdir)
-        if not (path / "config.json").exists():
-            raise UserError(f"{path}: holds no run; train one with --workdir={path}")
-        config = settings.override_all(
-            settings.read_json(path / "config.json"), dict(changes or {})
-        )
+        path = packed.DETECTOR if workdir is None else Path(workdir)
+        config = settings.override_all(stored.config_of(path), dict(changes or {}))
         validate(config)
+        workdirs.refuse_other_settings(path, config)
         return cls.of(config, path)
 
     @classmethod
     def of(cls, config: Config, workdir: Path) -> "Predictor":
-        """The predictor of a config and its workdir."""
+        """The predictor of a config and its workdir or packed model."""
         workdirs.cache_compiled(config)
         run = run_of_tiles(config)
         fitted = load_model(run, workdir)
-        return cls.of_model(config, fitted, whole_model.read(workdir))
+        predictor = cls.of_model(config, fitted, whole_model.read(workdir))
+        return dataclasses.replace(predictor, weights=packed.title(workdir))
 
     @classmethod
     def of_model(cls, config: Config, fitted: Any, kept: WholeModel | None) -> "Predictor":

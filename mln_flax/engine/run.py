@@ -9,7 +9,7 @@ from mln_flax import parallel
 from mln_flax.config import Config
 from mln_flax.data.core import DataSet
 from mln_flax.data.prepare import prepare, prepared_set
-from mln_flax.engine import evaluate, states, stop, train, whole_model, whole_records
+from mln_flax.engine import checkpoint, evaluate, states, stop, train, whole_model, whole_records
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run
 from mln_flax.engine.load_data import is_drawn, load_data, prepared_folder
@@ -44,8 +44,8 @@ def train_all(
     whole = whole and not (workdir / whole_model.FILE).exists()
     if model.exists() and lines.exists() and not whole:
         return
-    if states.pretrained_path(run) and not model.exists():
-        states.pretrained(run)  # what is wrong with it is said before anything is written
+    if not model.exists() and not checkpoint.is_begun(workdir):
+        states.refuse_unfit_start(run)  # what is wrong with it is said before anything is written
     with read_data(run, workdir, data) as read:
         if not model.exists():
             workdirs.write_environment(workdir, command)

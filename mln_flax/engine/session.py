@@ -18,8 +18,9 @@ from mln_flax.data.core import Unusable
 from mln_flax.data.readers.reader import Mammogram
 from mln_flax.engine import answer_folder, answers, inputs
 from mln_flax.engine.answers import Segments, Whole
+from mln_flax.engine.hashes import file_hash
 from mln_flax.engine.inputs import Case, Inputs, NoImage
-from mln_flax.engine.origin import Origin, file_hash
+from mln_flax.engine.origin import Origin
 from mln_flax.engine.predictor import Prediction, Predictor, Sized, looked_at
 from mln_flax.engine.stop import Stopped, StopSignal
 from mln_flax.metrics import clusters

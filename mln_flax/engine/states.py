@@ -1,5 +1,6 @@
-"""The state before the first step: random, or with the parameters of a PyTorch checkpoint."""
+"""The state before the first step: random, or with the parameters of what is trained already."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,8 +8,9 @@ import numpy as np
 
 from mln_flax.config import NETWORKS
 from mln_flax.engine.build import Run
+from mln_flax.engine.warm_start import Start, from_trained
 from mln_flax.registry import kind_of
-from mln_flax.types import Batch
+from mln_flax.types import Batch, UserError
 
 
 def random_state(run: Run) -> Any:
@@ -17,13 +19,36 @@ def random_state(run: Run) -> Any:
 
 
 def initial_state(run: Run) -> Any:
-    """The state before the first step: random, or with a PyTorch checkpoint's parameters."""
-    state = random_state(run)
-    if pretrained_path(run):
-        params, report = pretrained(run)
-        print(report)
-        state = state._replace(params=params)
-    return state
+    """The state before the first step, as the settings ask for it."""
+    return start(run).state
+
+
+def start(run: Run) -> Start:
+    """The state before the first step: random, a PyTorch checkpoint's, or a trained model's.
+
+    Raises:
+      UserError: what it starts from cannot be read, or does not fit.
+    """
+    return _started(run, random_state(run))
+
+
+def refuse_unfit_start(run: Run) -> None:
+    """Raises UserError where a run cannot start from what its settings name."""
+    if pretrained_path(run) or run.config.model.init_from:
+        _started(run, jax.eval_shape(partial(random_state, run)))
+
+
+def _started(run: Run, state: Any) -> Start:
+    pytorch, trained = pretrained_path(run), run.config.model.init_from
+    if pytorch and trained:
+        raise UserError(
+            f"--config.model.init_from={trained}: a run starts from one thing, and "
+            f"model.pretrained={pytorch} is another; leave one of them empty"
+        )
+    if pytorch:
+        params, lines = pretrained(run)
+        return Start(state._replace(params=params), lines)
+    return from_trained(run, state) if trained else Start(state)
 
 
 def pretrained_path(run: Run) -> str:

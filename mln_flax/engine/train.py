@@ -9,15 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from mln_flax import parallel
+from mln_flax import files, parallel
 from mln_flax.data.core import DataSet
 from mln_flax.data.images import Images, images_of
 from mln_flax.engine import checkpoint, input_pipeline, optim
 from mln_flax.engine.build import Run, plan, update_of
 from mln_flax.engine.clock import Progress, Stopwatch
-from mln_flax.engine.states import initial_state, random_state
+from mln_flax.engine.states import random_state, start
 from mln_flax.engine.stop import Stopped, StopSignal
-from mln_flax.engine.workdir import LOG, MODEL, read_log, writers
+from mln_flax.engine.workdir import LOG, MODEL, START, read_log, writers
 from mln_flax.methods.core import SCORE
 from mln_flax.results import records
 from mln_flax.types import Record, UserError
@@ -40,7 +40,7 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
     with checkpoint.manager(workdir) as checkpoints, stop.watched(), writers(workdir) as write:
         state = checkpoint.restore(checkpoints, jax.eval_shape(partial(random_state, run)))
         if state is None:
-            state = initial_state(run)
+            state = begun(run, workdir)
         else:
             print(f"training: going on from step {int(state.step)}")
         state = parallel.replicate(state)
@@ -106,6 +106,16 @@ def train(run: Run, data: DataSet, workdir: Path, stop: StopSignal | None = None
                     "the same command goes on from here"
                 )
         return finish(run, checkpoints, state, training, validation, workdir)
+
+
+def begun(run: Run, workdir: Path) -> Any:
+    """The state before the first step; what it starts from is said, and noted in the workdir."""
+    state, lines, facts = start(run)
+    if lines:
+        print(lines, flush=True)
+    if facts and parallel.is_main_process():
+        files.write_json(workdir / START, facts)
+    return state
 
 
 def finish(

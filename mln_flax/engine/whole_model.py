@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mln_flax import files
 from mln_flax.config import Config, PredictConfig
+from mln_flax.engine import packed
 from mln_flax.metrics import froc
 from mln_flax.metrics.clusters import ClusterRule
 from mln_flax.metrics.decision import OperatingPoint, WholePoint
@@ -38,11 +39,17 @@ def write(workdir: Path, whole: WholeModel) -> None:
 
 
 def read(workdir: Path) -> WholeModel | None:
-    """What a workdir stores; None where it stores nothing. Raises UserError for a broken file."""
+    """What a workdir or a packed model stores; None where it stores nothing.
+
+    Raises UserError for a broken file.
+    """
     path = workdir / FILE
-    if not path.exists():
+    if packed.is_packed(workdir):
+        stored = packed.facts(workdir)["whole"]
+    elif path.exists():
+        stored = files.read_json(path)
+    else:
         return None
-    stored = files.read_json(path)
     try:
         whole = WholeModel(**stored)
         spacing = whole.spacing_mm
@@ -51,6 +58,14 @@ def read(workdir: Path) -> WholeModel | None:
         raise UserError(
             f"{path}: written by another version; remove it and run --mode=evaluate again"
         ) from None
+
+
+def decisive(whole: WholeModel | None) -> dict[str, Any]:
+    """What of it decides what is marked: without images' names, and without notes."""
+    if whole is None:
+        return {}
+    lines = [{"detection": line.get("detection")} for line in whole.validation]
+    return whole._replace(validation=lines, notes=())._asdict()
 
 
 def cluster_rule(settings: PredictConfig) -> ClusterRule:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import jax
 
 from mln_flax import files, locks, parallel
 from mln_flax.config import Config
-from mln_flax.engine import input_pipeline
+from mln_flax.engine import input_pipeline, packed
 from mln_flax.results import records
 from mln_flax.settings import PLACES, after_training, differences, read_json, to_dict
 from mln_flax.types import UserError
@@ -21,6 +21,7 @@ from mln_flax.types import UserError
 # Files of a workdir.
 DATA = "data.json"  # what was read, with a hash of its content
 LOG = "train.jsonl"  # a line for some steps and for every validation
+START = "start.json"  # of `model.init_from`: whose weights, and what became of each
 RECORDS = "records.jsonl"  # a line for each image: there when all is evaluated
 MODEL = "model"  # the folder of a workdir that holds the trained model: there when training is done
 
@@ -29,26 +30,40 @@ def refuse_other_settings(workdir: Path, config: Config) -> None:
     """Raises UserError for a workdir that was made with other settings, or is no folder.
 
     Settings of what comes after training may change, and where the data lies, if its content is
-    known: `claimed` compares it, as soon as it is read.
+    known: `claimed` compares it, as soon as it is read. Of a packed model, its settings.
     """
+    if packed.is_packed(workdir):
+        changed = changes(packed.config_of(workdir), config, after_training(config))
+        if changed:
+            raise UserError(
+                f"{packed.title(workdir)}: belong to other settings ({shortened(changed)}); those "
+                "that come after training may change, as predict.false_clusters"
+            )
+        return
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: is a file; give a folder, or a name not yet taken")
     if (workdir / "config.json").exists():
-        stored = to_dict(read_json(workdir / "config.json"))
         may_change = after_training(config)
         if content_of(workdir) is not None:
             may_change |= PLACES
-        changed = [
-            line
-            for line in differences(stored, to_dict(config))
-            if line.partition(":")[0] not in may_change
-        ]
+        changed = changes(read_json(workdir / "config.json"), config, may_change)
         if changed:
             raise UserError(
-                f"--workdir={workdir} belongs to other settings ({'; '.join(changed[:3])}"
-                + (f"; {len(changed) - 3} more" if len(changed) > 3 else "")
-                + "); take another workdir"
+                f"--workdir={workdir} belongs to other settings ({shortened(changed)}); take "
+                "another workdir"
             )
+
+
+def changes(before: Config, after: Config, may_change: Set[str]) -> list[str]:
+    """Lines such as `optim.b1: 0.9 -> 0.8` for settings that changed and may not."""
+    lines = differences(to_dict(before), to_dict(after))
+    return [line for line in lines if line.partition(":")[0] not in may_change]
+
+
+def shortened(lines: Sequence[str]) -> str:
+    """The first of some lines in one, and how many more there are."""
+    more = f"; {len(lines) - 3} more" if len(lines) > 3 else ""
+    return "; ".join(lines[:3]) + more
 
 
 def content_of(workdir: Path) -> str | None:

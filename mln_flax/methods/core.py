@@ -23,7 +23,7 @@ class TrainState(NamedTuple):
     """All that training needs to go on, for methods of one network and one optimizer.
 
     Others may have any pytree with a `step`. One with `params` can start from a PyTorch
-    checkpoint, and its `to_tree` keeps them under that name.
+    checkpoint or a trained model, and its `to_tree` keeps them under that name.
     """
 
     step: Any  # int32 scalar: optimizer steps done

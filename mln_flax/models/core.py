@@ -32,10 +32,9 @@ def sizes_of(settings: Any, presets: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def common(settings: NetworkSettings, num_branches: int) -> dict[str, Any]:
-    """What every network is told."""
-    shared = {
-        entry.name: getattr(settings, entry.name) for entry in dataclasses.fields(NetworkSettings)
-    }
+    """What every network is told: all settings but where its first weights come from."""
+    names = [entry.name for entry in dataclasses.fields(NetworkSettings)]
+    shared = {name: getattr(settings, name) for name in names if name != "init_from"}
     return shared | {
         "dtype": jnp.dtype(settings.dtype),
         "num_branches": num_branches,

@@ -171,11 +171,12 @@ def _counts(stored: _Stored) -> str:
 
 
 def _model(stored: _Stored) -> str:
-    """The names of network and method, and the beginning of the model's hash."""
+    """Network, method, the beginning of the model's hash, and where its weights come from."""
     config = stored.about.get("config") or {}
     names = [(config.get(group) or {}).get("name") for group in ("model", "method")]
     hashes = {(answer.line.get("hashes") or {}).get("model") for answer in stored.answers}
     parts = [*names, *(f"hash {each[:12]}" for each in sorted(filter(None, hashes)))]
+    parts.append(stored.about.get("weights"))
     text = html.escape(", ".join(map(str, filter(None, parts))))
     return f"<p><strong>Model.</strong> {text}.</p>" if text else ""
 

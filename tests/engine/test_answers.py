@@ -15,7 +15,8 @@ from PIL import Image
 from mln_flax.data.readers import reader
 from mln_flax.engine import answers
 from mln_flax.engine.answers import Whole
-from mln_flax.engine.origin import Origin, tree_hash
+from mln_flax.engine.hashes import tree_hash
+from mln_flax.engine.origin import Origin
 from mln_flax.metrics import clusters
 from mln_flax.results import answer_tables
 

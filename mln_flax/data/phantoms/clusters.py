@@ -20,6 +20,7 @@ EXTENT_MM = (2.0, 40.0)  # the largest distance in it
 COUNT_AT_1, COUNT_POWER, COUNT_SPREAD = 3.2, 0.7, 0.45
 GAP_MM = 0.25  # free tissue between two calcifications, so that each is one object. Chosen
 CHEST_MM, SKIN_MM = 1.0, 0.8  # all of them lie this far from the image's edge and the skin. Chosen
+LEAST_ROOM_MM = 2.1  # around the focus, for a small cluster at least
 TRIES = 5  # before a cluster that finds no room becomes a small one of punctate calcifications
 
 
@@ -56,18 +57,21 @@ def focus(body: anatomy.Breast) -> Focus:
     """Where the cluster of a breast lies, or where that of a breast without one would."""
     rng = np.random.default_rng([body.seed, _FOCUS, body.patient])
     lesion = bool(rng.random() >= EMPTY_SHARE)
-    angle = rng.uniform(-0.9, 0.9)
     name = _pick(rng, {name: kind.share for name, kind in DISTRIBUTIONS.items()})
     low, high = np.log(DISTRIBUTIONS[name].extent_mm)
     radius = math.exp(rng.uniform(low, high)) / 2
-    if rng.random() < SKIN_SHARE:
+    at_skin = rng.random() < SKIN_SHARE
+    if at_skin:
         name, radius = "grouped", min(radius, 3.0)
-        deep = radius + rng.uniform(1.0, 2.0)
-    else:
+    while True:
+        angle = rng.uniform(-0.9, 0.9)
         reach = np.interp(angle, body.angle, body.radius) * np.interp(angle, body.angle, body.slant)
-        deep = rng.uniform(min(radius + 3.0, 15.0), 0.8 * reach)
-    x, y = anatomy.outline_mm(body, angle, deep)
-    return Focus(float(x), float(y), radius, lesion, name)
+        nearest = max(radius, 2.0) + 1.0 if at_skin else min(radius + 3.0, 15.0)
+        deep = rng.uniform(nearest, max(nearest + 1.0, 0.8 * reach if not at_skin else 0.0))
+        x, y = anatomy.outline_mm(body, angle, deep)
+        room = min(x - CHEST_MM, y - body.top - CHEST_MM, body.bottom - y, deep - SKIN_MM)
+        if room >= LEAST_ROOM_MM:
+            return Focus(float(x), float(y), radius, lesion, name)
 
 
 def cluster(body: anatomy.Breast, at: Focus) -> list[Spot]:
@@ -97,7 +101,7 @@ def _members(
     rng: np.random.Generator, body: anatomy.Breast, at: Focus, name: str, mixed: float
 ) -> tuple[list[Spot], float]:
     """Calcifications that keep apart and inside the breast, and the largest distance, mm."""
-    extent = 2 * at.radius_mm
+    extent = max(2 * at.radius_mm, 1.002 * EXTENT_MM[0])  # of which 0.999 are taken
     count = COUNT_AT_1 * extent**COUNT_POWER * math.exp(COUNT_SPREAD * rng.standard_normal())
     count = min(max(round(count), COUNT[0]), COUNT[1])
     n = (4 if at.distribution == "linear" else 2) * count + 6

@@ -294,7 +294,9 @@ def test_wrong_folders_are_refused(folders, tmp_path, capsys):
     assert "holds letter.txt, which no export of phantoms" in tiny.refused(capsys, words(other))
     assert "is a file" in tiny.refused(capsys, words(other / "letter.txt"))
     assert "--output is missing" in tiny.refused(capsys, ["--mode=export-phantoms"])
-    assert "only --mode=predict and --mode=froc take" in tiny.refused(capsys, [*words(tmp_path / "a"), "b.png"])
+    assert "only --mode=predict and --mode=froc take" in tiny.refused(
+        capsys, [*words(tmp_path / "a"), "b.png"]
+    )
 
 
 def test_the_command_line_writes_them(tmp_path, capsys):
