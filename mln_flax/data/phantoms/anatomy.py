@@ -21,7 +21,7 @@ PERIODS_MM = tuple(51.2 / 2**k for k in range(9))
 # fibers have steeper spectra, so the texture under them is given less: chosen so that windows of
 # 12.8 mm measure 3.2 (projections) and 3.06 (slices, in which less tissue overlaps) on average
 # between 0.3 and 1.5 per mm.
-PROJECTION_EXPONENT, TEXTURE_PROJECTION, TEXTURE_SLICE = 3.0, 2.77, 2.56
+PROJECTION_EXPONENT, TEXTURE_PROJECTION, TEXTURE_SLICE = 3.0, 2.71, 2.53
 LATTICE_SIDE = 64  # of the streaks' noise
 
 FIBERS, FIBER_STEPS = (26, 7, 90), 28  # ducts, vessels, ligaments, and the points of each. Chosen

@@ -155,3 +155,19 @@ def test_windows_without_a_cluster_are_placed_alike(drawn):
         np.testing.assert_array_equal(grid.x, other.x)
         np.testing.assert_array_equal(grid.y, other.y)
     assert stats.ks_2samp(depths[True], depths[False]).pvalue > 1e-3
+
+
+def test_the_smallest_cluster_finds_its_room():
+    """One of exactly the least extent was once drawn again without end."""
+    for radius in (clusters.EXTENT_MM[0] / 2, 1.0004, 1.002):
+        body = anatomy.breast(0, 7319)
+        at = clusters.focus(body)._replace(lesion=True, radius_mm=radius, distribution="grouped")
+        assert len(clusters.cluster(body, at)) >= clusters.COUNT[0]
+
+
+def test_every_focus_has_room_for_a_cluster():
+    for index in range(400):
+        body = anatomy.breast(1, index)
+        at = clusters.focus(body)
+        deep = anatomy.depth_mm(body, np.array([at.x]), np.array([at.y]))[0]
+        assert deep > 2.5 and at.x > 3 and body.top + 3 < at.y < body.bottom - 2
