@@ -95,7 +95,7 @@ def folder_of(flags: argparse.Namespace) -> Path | None:
             f"--workdir={flags.workdir}: holds a packed model, for --mode=predict and "
             f"--mode=export; a training starts from it by --config.model.init_from={flags.workdir}"
         )
-    if flags.config:
+    if flags.config and flags.mode != "froc":  # where it says which data set is measured
         raise UserError(
             f"--config={flags.config}: the {packed.title(folder)} have settings of their own; "
             "leave it out, or give the --workdir of a run with these"

@@ -13,13 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mln_flax import files, locks, settings
+from mln_flax import files, locks
 from mln_flax.config import OF_THE_SET, Config
 from mln_flax.data.core import Example, Unusable
-from mln_flax.engine import froc_record, froc_set, whole_records
+from mln_flax.engine import froc_record, froc_set, stored, whole_records
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.froc_set import MeasuredImage, MeasuredSet
-from mln_flax.engine.origin import Origin, origin_of, text_hash
+from mln_flax.engine.hashes import text_hash
+from mln_flax.engine.origin import Origin, origin_of
 from mln_flax.engine.predictor import Prediction, Predictor
 from mln_flax.engine.session import LARGE, clock, fault
 from mln_flax.engine.stop import EXIT_CODES, StopSignal
@@ -38,9 +39,9 @@ def measure(
     overwrite: bool = False,
     command: str = "",
 ) -> int:
-    """Measures a workdir's model; arguments, result and errors as `measure_with`."""
-    stored = settings.read_json(workdir / "config.json").data
-    own = {name: getattr(stored, name) for name in OF_THE_SET}
+    """Measures the model of a workdir or a packed one; all else as `measure_with`."""
+    of_run = stored.config_of(workdir).data
+    own = {name: getattr(of_run, name) for name in OF_THE_SET}
     of_model = dataclasses.replace(config, data=dataclasses.replace(config.data, **own))
     workdirs.refuse_other_settings(workdir, of_model)
     predictor = Predictor.of(whole_records.without_reasons(of_model), workdir)
@@ -115,7 +116,7 @@ class Loaded(NamedTuple):
     """An image on its way: read, or answered already."""
 
     digest: str
-    stored: Record | None
+    answered: Record | None
     example: Example | None = None
     notes: tuple[str, ...] = ()
 
@@ -165,8 +166,8 @@ class Session:
                 if number < total and not is_large:
                     ahead = self.reading.submit(self._loaded, images[number])
                 self._refuse_copy(image, loaded.digest)
-                if loaded.stored is not None:
-                    self.lines[image.image_id] = loaded.stored
+                if loaded.answered is not None:
+                    self.lines[image.image_id] = loaded.answered
                     print(f"froc: {number}/{total} {image.name}: done already", flush=True)
                     continue
                 prediction = self._answer(loaded)
@@ -190,12 +191,12 @@ class Session:
     def _loaded(self, image: MeasuredImage) -> Loaded:
         """An image, read where it is not answered yet; raises Unusable where it cannot be."""
         digest = image.digest()
-        if stored := self._stored(image, digest):
-            return Loaded(digest, stored)
+        if answered := self._answered(image, digest):
+            return Loaded(digest, answered)
         example, notes = image.read()
         return Loaded(digest, None, example, notes)
 
-    def _stored(self, image: MeasuredImage, digest: str) -> Record | None:
+    def _answered(self, image: MeasuredImage, digest: str) -> Record | None:
         path = self._path(image)
         if not path.exists():
             return None
@@ -289,8 +290,8 @@ def _claimed(
     if not path.exists() and any(each.name != locks.LOCK for each in folder.iterdir()):
         raise UserError(f"--output={folder}: holds files of something else; take another folder")
     with locks.alone(folder, busy):
-        stored = files.read_json(path)["of"] if path.exists() else own
-        if other := [name for name in own if stored.get(name) != own[name]]:
+        claimed_by = files.read_json(path)["of"] if path.exists() else own
+        if other := [name for name in own if claimed_by.get(name) != own[name]]:
             if not overwrite:
                 raise UserError(
                     f"--output={folder}: was measured with another {', another '.join(other)}; "

@@ -10,7 +10,7 @@ from mln_flax.config import DataConfig
 from mln_flax.data import enter_all
 from mln_flax.data.core import Entry, Example, Index, LeftOut, Unusable, collections
 from mln_flax.data.prepare import borders, identity
-from mln_flax.engine.origin import file_hash, text_hash
+from mln_flax.engine.hashes import file_hash, text_hash
 from mln_flax.registry import nearest
 from mln_flax.types import UserError
 
