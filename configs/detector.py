@@ -23,18 +23,19 @@ from mln_flax.config import (
 
 
 def get_config() -> Config:
-    """Many phantoms, and enough whole ones without lesions to count false clusters on."""
+    """Many phantoms, each seen as it is, and enough whole ones to count false clusters on."""
     return Config(
         data=DataConfig(
             source="any",
             targets=("ffdm", "dbt", "film", "processing"),
             phantom=PhantomConfig(
-                train=800, validation=48, test=48, whole_normal=40, whole_lesions=20
+                train=16000, validation=256, test=96, whole_normal=40, whole_lesions=20
             ),
             tiles=TilesConfig(rows=0, columns=0),  # phantoms are as small as tiles already
         ),
-        views=ViewsConfig(crop=0.75),
-        model=network("unet", preset="unet_demo", norm="sample"),
+        # The machines differ by more than views do, so no image is shown twice in a step.
+        views=ViewsConfig(names=("identity",), crop=0.75),
+        model=network("conv_swin_unet", preset="dots"),
         method=method(
             "supervised",
             foreground_only=True,
@@ -43,5 +44,7 @@ def get_config() -> Config:
             hard_negatives=0.03,
         ),
         optim=OptimConfig(learning_rate=4e-3),
-        train=TrainConfig(steps=1200, evaluate_every_steps=200, log_every_steps=50),
+        train=TrainConfig(
+            steps=12000, batch_size=16, evaluate_every_steps=1000, log_every_steps=200
+        ),
     )

@@ -1,4 +1,4 @@
-"""What a film bears beside the breast: dust, hairs, scratches, roller marks, label and border.
+"""What a film bears beside the breast: dust, hairs, scratches, roller marks, label, border, strips.
 
 Rates, sizes and contrasts are chosen. Gray values are those of the digitizer, dense tissue bright.
 """
@@ -6,12 +6,14 @@ Rates, sizes and contrasts are chosen. Gray values are those of the digitizer, d
 import numpy as np
 
 from mln_flax.data.phantoms import noise
-from mln_flax.data.phantoms.scene import Scene
+from mln_flax.data.phantoms.scene import Scene, gaussian
 
-BRIGHT_DUST, DARK_DUST = 0.6, 0.25  # in a square centimeter
+BRIGHT_DUST, DARK_DUST = 0.6, 0.25  # in a square centimeter, at the median
+DIRT = 0.8  # spread (natural log) of the dust from film to film
 HAIRS, SCRATCHES = 0.012, 0.03  # likewise
 ROLLERS = 0.15  # share of films with bands across the transport
-EDGES = 0.03  # share of windows that the border or the label of a film reaches into
+EDGES = 0.06  # share of windows that the border, a strip or the label of a film reaches into
+STRIPS, STRIP_MM = 0.4, (2.0, 12.0)  # share of films with one at an end, and its width
 
 
 def marked(image: np.ndarray, rng: np.random.Generator, scene: Scene) -> np.ndarray:
@@ -30,9 +32,9 @@ def _dust(image: np.ndarray, rng: np.random.Generator, scene: Scene) -> np.ndarr
     height, width = image.shape
     edge = int(np.ceil(0.5 / scene.spacing_mm)) + 1
     at = np.arange(-edge, edge + 1)
-    image = np.pad(image, edge)
+    image, dirt = np.pad(image, edge), np.exp(DIRT * rng.standard_normal())
     for sign, rate in ((1, BRIGHT_DUST), (-1, DARK_DUST)):
-        for _ in range(rng.poisson(rate * scene.area_cm2)):
+        for _ in range(rng.poisson(rate * dirt * scene.area_cm2)):
             row, column = rng.integers(height), rng.integers(width)
             radius, stretch = rng.uniform(0.04, 0.16) / scene.spacing_mm, rng.uniform(0.6, 1.6)
             c, s = np.cos(turn := rng.uniform(0, np.pi)), np.sin(turn)
@@ -76,13 +78,17 @@ def _roller_marks(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 
 
 def _window_edges(image: np.ndarray, rng: np.random.Generator, scene: Scene) -> np.ndarray:
-    """A window with a film's border along a side, or a label in a corner, but on no spot."""
+    """A window with a film's border or a strip along a side, or a label in a corner, on no spot."""
     height, width = image.shape
     image, edge = image.copy(), max(1, int(rng.uniform(0.5, 3.0) / scene.spacing_mm))
-    if rng.random() < 0.5:
+    kind = rng.choice(("border", "strip", "label"))
+    if kind == "border":
         area = (slice(None, edge), slice(None)), (slice(None), slice(None, edge))
         rows, columns = area[rng.integers(2)]
         value: np.ndarray | float = rng.uniform(0.75, 0.95) if rng.random() < 0.8 else 0.02
+    elif kind == "strip":
+        value = _strip(rng, min(height, int(rng.uniform(*STRIP_MM) / scene.spacing_mm)), scene)
+        rows, columns = slice(None, len(value)), slice(None)
     else:
         tall, wide = (max(4, int(rng.uniform(0.1, 0.5) * n)) for n in (height, width))
         value = _label(rng, int(11 / scene.spacing_mm), int(28 / scene.spacing_mm))
@@ -112,6 +118,11 @@ def _film_edges(image: np.ndarray, rng: np.random.Generator, scene: Scene) -> np
             if (scene.depth_mm[area] < -2).all():
                 image[area] = _label(rng, tall, wide)
                 break
+    if rng.random() < STRIPS:
+        strip = _strip(rng, int(rng.uniform(*STRIP_MM) * mm), scene)
+        end = slice(None, len(strip)) if rng.random() < 0.5 else slice(height - len(strip), None)
+        if not scene.spots[end].any():
+            image[end] = strip
     border = [int(rng.uniform(0.5, 3.0) * mm) for _ in range(4)]
     bright = rng.uniform(0.75, 0.95)
     image[: border[0]] = bright
@@ -121,6 +132,14 @@ def _film_edges(image: np.ndarray, rng: np.random.Generator, scene: Scene) -> np
     else:
         image[:, : border[2]] = bright
     return image
+
+
+def _strip(rng: np.random.Generator, rows: int, scene: Scene) -> np.ndarray:
+    """So many rows beyond the collimated field [rows, W]: fogged film, all grain, no breast."""
+    strip = rng.standard_normal((max(rows, 1), scene.spots.shape[1]), np.float32)
+    strip = gaussian(strip, rng.uniform(0.03, 0.2) / scene.spacing_mm)
+    strip = strip / max(float(strip.std()), 1e-6)
+    return rng.uniform(0.25, 0.9) + rng.uniform(0.02, 0.1) * strip
 
 
 def _label(rng: np.random.Generator, tall: int, wide: int) -> np.ndarray:
