@@ -40,10 +40,11 @@ def get_config() -> Config:
             "supervised",
             foreground_only=True,
             cross_entropy=1.0,
-            cross_entropy_from_step=400,
+            cross_entropy_from_step=1000,
             hard_negatives=0.03,
         ),
-        optim=OptimConfig(learning_rate=4e-3),
+        # Labels are rare: with larger first steps the network may learn to find nothing.
+        optim=OptimConfig(learning_rate=3e-3, warmup_steps=300, clip_norm=1.0),
         train=TrainConfig(
             steps=12000, batch_size=16, evaluate_every_steps=1000, log_every_steps=200
         ),
