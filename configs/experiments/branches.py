@@ -35,15 +35,21 @@ def get_experiment() -> Experiment:
             Row("mixed", PER_VIEW | BY_PROBABILITY | {"method.answer": "mixed"}),
             Row(
                 "by polarity",
-                PER_VIEW
-                | BY_PROBABILITY
-                | {"method.answer": "mixed", "method.mixing": "polarity"},
+                PER_VIEW | BY_PROBABILITY | {"method.answer": "mixed", "method.mixing": "polarity"},
             ),
             Row("entropy", PER_VIEW | BY_PROBABILITY | {"method.answer": "entropy"}),
-            Row("matched", PER_VIEW | BY_PROBABILITY | {"method.matching": "true"}),
+            Row(
+                "matched",
+                PER_VIEW | BY_PROBABILITY | {"method.answer": "branch", "method.matching": "true"},
+            ),
             Row(
                 "normaug",
-                {"method.name": "mln", "method.branch_map": "shared", "method.normaug": "1"},
+                {
+                    "method.name": "mln",
+                    "method.branch_map": "shared",
+                    "method.normaug": "1",
+                    "method.answer": "branch",
+                },
             ),
             Row("perturbed", SHARED | {"model.perturbation": "0.75"}),
             Row("equalized", SHARED | {"model.equalize_noise": "true"}),

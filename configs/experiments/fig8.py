@@ -4,8 +4,9 @@ N pairs give N curves beside the original and its inversion, each with a branch 
 pairs mean a larger batch. The last of the curves at equal steps is the straight line: it repeats
 the original, and a warning says so. Drawn curves are other ones for every seed.
 
-18 runs of three to six minutes each on two cores. Measured with seed 0 alone, at commit 44fb670 on
-2 cores of AMD EPYC (Zen 4): unseen DSC 0.27 to 0.36, in no order that another seed would keep.
+18 runs of three to six minutes each on two cores. On phantoms of version 1, measured with seed 0
+alone, at commit 44fb670 on 2 cores of AMD EPYC (Zen 4): unseen DSC 0.27 to 0.36, in no order that
+another seed would keep.
 
 python -m mln_flax.main --mode=experiment --config=configs/experiments/fig8.py --workdir=runs/fig8
 """
@@ -20,7 +21,7 @@ def get_experiment() -> Experiment:
     """Six rows: one, two and three pairs by each strategy; the cosine distance chooses."""
     return Experiment(
         title="Curve pairs and their strategy on phantoms (Fig. 8 of the paper)",
-        base=load_file(str(Path(__file__).parents[1] / "phantom.py")),
+        base=load_file(str(Path(__file__).parents[1] / "phantom_swin.py")),
         rows=tuple(
             Row(
                 f"{strategy} {pairs}",

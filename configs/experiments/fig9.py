@@ -4,9 +4,9 @@ Conventional are flip, scale and crop. Source augmentation adds the four intensi
 them through one branch (Basenet-S). Without augmentation whole images of 128 pixels are trained
 on, with it crops of 96.
 
-9 runs of one to five minutes each on two cores. Commit 44fb670, seeds 0 to 2, 2 cores of AMD EPYC
-(Zen 4), unseen DSC: 0.338 ± 0.015 without augmentation, 0.331 ± 0.035 conventional, 0.343 ± 0.015
-with source augmentation.
+9 runs of one to five minutes each on two cores. On phantoms of version 1, commit 44fb670, seeds 0
+to 2, 2 cores of AMD EPYC (Zen 4), unseen DSC: 0.338 ± 0.015 without augmentation, 0.331 ± 0.035
+conventional, 0.343 ± 0.015 with source augmentation.
 
 python -m mln_flax.main --mode=experiment --config=configs/experiments/fig9.py --workdir=runs/fig9
 """
@@ -22,7 +22,7 @@ def get_experiment() -> Experiment:
     still = {"views.flip": "false", "views.scale": "1,1", "views.crop": "1"}
     return Experiment(
         title="Augmentation of the plain Swin-Unet on phantoms (Fig. 9 of the paper)",
-        base=load_file(str(Path(__file__).parents[1] / "phantom.py")),
+        base=load_file(str(Path(__file__).parents[1] / "phantom_swin.py")),
         rows=(
             Row("no augmentation", {"views.names": "identity"} | still),
             Row("conventional", {"views.names": "identity"}),

@@ -12,7 +12,7 @@ from mln_flax import config as configs
 from mln_flax import settings
 
 ROOT = pathlib.Path(__file__).parents[2]
-PHANTOM = str(ROOT / "configs" / "phantom.py")
+PHANTOM = str(ROOT / "configs" / "phantom_swin.py")
 VIEWS = ("identity", "bezier(0.3)", "invert")
 TEST_IMAGES = 4  # in each domain
 SETTINGS = {
