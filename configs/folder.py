@@ -26,14 +26,16 @@ def get_config() -> Config:
     return Config(
         data=DataConfig(name="folder", source="folder", targets=(), size=512),
         views=ViewsConfig(crop=0.75),
-        model=network("swin_unet", preset="demo", drop_path_rate=0.0),
+        model=network("conv_swin_unet", preset="dots"),
         method=method(
             "mln",
+            answer="mixed",
+            mixing="polarity",
             foreground_only=True,
             cross_entropy=1.0,
             cross_entropy_from_step=400,
             hard_negatives=0.03,
         ),
-        optim=OptimConfig(learning_rate=4e-3),
+        optim=OptimConfig(learning_rate=3e-3, warmup_steps=100, clip_norm=1.0),
         train=TrainConfig(steps=1200, evaluate_every_steps=200, log_every_steps=50),
     )

@@ -85,31 +85,37 @@ def test_every_row_of_a_shipped_experiment_builds_and_every_network_is_dry_run(f
 def test_the_ablation_of_the_paper_shares_its_trainings():
     experiment = core.load(str(tiny.ROOT / "configs" / "experiments" / "table3.py"))
     jobs = experiment_jobs.jobs(experiment)
-    assert [row.name for row in experiment.rows] == [
-        *("Basenet", "Basenet-S", "Unet", "Unet-S"),
-        *("MLN-net-R", "Unet-R", "MLN-net-E", "Unet-E"),
-        *("MLN-net", "Unet*", "MLN-net-E+", "MLN-net+"),
-        *("MLN-net-P", "Unet-P", "MLN-net-W", "Unet-W"),
-    ]
+    names = [row.name for row in experiment.rows]
+    plain = [name for name in names if name[-2:] == "-S" or name in ("Basenet", "Unet", "Dots")]
+
+    def of(network):
+        return tuple(name for name in names if name.startswith(network) and name not in plain)
+
     first = {job.rows for job in jobs if (job.source, job.seed) == ("ffdm", 0)}
-    assert first == {
-        ("Basenet",),
-        ("Basenet-S",),
-        ("Unet",),
-        ("Unet-S",),
-        tuple(row.name for row in experiment.rows if row.name.startswith("MLN-net")),
-        ("Unet-R", "Unet-E", "Unet*", "Unet-P", "Unet-W"),
-    }
+    assert first == {*((name,) for name in plain), *map(of, ("MLN-net", "Unet", "Dots"))}
+    assert len(of("MLN-net")) == 7 and len(of("Unet")) == len(of("Dots")) == 3
     others = {job.rows for job in jobs if job.source != "ffdm"}
-    assert others == {("Basenet",), ("Basenet-S",), ("MLN-net", "MLN-net-P", "MLN-net-W")}
-    methods = [core.config_of(experiment, row, "ffdm", 0).method for row in experiment.rows]
-    assert [method.name for method in methods] == ["supervised"] * 4 + ["mln"] * 12
-    assert [recorded.of_settings(method) for method in methods[4:]] == [
-        *("union", "union", "euclidean", "euclidean"),
-        *("cosine", "cosine", "euclidean+", "cosine+"),
-        *("polarity", "polarity", "weighted", "weighted"),
-    ]
-    assert len(jobs) == 3 * (6 + 3 * 3)
+    assert others == {
+        *(("Basenet",), ("Basenet-S",), ("Unet-S",), ("Dots-S",)),
+        *(("MLN-net", "MLN-net-P", "MLN-net-M"), ("Unet-P", "Unet-M"), ("Dots-P", "Dots-M")),
+    }
+    methods = {
+        row.name: core.config_of(experiment, row, "ffdm", 0).method for row in experiment.rows
+    }
+    assert {name for name in names if methods[name].name == "supervised"} == set(plain)
+    answers = {
+        name.partition("net")[2]: recorded.of_settings(methods[name]) for name in of("MLN-net")
+    }
+    assert answers == {
+        "-R": "union",
+        "-E": "euclidean",
+        "": "cosine",
+        "-E+": "euclidean+",
+        "+": "cosine+",
+        "-P": "polarity",
+        "-M": "mixed by polarity",
+    }
+    assert len(jobs) == 3 * 9 + 3 * 3 * 7
 
 
 @needs_mini_mias
@@ -161,9 +167,10 @@ def test_the_real_films_are_prepared(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cbis", "inbreast", "ffdm_dbt", "folder", "npz"])
-def test_configs_of_real_data_differ_from_the_phantoms_in_the_data_alone(name):
+def test_configs_of_real_data_differ_from_the_phantoms_in_data_and_steps_alone(name):
     real, phantom = (
         settings.to_dict(settings.load_file(str(tiny.ROOT / "configs" / f"{file}.py")))
         for file in (name, "phantom")
     )
-    assert {key for key in phantom if phantom[key] != real[key]} == {"data"}
+    assert {key for key in phantom if phantom[key] != real[key]} == {"data", "train"}
+    assert real["train"] == phantom["train"] | {"steps": 1200}

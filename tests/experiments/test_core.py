@@ -32,7 +32,9 @@ def test_each_kind_of_file_is_for_its_own_modes(tmp_path):
     path.write_text(tiny_experiment.FILE)
     with pytest.raises(UserError, match=r"mine.py: defines get_experiment\(\).*--mode=experiment"):
         settings.load_file(str(path))
-    with pytest.raises(UserError, match=r"phantom.py: defines get_config\(\), .*--mode=train and"):
+    with pytest.raises(
+        UserError, match=r"phantom_swin.py: defines get_config\(\), .*--mode=train and"
+    ):
         core.load(tiny.PHANTOM)
     path.write_text("def get_experiment(): return 3\n")
     with pytest.raises(UserError, match="must return a mln_flax.experiments.core.Experiment"):

@@ -341,11 +341,11 @@ def test_tables_of_masses_and_other_tables_count_for_nothing(tmp_path):
     assert cbis_names.parse("1-1") is None
 
 
-def test_only_what_describes_the_data_differs_from_the_phantoms():
+def test_only_data_and_steps_differ_from_the_phantoms():
     cbis = config_files.load_file(str(CONFIGS / "cbis.py"))
     phantoms = config_files.load_file(str(CONFIGS / "phantom.py"))
     assert cbis.data != phantoms.data and cbis.data.tiles.rows == cbis.data.tiles.columns == 2
-    assert dataclasses.replace(cbis, data=phantoms.data) == phantoms
+    assert dataclasses.replace(cbis, data=phantoms.data, train=phantoms.train) == phantoms
 
 
 def test_locks_hidden_tables_and_folders_count_for_nothing(tmp_path):
