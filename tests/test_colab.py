@@ -120,9 +120,9 @@ def quickstart(tmp_path_factory):
 def test_quickstart_runs(quickstart):
     _, _, outputs = quickstart
     text = printed(outputs["train"])
-    assert f"step {STEPS}/{STEPS}" in text and "Results (answer: polarity)" in text
+    assert f"step {STEPS}/{STEPS}" in text and "Results (answer: mixed by polarity)" in text
     page, _ = shown(outputs["tables"])
-    for text in ("Results (answer: polarity)", "ffdm (source)", "film", "View accuracy"):
+    for text in ("Results (answer: mixed by polarity)", "ffdm (source)", "film", "View accuracy"):
         assert text in page
     assert "image/png" in outputs["phantoms"][0].data
     assert shown(outputs["pictures"])[1] == 1 + 3 + 4  # training, three rules, four domains
@@ -155,7 +155,7 @@ def test_own_images_without_images_or_a_model(quickstart, tmp_path):
 
 def test_the_detector_answers_and_is_trained_further(plain_workdir, tmp_path):
     packed = boxes.pack(plain_workdir, tmp_path / "packed")
-    network = {"model.widths": "4", "model.norm": "channel", "train.steps": "2"}
+    network = {"model.name": "unet", "model.widths": "4", "train.steps": "2"}
     few = {"size": "32", "tiles.rows": "2", "tiles.columns": "2", "workers": "1"}
     changes = network | {f"data.{name}": value for name, value in few.items()}
     changes |= {"views.names": "identity", "train.batch_size": "2", "train.cache_compiled": "false"}

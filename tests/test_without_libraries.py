@@ -41,7 +41,7 @@ workdir = pathlib.Path(sys.argv[1])
 train.train(run, DataSet(tuple(parts)), workdir)
 fitted = evaluate.load_model(run, workdir)
 image = parts[0].examples[0].image[None]
-for answer, maps in ((run.method.answer_all, 3 + 2), (run.method.answer, 1)):
+for answer, maps in ((run.method.answer_all, 3 + 6), (run.method.answer, 1)):
     answers = answer(fitted, image)
     assert len(answers.maps) == maps
     for probability in answers.maps.values():

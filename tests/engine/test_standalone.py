@@ -44,7 +44,7 @@ def test_images_are_resampled_as_by_pillow(shape, reach, kind):
 def views():
     """Images with and without a breast: phantoms, inverted ones, blobs, noise, one gray level."""
     for i, domain in enumerate(("ffdm", "dbt", "film", "processing")):
-        image = phantom(seed=0, domain=domain, index=i, height=300, width=220).image
+        image = phantom(0, domain, i, height=300, width=220, spacing_mm=0.8).image
         yield from (image, 1 - image, image[:40, :60], np.repeat(image, 3, axis=1))
     for sigma in (1, 4, 9):
         blobs = ndimage.gaussian_filter(RNG.normal(size=(130, 170)), sigma)

@@ -7,7 +7,7 @@ import functools
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import fft
+from scipy import fft, special
 
 TAILS = (0.002, 0.01, 0.05)  # shares of the pixels at either end
 NOISE_FLOOR = 1e-4  # gray levels; where an image is constant
@@ -143,12 +143,11 @@ def distances(
     of_view: np.ndarray, margin: np.ndarray, inverted: tuple[bool, ...]
 ) -> dict[str, np.ndarray]:
     """By both rules of the image, [B, V] each, where every view has its own branch."""
-    density = np.exp(-(of_view - of_view.min(axis=1, keepdims=True)) / 2)
-    is_inverted = np.asarray(inverted)
-    upright, other = (density[:, is_inverted == side].sum(axis=1) for side in (False, True))
-    shift = np.clip(np.log(upright + 1e-300) - np.log(other + 1e-300), -2, 2)
-    share = 1 / (1 + np.exp(-margin - shift))
-    of_side = np.where(is_inverted, (1 - share)[:, None], share[:, None])
+    log_density, is_inverted = -of_view / 2, np.asarray(inverted)
+    upright, other = (
+        special.logsumexp(log_density[:, is_inverted == side], axis=1) for side in (False, True)
+    )
+    margin = margin + np.clip(upright - other, -0.5, 0.5)
+    of_side = -np.logaddexp(0, np.where(is_inverted, margin[:, None], -margin[:, None]))
     total = np.where(is_inverted, other[:, None], upright[:, None])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return {"image": of_view, "polarity": -np.log(np.nan_to_num(of_side * density / total))}
+    return {"image": of_view, "polarity": -(of_side + log_density - total)}
