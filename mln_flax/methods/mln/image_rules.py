@@ -17,8 +17,8 @@ from scipy import optimize, special
 
 from mln_flax.methods.mln.image_features import ImageFeatures
 
-# How far the Gaussians may move the log odds of being inverted. They take smooth pixels for upright:
-# with 2 a third of the raw windows that the numbers alone tell rightly goes wrong.
+# How far the Gaussians may move the log odds of being inverted. They take smooth pixels for
+# upright: with 2 a third of the raw windows that the numbers alone tell rightly goes wrong.
 LARGEST_SHIFT = 0.5
 PENALTY = 1e-3  # of the squared weights, in units of each number's own size
 EXACT = jax.lax.Precision.HIGHEST  # float32 on every device
