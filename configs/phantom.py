@@ -1,8 +1,8 @@
 """Phantoms: source `ffdm`, targets `dbt`, `film` and `processing`.
 
-Two to seven minutes on two cores after the installation, by the processor. 2 cores of AMD EPYC
-(Zen 4), seed 0, commit 4241589, empty caches: 5 min 9 s; DSC 0.59 on `ffdm`, 0.50 on `dbt`, 0.31
-on `film`, 0.40 on `processing`; view accuracy of the shipped selection 0.95.
+Some five minutes on two cores after the installation. 2 cores of AMD EPYC (Zen 4), seed 0, commit
+59ac7d1, empty caches: 5 min 46 s; DSC 0.51 on `ffdm`, 0.35 on `dbt`, 0.32 on `film`, 0.48 on
+`processing`; view accuracy of the shipped selection 0.85.
 
 python -m mln_flax.main --config=configs/phantom.py --workdir=runs/demo
 """
