@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mln_flax.config import NetworkSettings
-from mln_flax.types import AXIS
+from mln_flax.models import anscombe, moments
+from mln_flax.types import AXIS, Moments
 
 
 class Kind(NamedTuple):
@@ -40,6 +41,27 @@ def common(settings: NetworkSettings, num_branches: int) -> dict[str, Any]:
         "num_branches": num_branches,
         "axis_name": AXIS,
     }
+
+
+def on_whole_pixels(
+    network: Any, side: int, logits_of: Callable[[jax.Array], jax.Array], image: jax.Array
+) -> tuple[jax.Array, dict[str, Moments]]:
+    """What a network returns for images of any size: logits, and the moments of its norms.
+
+    Args:
+      network: tells `equalize_noise` and `dtype`.
+      side: of a pixel of its deepest stage, in pixels of the image, which is continued at its edges
+        to a multiple of them; the logits are cut back.
+      logits_of: the network itself.
+      image: [B, H, W, channels].
+    """
+    height, width = image.shape[1:3]
+    image = anscombe.equalized(image) if network.equalize_noise else image
+    padding = ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
+    image = jnp.pad(image.astype(network.dtype), padding, mode="edge")
+    with moments.collected() as norm_moments:
+        logits = logits_of(image)
+    return logits[:, :height, :width], {"moments": norm_moments}
 
 
 def all_branches(model: Any, variables: Any, image: Any) -> tuple[Any, Any]:

@@ -10,6 +10,20 @@ import jax
 from mln_flax.models import moments
 
 
+def recomputed_if_asked(
+    network: nn.Module,
+    make_block: Callable[..., nn.Module],
+    name: str,
+    x: jax.Array,
+    branch: jax.Array,
+    train: bool,
+) -> jax.Array:
+    """A block of a network that says by `remat` whether it is `recomputed`; arguments as there."""
+    if network.remat and not network.is_initializing():  # type: ignore[attr-defined]
+        return recomputed(network, make_block, name, x, branch, train)
+    return make_block(name=name)(x, branch, train)
+
+
 def recomputed(
     parent: nn.Module,
     make_block: Callable[..., nn.Module],

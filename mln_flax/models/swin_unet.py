@@ -16,9 +16,9 @@ from mln_flax.config import (
     one_of,
     positive,
 )
-from mln_flax.models import anscombe, convert, core, moments, perturbation, swin
+from mln_flax.models import convert, core, perturbation, swin
 from mln_flax.models.norms import DomainLayerNorm
-from mln_flax.models.recompute import recomputed
+from mln_flax.models.recompute import recomputed_if_asked
 from mln_flax.types import Moments, UserError
 
 
@@ -82,16 +82,10 @@ class SwinUnet(nn.Module):
         Returns:
           logits float32 [B, H, W, num_classes], and {"moments": {path: (mean, std)}}.
         """
-        height, width = image.shape[1:3]
-        image = anscombe.equalized(image) if self.equalize_noise else image
         side = self.patch_size * 2 ** (len(self.depths) - 1)  # of a token of the last stage
-        padding = ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
-        image = jnp.pad(image.astype(self.dtype), padding, mode="edge")
-        with moments.collected() as norm_moments:
-            logits = self._logits(image, branch, train)
-        return logits[:, :height, :width], {"moments": norm_moments}
+        return core.on_whole_pixels(self, side, partial(self._logits, branch, train), image)
 
-    def _logits(self, image, branch, train) -> jax.Array:
+    def _logits(self, branch, train, image) -> jax.Array:
         """Of images of whole tokens at every stage."""
         norm = partial(
             DomainLayerNorm,
@@ -146,10 +140,7 @@ class SwinUnet(nn.Module):
                 attention=self.attention,
             )
             block_name = f"{name}_blocks_{j}"
-            if self.remat and not self.is_initializing():
-                x = recomputed(self, make_block, block_name, x, branch, train)
-            else:
-                x = make_block(name=block_name)(x, branch, train)
+            x = recomputed_if_asked(self, make_block, block_name, x, branch, train)
         return x
 
 

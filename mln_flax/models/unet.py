@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al., 2015) with branches and a choice of normalization."""
+"""U-Net (Ronneberger et al., 2015) with branches, a choice of norms, and room for attention."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from mln_flax.config import NetworkSettings, each_positive, one_of
-from mln_flax.models import anscombe, core, moments, norm_kinds, perturbation, products, swin
+from mln_flax.models import core, norm_kinds, perturbation, products, swin
 from mln_flax.models.convolution import Convolution
-from mln_flax.models.norms import DomainNorm, NormMaker
-from mln_flax.models.recompute import recomputed
+from mln_flax.models.norms import DomainLayerNorm, DomainNorm, NormMaker
+from mln_flax.models.recompute import recomputed_if_asked
 from mln_flax.types import Moments, UserError
 
 
@@ -34,14 +34,20 @@ PRESETS = {
 class UNet(nn.Module):
     """Convolutions down and up with skips; every norm has `num_branches` parameter sets.
 
-    Any height and width: the image is continued at its edges to whole pixels of the last stage.
-    Convolutions pad with zeros, so maps keep their size; the published network cut its skips.
+    The last stages down may have Swin blocks behind their convolutions. Any height and width: the
+    image is continued at its edges to whole pixels of the last stage. Convolutions pad with zeros,
+    so maps keep their size; the published network cut its skips.
 
     Attributes:
       num_classes: of the logits.
       num_branches: k.
       widths: channels of every stage; each stage but the first halves height and width.
-      norm: one of `norm_kinds.KINDS`. Where it drops a constant, convolutions have no bias.
+      norm: of convolutions, one of `norm_kinds.KINDS`. Where it drops a constant, convolutions
+        have no bias. Blocks have layer norms.
+      depths: Swin blocks of each of the last stages down, every second one with shifted windows.
+      num_heads: of their attention, in the same order.
+      window_size: of their windows, pixels of their stage.
+      drop_path_rate: of the last block; it grows from 0 at the first.
       dtype: in which is computed; parameters, statistics and logits are float32.
       remat: a stage keeps nothing for the backward pass but its input.
       statistics: "channel" or "layer", see `DomainNorm`.
@@ -55,6 +61,10 @@ class UNet(nn.Module):
     num_branches: int = 1
     widths: tuple[int, ...] = PRESETS["unet"].widths
     norm: str = "channel"
+    depths: tuple[int, ...] = ()
+    num_heads: tuple[int, ...] = ()
+    window_size: int = 8
+    drop_path_rate: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
     statistics: str = "channel"
@@ -72,27 +82,24 @@ class UNet(nn.Module):
         Args:
           image: float [B, H, W, channels].
           branch: of each sample, as `DomainNorm` takes it; a batch may mix branches.
-          train: "batch" normalizes with the batch; in evaluation it needs `domain_stats`. A
-            perturbation is on, and needs the random stream "dropout".
+          train: "batch" normalizes with the batch; in evaluation it needs `domain_stats`.
+            Perturbation and stochastic depth are on, and need the random stream "dropout".
 
         Returns:
           logits float32 [B, H, W, num_classes], and {"moments": {path: (mean, std)}}.
         """
-        height, width = image.shape[1:3]
-        image = anscombe.equalized(image) if self.equalize_noise else image
         side = 2 ** (len(self.widths) - 1)  # of a pixel of the last stage
-        padding = ((0, 0), (0, -height % side), (0, -width % side), (0, 0))
-        image = jnp.pad(image.astype(self.dtype), padding, mode="edge")
-        with moments.collected() as norm_moments:
-            logits = self._logits(image, branch, train)
-        return logits[:, :height, :width], {"moments": norm_moments}
+        return core.on_whole_pixels(self, side, partial(self._logits, branch, train), image)
 
-    def _logits(self, x, branch, train) -> jax.Array:
+    def _logits(self, branch, train, x) -> jax.Array:
         """Of images of whole pixels at every stage."""
         last = len(self.widths) - 1
+        plain = len(self.widths) - len(self.depths)  # stages without blocks
         skips = []
         for i in range(last + 1):
             x = self._stage(f"down_{i}", i, max_pool(x) if i else x, branch, train)
+            if i >= plain:
+                x = self._blocks(f"down_{i}_blocks", i - plain, x, branch, train)
             if i < perturbation.STAGES:
                 x = perturbation.Perturbation(self.perturbation, name=f"perturb_{i}")(x, train)
             skips.append(x)
@@ -103,19 +110,32 @@ class UNet(nn.Module):
         return swin.dense(self.num_classes, jnp.float32, "head")(x)
 
     def _stage(self, name, level, x, branch, train) -> jax.Array:
-        norm = partial(
-            DomainNorm,
-            num_branches=self.num_branches,
-            kind=self.norm,
-            momentum=self.momentum,
-            statistics=self.statistics,
-            axis_name=self.axis_name,
-        )
+        """Two convolutions with their norms."""
+        norm = partial(DomainNorm, kind=self.norm, **self._of_norms())
         use_bias = self.norm not in norm_kinds.DROPS_BIAS
         make_stage = partial(Stage, self.widths[level], norm, use_bias, self.dtype)
-        if self.remat and not self.is_initializing():
-            return recomputed(self, make_stage, name, x, branch, train)
-        return make_stage(name=name)(x, branch, train)
+        return recomputed_if_asked(self, make_stage, name, x, branch, train)
+
+    def _blocks(self, name, attending, x, branch, train) -> jax.Array:
+        """The Swin blocks of one stage."""
+        earlier, last = sum(self.depths[:attending]), max(sum(self.depths) - 1, 1)
+        for j in range(self.depths[attending]):
+            make_block = partial(
+                swin.SwinBlock,
+                num_heads=self.num_heads[attending],
+                window_size=self.window_size,
+                shifted=j % 2 == 1,
+                norm=partial(DomainLayerNorm, **self._of_norms()),
+                drop_path_rate=self.drop_path_rate * (earlier + j) / last,
+                dtype=self.dtype,
+            )
+            x = recomputed_if_asked(self, make_block, f"{name}_{j}", x, branch, train)
+        return x
+
+    def _of_norms(self) -> dict[str, Any]:
+        """What all norms are told."""
+        names = "num_branches", "momentum", "statistics", "axis_name"
+        return {name: getattr(self, name) for name in names}
 
 
 class Stage(nn.Module):

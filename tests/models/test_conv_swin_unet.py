@@ -1,64 +1,38 @@
 """The network of convolutions and Swin blocks: sizes, branches, reach and switches."""
 
 import dataclasses
-import functools
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import FAST, apply, draw, of_branch, shapes_of
 
 from mln_flax.config import network
-from mln_flax.models import conv_swin_unet, unet
-from mln_flax.models.conv_swin_unet import PRESETS, ConvSwinUnet
+from mln_flax.models import conv_swin_unet
+from mln_flax.models.conv_swin_unet import PRESETS
+from mln_flax.models.unet import UNet
 from mln_flax.types import UserError
 
 # One channel, two classes.
 PARAMETERS = {("dots", 1): 249_470, ("dots", 4): 253_886, ("dots_wide", 1): 985_082}
-FAST = {"xla_backend_optimization_level": 0}
 K = 3
-MODEL = ConvSwinUnet(
-    num_branches=K, widths=(3, 4, 6), depths=(2, 1), num_heads=(2, 3), window_size=3
+MODEL = UNet(
+    num_branches=K, norm="sample", widths=(3, 4, 6), depths=(2, 1), num_heads=(2, 3), window_size=3
 )
 BRANCH = np.array([0, 2, 1, 0], np.int32)
 # Neither side is whole at the last scale, nor a number of whole windows.
 IMAGES = np.random.default_rng(0).random((4, 18, 23, 1)).astype(np.float32)
 
 
-def shapes_of(model, side=32):
-    image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
-    return jax.eval_shape(
-        model.init, jax.random.key(0), image, jax.ShapeDtypeStruct((1,), jnp.int32)
-    )
-
-
-@functools.cache
-def apply(model):
-    return jax.jit(functools.partial(model.apply, train=False), compiler_options=FAST)
-
-
-def draw(model):
-    """Random variables of a model; whatever is per branch differs between branches."""
-    rng = np.random.default_rng(1)
-
-    def value(path, leaf):
-        drawn = rng.normal(scale=0.3, size=leaf.shape)
-        if path[-1] == "kernel":
-            drawn *= 3 / np.sqrt(np.prod(leaf.shape[:-1]))
-        return (1 + abs(drawn) if path[-1] in ("scale", "std") else drawn).astype(np.float32)
-
-    flat = flax.traverse_util.flatten_dict(dict(shapes_of(model)))
-    return flax.traverse_util.unflatten_dict({p: value(p, leaf) for p, leaf in flat.items()})
-
-
 @pytest.mark.parametrize(("preset", "k"), list(PARAMETERS))
 def test_parameter_counts(preset, k):
     """Those of the U-Net of these widths, and those of the blocks by hand."""
     sizes = PRESETS[preset]
-    params = shapes_of(ConvSwinUnet(num_branches=k, **sizes._asdict()))["params"]
+    params = shapes_of(UNet(num_branches=k, norm="sample", **sizes._asdict()))["params"]
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
-    plain = shapes_of(unet.UNet(num_branches=k, widths=sizes.widths, norm="sample"))["params"]
+    plain = shapes_of(UNet(num_branches=k, widths=sizes.widths, norm="sample"))["params"]
     blocks = 0
     for width, depth, heads in zip(sizes.widths[-2:], sizes.depths, sizes.num_heads, strict=True):
         attention = 4 * width**2 + 4 * width + heads * (2 * sizes.window_size - 1) ** 2
@@ -67,15 +41,14 @@ def test_parameter_counts(preset, k):
     assert total == blocks + sum(leaf.size for leaf in jax.tree.leaves(plain))
 
 
-def test_without_blocks_it_is_the_unet():
-    model = MODEL.clone(depths=(), num_heads=())
-    variables = draw(model)
-    same = unet.UNet(num_branches=K, widths=MODEL.widths, norm="sample")
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        apply(model)(variables, IMAGES, BRANCH),
-        apply(same)(variables, IMAGES, BRANCH),
-    )
+def test_with_blocks_that_add_nothing_it_is_the_plain_network():
+    variables = draw(MODEL)
+    flat = flax.traverse_util.flatten_dict(variables)
+    silent = {p: 0 * v if {"proj", "fc2"} & set(p) else v for p, v in flat.items()}
+    silent = flax.traverse_util.unflatten_dict(silent)
+    plain, _ = apply(MODEL.clone(depths=(), num_heads=()))(variables, IMAGES, BRANCH)
+    np.testing.assert_array_equal(apply(MODEL)(silent, IMAGES, BRANCH)[0], plain)
+    assert np.abs(apply(MODEL)(variables, IMAGES, BRANCH)[0] - plain).max() > 1e-2
 
 
 def test_the_moments_come_in_the_order_of_the_network():
@@ -99,13 +72,10 @@ def test_a_branch_equals_a_plain_model_that_holds_its_variables():
     variables = draw(MODEL)
     logits, _ = apply(MODEL)(variables, IMAGES, BRANCH)
     assert logits.shape == (*IMAGES.shape[:3], 2) and logits.dtype == np.float32
-    flat = flax.traverse_util.flatten_dict(variables)
     for b in range(K):
-        rows = {p: v[b : b + 1] if p[-2].startswith("norm") else v for p, v in flat.items()}
         plain = apply(MODEL.clone(num_branches=1))
-        of_branch = flax.traverse_util.unflatten_dict(rows)
         asked = np.flatnonzero(BRANCH == b)
-        alone, _ = plain(of_branch, IMAGES[asked], np.zeros(len(asked), np.int32))
+        alone, _ = plain(of_branch(variables, b), IMAGES[asked], np.zeros(len(asked), np.int32))
         np.testing.assert_allclose(alone, logits[asked], rtol=1e-4, atol=1e-4)
     by_branch = [apply(MODEL)(variables, IMAGES[:1], np.int32([b]))[0] for b in range(K)]
     assert np.abs(by_branch[0] - by_branch[1]).max() > 1e-2
@@ -125,8 +95,8 @@ def test_blocks_see_beyond_the_convolutions():
         return int(np.max(np.nonzero(np.abs(gradient))[0]))
 
     sizes = {"widths": (3, 4, 6), "norm": "channel"}
-    far = reach(ConvSwinUnet(depths=(2,), num_heads=(2,), window_size=4, **sizes))
-    assert far > reach(unet.UNet(**sizes))
+    far = reach(UNet(depths=(2,), num_heads=(2,), window_size=4, **sizes))
+    assert far > reach(UNet(**sizes))
 
 
 def test_remat_changes_nothing():
@@ -182,7 +152,7 @@ def test_statistics_of_whole_layers_are_refused_for_batch_norms():
 def test_the_least_side_is_a_pixel_of_the_last_scale():
     side, why = conv_swin_unet.least_side(network("conv_swin_unet"))
     assert (side, why) == (8, "4 scales")
-    model = ConvSwinUnet(**PRESETS["dots"]._asdict())
+    model = UNet(norm="sample", **PRESETS["dots"]._asdict())
     logits, _ = jax.eval_shape(
         model.apply,
         shapes_of(model),
