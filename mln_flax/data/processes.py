@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import itertools
 import multiprocessing
 import multiprocessing.context
 import os
@@ -9,8 +10,9 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -41,6 +43,68 @@ def pool(workers: int, *, with_main: bool) -> Iterator[concurrent.futures.Execut
         raise
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    known = getattr(os, "sched_getaffinity", None)
+    return len(known(0)) if known else os.cpu_count() or 1
+
+
+def may_start() -> bool:
+    """Whether this process may have others; one of a pool may not."""
+    return not multiprocessing.current_process().daemon
+
+
+def drawn(
+    items: Sequence[Any],
+    draw: Callable[[Any], Any],
+    workers: int,
+    faults: tuple[type[Exception], ...],
+) -> Iterator[tuple[Any, Any]]:
+    """Each item with what `draw` makes of it, as they become ready; all here if others fail.
+
+    Args:
+      items: no two are equal.
+      draw: known to other processes by its name.
+      workers: processes that draw, this one among them: it need not wait for the others' start.
+      faults: of processes, which `draw` itself raises nowhere.
+    """
+    left = dict.fromkeys(items)
+    if workers > 1:
+        try:
+            with pool(workers - 1, with_main=False) as others:
+                for item, result in _with_others(tuple(left), draw, others, workers - 1):
+                    yield item, result
+                    del left[item]
+        except faults as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+            print(f"phantoms: drawn in this process alone ({reason})", flush=True)
+    for item in left:
+        yield item, draw(item)
+
+
+def _with_others(
+    items: Sequence[Any],
+    draw: Callable[[Any], Any],
+    others: concurrent.futures.Executor,
+    workers: int,
+) -> Iterator[tuple[Any, Any]]:
+    """Draws here while others do, so many of them."""
+    waiting: dict[concurrent.futures.Future[Any], Any] = {}
+    following = iter(items)
+    own = items[0]
+    while own is not None or waiting:
+        # One that a process draws and one that it finds when it has done so.
+        for item in itertools.islice(following, 2 * workers - len(waiting)):
+            waiting[others.submit(draw, item)] = item
+        own = next(following, None)
+        if own is not None:
+            yield own, draw(own)
+        timeout = None if own is None else 0
+        ready = concurrent.futures.wait(waiting, timeout, concurrent.futures.FIRST_COMPLETED).done
+        for future in ready:
+            yield waiting.pop(future), future.result()
 
 
 class _ProcessWithoutMain(multiprocessing.context.SpawnProcess):

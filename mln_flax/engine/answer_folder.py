@@ -47,17 +47,9 @@ def claimed(
       UserError: it is a file, holds answers of another origin or files that no prediction wrote
         where answers belong, or another process is at work in it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--output={folder}: is a file, or below one; give a folder") from None
-
-    def busy() -> None:
-        raise UserError(f"--output={folder}: another process is at work in it; take another")
-
     images = text_hash(str(given.root))
     own = {"model": origin.model, "settings": origin.config, "folder of images": images}
-    with locks.alone(folder, busy):
+    with locks.output(folder):
         stored = _manifest(folder)
         places = [str(place) for place in _stored_places(folder)] if stored else []
         if stored and (other := [name for name in own if stored.get(name) != own[name]]):

@@ -5,6 +5,31 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 
+def minutes(seconds: float) -> str:
+    """`1:05`."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class Pace:
+    """How long the rest of many pieces will take.
+
+    The first one waits for the compiler, so it says little of the others.
+    """
+
+    def __init__(self) -> None:
+        self._started = self._first = time.monotonic()
+        self._pieces = 0
+
+    def left(self, pieces: int) -> str:
+        """Of so many more, when one has just been finished: `1:05`."""
+        self._pieces, now = self._pieces + 1, time.monotonic()
+        if self._pieces == 1:
+            self._first, each = now, now - self._started
+        else:
+            each = (now - self._first) / (self._pieces - 1)
+        return minutes(each * pieces)
+
+
 class Progress(NamedTuple):
     """When this process began, and at which step."""
 
@@ -14,8 +39,8 @@ class Progress(NamedTuple):
     def line(self, step: int, steps: int) -> str:
         """`step 200/1200   4.1 steps/s   4:04 left`."""
         speed = (step - self.first_step) / max(time.monotonic() - self.started, 1e-9)
-        left = int((steps - step) / speed) if speed else 0
-        return f"step {step}/{steps}  {speed:.2f} steps/s  {left // 60}:{left % 60:02d} left"
+        left = (steps - step) / speed if speed else 0
+        return f"step {step}/{steps}  {speed:.2f} steps/s  {minutes(left)} left"
 
 
 class Stopwatch:

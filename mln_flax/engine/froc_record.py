@@ -41,11 +41,11 @@ def record_of(
         _mark(cluster, bool(found.any()))
         for cluster, found in zip(prediction.clusters, pairs, strict=True)
     ]
+    numbers = np.array([mark["number"] for mark in marks], int)
     truths = [
-        _truth(cluster, [m["number"] for m, found in zip(marks, column, strict=True) if found],
-               prediction)
-        for cluster, column in zip(known.clusters, pairs.T, strict=True)
-    ]  # fmt: skip
+        _truth(cluster, numbers[finds].tolist(), prediction)
+        for cluster, finds in zip(known.clusters, pairs.T, strict=True)
+    ]
     named = [*_named(measured.image_id, "label", truths)]
     named += _named(measured.image_id, "mark", [m for m in marks if not m["hit"]][:MOST_DRAWN])
     for place, name in named:

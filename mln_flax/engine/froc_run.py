@@ -7,7 +7,6 @@ image that has it is not answered again. An image that cannot be used is named, 
 import contextlib
 import dataclasses
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +17,12 @@ from mln_flax.config import OF_THE_SET, Config
 from mln_flax.data.core import Example, Unusable
 from mln_flax.engine import froc_record, froc_set, stored, whole_records
 from mln_flax.engine import workdir as workdirs
+from mln_flax.engine.clock import Pace
 from mln_flax.engine.froc_set import MeasuredImage, MeasuredSet
 from mln_flax.engine.hashes import text_hash
 from mln_flax.engine.origin import Origin, origin_of
 from mln_flax.engine.predictor import Prediction, Predictor
-from mln_flax.engine.session import LARGE, clock, fault
+from mln_flax.engine.session import LARGE, fault
 from mln_flax.engine.stop import EXIT_CODES, StopSignal
 from mln_flax.results import froc_page, froc_tables
 from mln_flax.types import Record, UserError
@@ -153,8 +153,7 @@ class Session:
             self.counting.shutdown(cancel_futures=True)
 
     def _all(self, images: Sequence[MeasuredImage]) -> None:
-        begun, fresh, total = time.monotonic(), 0, len(images)
-        first = begun
+        pace, total = Pace(), len(images)
         ahead: Future[Loaded] | None = None
         for number, image in enumerate(images, start=1):
             if self.stop.name:
@@ -174,12 +173,7 @@ class Session:
             except Exception as error:
                 self._leave_out(image, error)
                 continue
-            fresh, now = fresh + 1, time.monotonic()
-            if fresh == 1:  # which has waited for the compiler: it says little of the others
-                first, each = now, now - begun
-            else:
-                each = (now - first) / (fresh - 1)
-            left = clock(each * (total - number))
+            left = pace.left(total - number)
             self._wait()
             words = f"{number}/{total} {image.name}"
             self.behind = self.counting.submit(
@@ -278,18 +272,14 @@ def _claimed(
     folder: Path, own: Mapping[str, str], overwrite: bool, about: Mapping[str, Any]
 ) -> Iterator[None]:
     """Holds the folder for this command; raises UserError where it holds something else."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--output={folder}: is a file, or below one; give a folder") from None
-
-    def busy() -> None:
-        raise UserError(f"--output={folder}: another process is at work in it; take another")
-
     path = folder / MANIFEST
-    if not path.exists() and any(each.name != locks.LOCK for each in folder.iterdir()):
+    if (
+        folder.is_dir()
+        and not path.exists()
+        and any(each.name != locks.LOCK for each in folder.iterdir())
+    ):
         raise UserError(f"--output={folder}: holds files of something else; take another folder")
-    with locks.alone(folder, busy):
+    with locks.output(folder):
         claimed_by = files.read_json(path)["of"] if path.exists() else own
         if other := [name for name in own if claimed_by.get(name) != own[name]]:
             if not overwrite:

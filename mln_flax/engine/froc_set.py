@@ -78,7 +78,7 @@ def images(data: DataConfig, folders: Sequence[Path], part: str = "") -> Measure
     """
     enter_all()
     if data.name not in collections:
-        known = sorted(name for name in collections)
+        known = sorted(collections)
         raise UserError(
             f"--config.data.name={data.name}: not a data set of files{nearest(data.name, known)}; "
             f"known: {', '.join(known)}"
@@ -142,8 +142,11 @@ def _absent(indices: Sequence[Index]) -> list[tuple[int, LeftOut]]:
         if absent.item not in counted
     ]
     there = [Path(absent.item).exists() for _, absent in items]
-    known |= {Path(absent.item).name for (_, absent), is_there in zip(items, there, strict=True)
-              if is_there}  # fmt: skip
+    known |= {
+        Path(absent.item).name
+        for (_, absent), is_there in zip(items, there, strict=True)
+        if is_there
+    }
     kept = []
     for (number, absent), is_there in zip(items, there, strict=True):
         name = Path(absent.item).name

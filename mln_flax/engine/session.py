@@ -18,6 +18,7 @@ from mln_flax.data.core import Unusable
 from mln_flax.data.readers.reader import Mammogram
 from mln_flax.engine import answer_folder, answers, inputs
 from mln_flax.engine.answers import Segments, Whole
+from mln_flax.engine.clock import Pace, minutes
 from mln_flax.engine.hashes import file_hash
 from mln_flax.engine.inputs import Case, Inputs, NoImage
 from mln_flax.engine.origin import Origin
@@ -34,11 +35,6 @@ LARGE = 30_000_000  # pixels of an image beside which no other is held
 def counted(count: int) -> str:
     """`1 cluster`, `2 clusters`."""
     return f"{count} cluster{'' if count == 1 else 's'}"
-
-
-def clock(seconds: float) -> str:
-    """`1:05`."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def fault(error: Exception) -> str:
@@ -87,8 +83,7 @@ class Session:
             self.writing.shutdown(cancel_futures=True)
 
     def _all(self, cases: Sequence[Case]) -> None:
-        started = first = time.monotonic()
-        fresh, total = 0, len(cases)
+        pace, total = Pace(), len(cases)
         ahead: Future[Decoded | None] | None = None
         for number, case in enumerate(cases, start=1):
             if self.stop.name:
@@ -113,15 +108,10 @@ class Session:
             if source is None:
                 print(f"predict: {number}/{total} {case.image}: done already", flush=True)
                 continue
-            fresh, now = fresh + 1, time.monotonic()
-            if fresh == 1:  # which has waited for the compiler: it says little of the others
-                first, each = now, now - started
-            else:
-                each = (now - first) / (fresh - 1)
-            left = each * (total - number)
+            seconds = time.monotonic() - begun
             print(
-                f"predict: {number}/{total} {case.image}: {counted(count)}, {now - begun:.1f} s"
-                f"{notes}; {clock(left)} left",
+                f"predict: {number}/{total} {case.image}: {counted(count)}, {seconds:.1f} s"
+                f"{notes}; {pace.left(total - number)} left",
                 flush=True,
             )
 
@@ -172,7 +162,7 @@ class Session:
             if (frame + 1) % SAID_EVERY == 0 and frame + 1 < count:
                 left = (time.monotonic() - begun) / (frame + 1) * (count - frame - 1)
                 print(
-                    f"predict: {case.image}: frame {frame + 1}/{count}; {clock(left)} left",
+                    f"predict: {case.image}: frame {frame + 1}/{count}; {minutes(left)} left",
                     flush=True,
                 )
         numbers = clusters.linked([prediction.marks for prediction in predictions])

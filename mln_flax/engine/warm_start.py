@@ -63,7 +63,8 @@ def from_trained(run: Run, state: Any) -> Start:
         )
     if not of_params.taken:
         raise UserError(f"{flag}: none of its parameters is one of this network")
-    lines = [f"{flag}: {packed.title(folder)}, model {hashes.tree_hash(tree)[:12]}"]
+    model = hashes.tree_hash(tree)
+    lines = [f"{flag}: {packed.title(folder)}, model {model[:12]}"]
     lines += [transfer.describe(of_params, "parameters")]
     lines += [transfer.describe(of_stats, "running statistics")]
     if (whole := whole_model.read(folder)) and whole.spacing_mm:
@@ -71,7 +72,7 @@ def from_trained(run: Run, state: Any) -> Start:
     lines += [f"its network had another setting: {line}" for line in changed]
     facts = {
         "init_from": packed.title(folder),
-        "model": hashes.tree_hash(tree),
+        "model": model,
         "parameters": of_params.to_dict(),
         "running_statistics": of_stats.to_dict(),
         "other_settings": changed,

@@ -1,7 +1,7 @@
 """Detection in a data set's whole images: tables, numbers and the picture, from records alone."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -177,11 +177,9 @@ def _table_at_point(lines: Sequence[Record]) -> Table:
     if point["images"]:
         by = f"the model's own, for {point['asked']:g} false clusters per image"
     on_all = not any(line["detection"]["normal"] for line in lines)
-    where = (
-        "all images, as none is without calcifications"
-        if on_all
-        else ("images without calcifications alone")
-    )
+    where = "images without calcifications alone"
+    if on_all:
+        where = "all images, as none is without calcifications"
     return Table(
         "At the operating point",
         (*columns, "false clusters", "per image"),
@@ -316,8 +314,8 @@ def _curve(lines: Sequence[Record], unit: str) -> tuple[froc.Curve, froc.Interva
 
 
 def _where(place: Record) -> tuple[str, ...]:
-    shown: Callable[[str], str] = lambda name: f"{place[name]:.1f}"  # noqa: E731
-    return str(place["number"]), shown("row_px"), shown("column_px"), shown("extent_mm")
+    lengths = (f"{place[name]:.1f}" for name in ("row_px", "column_px", "extent_mm"))
+    return (str(place["number"]), *lengths)
 
 
 def _cell(value: float, ends: Sequence[float] | np.ndarray) -> str:

@@ -4,13 +4,9 @@
 What is not noted, or is not what was noted, is drawn again. `dataset.json` is written last.
 """
 
-import concurrent.futures
 import contextlib
 import hashlib
-import itertools
 import json
-import multiprocessing
-import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -94,15 +90,7 @@ def settings_of(config: Config) -> dict[str, Any]:
 @contextlib.contextmanager
 def _claimed(folder: Path, about: dict[str, Any]) -> Iterator[None]:
     """Holds the folder, made if there is none, for these settings."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--output={folder}: is a file, or below one; give a folder") from None
-
-    def busy() -> None:
-        raise UserError(f"--output={folder}: another process is at work in it; take another")
-
-    with locks.alone(folder, busy):
+    with locks.output(folder):
         journal = folder / JOURNAL
         if journal.exists():
             stored = _lines(journal)[:1]
@@ -214,47 +202,15 @@ def _duration(seconds: float) -> str:
 
 def _results(tasks: Sequence[Task], write: Any, workers: int) -> Iterator[tuple[Task, Written]]:
     """What `write` returns for each task; one image at a time in each process."""
-    left = dict.fromkeys(tasks)
-    count = min(workers or min(_cores(), MOST_WORKERS), len(left))
-    pixels = sum(task.size**2 or _WHOLE_MM2 / task.spacing_mm**2 for task in left)
-    if count > 1 and pixels > WORTH_PIXELS and not multiprocessing.current_process().daemon:
-        try:
-            with processes.pool(count, with_main=False) as pool:
-                for task, written in _with_others(tasks, write, pool, count):
-                    yield task, written
-                    del left[task]
-        except (RuntimeError, ImportError) as error:  # a process was killed or could not start
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-            print(f"phantoms: drawn in this process alone ({reason})", flush=True)
-    for task in left:
-        yield task, write(task)
+    count = min(workers or min(processes.cores(), MOST_WORKERS), len(tasks))
+    pixels = sum(task.size**2 or _WHOLE_MM2 / task.spacing_mm**2 for task in tasks)
+    if pixels <= WORTH_PIXELS or not processes.may_start():
+        count = 1
+    # What the disk refuses is no fault of a process.
+    return processes.drawn(tasks, write, count, (RuntimeError, ImportError))
 
 
 _WHOLE_MM2 = 30_000.0  # about what a whole view shows
-
-
-def _with_others(
-    tasks: Sequence[Task], write: Any, pool: concurrent.futures.Executor, workers: int
-) -> Iterator[tuple[Task, Written]]:
-    """Has a pool write; no more is asked of it at a time than keeps it at work."""
-    waiting: dict[concurrent.futures.Future[Written], Task] = {}
-    following = iter(tasks)
-    while True:
-        for task in itertools.islice(following, 2 * workers - len(waiting)):
-            waiting[pool.submit(write, task)] = task
-        if not waiting:
-            return
-        ready = concurrent.futures.wait(
-            waiting, return_when=concurrent.futures.FIRST_COMPLETED
-        ).done
-        for future in ready:
-            yield waiting.pop(future), future.result()
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    known = getattr(os, "sched_getaffinity", None)
-    return len(known(0)) if known else os.cpu_count() or 1
 
 
 def _finish(

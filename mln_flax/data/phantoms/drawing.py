@@ -1,10 +1,6 @@
 """Many phantoms at once: from the cache, else drawn, in several processes where that pays."""
 
-import concurrent.futures
 import functools
-import itertools
-import multiprocessing
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -104,42 +100,11 @@ def _drawn(
     blocks: Sequence[Block], show: Show, workers: int
 ) -> Iterator[tuple[Block, list[Example]]]:
     """Each block with its phantoms, as they become ready."""
-    draw_block, left = partial(_draw_block, show, store.SOURCES), dict.fromkeys(blocks)
-    count = min(workers or min(_cores(), MOST_WORKERS), len(left))
-    if count > 1 and sum(map(_seconds, left)) > WORTH_SECONDS and _may_start_processes():
-        try:
-            with processes.pool(count - 1, with_main=False) as pool:
-                for block, examples in _with_others(tuple(left), draw_block, pool, count - 1):
-                    yield block, examples
-                    del left[block]
-        except (OSError, RuntimeError, ImportError) as error:  # of processes; drawing raises none
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-            print(f"phantoms: drawn in this process alone ({reason})", flush=True)
-    for block in left:
-        yield block, draw_block(block)
-
-
-def _with_others(
-    blocks: Sequence[Block],
-    draw_block: Callable[[Block], list[Example]],
-    pool: concurrent.futures.Executor,
-    workers: int,
-) -> Iterator[tuple[Block, list[Example]]]:
-    """Draws blocks here while the pool draws others; this process need not wait for its start."""
-    waiting: dict[concurrent.futures.Future[list[Example]], Block] = {}
-    following = iter(blocks)
-    own: Block | None = blocks[0]
-    while own or waiting:
-        # One that a process draws and one that it finds when it has done so.
-        for block in itertools.islice(following, 2 * workers - len(waiting)):
-            waiting[pool.submit(draw_block, block)] = block
-        own = next(following, None)
-        if own:
-            yield own, draw_block(own)
-        timeout = 0 if own else None
-        ready = concurrent.futures.wait(waiting, timeout, concurrent.futures.FIRST_COMPLETED).done
-        for future in ready:
-            yield waiting.pop(future), future.result()
+    draw_block = partial(_draw_block, show, store.SOURCES)
+    count = min(workers or min(processes.cores(), MOST_WORKERS), len(blocks))
+    if sum(map(_seconds, blocks)) <= WORTH_SECONDS or not _may_start_processes():
+        count = 1
+    return processes.drawn(blocks, draw_block, count, (OSError, RuntimeError, ImportError))
 
 
 def _draw_block(show: Show, sources: str, block: Block) -> list[Example]:
@@ -174,10 +139,4 @@ def _reuse_memory() -> None:
 
 def _may_start_processes() -> bool:
     """Whether other processes could be started, and would draw the same."""
-    return not multiprocessing.current_process().daemon and store.is_as_imported()
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    known = getattr(os, "sched_getaffinity", None)
-    return len(known(0)) if known else os.cpu_count() or 1
+    return processes.may_start() and store.is_as_imported()

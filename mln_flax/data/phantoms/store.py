@@ -7,6 +7,7 @@ the libraries and the machine that they were computed with. It holds phantoms al
 import contextlib
 import functools
 import hashlib
+import importlib
 import io
 import os
 import pathlib
@@ -19,48 +20,18 @@ import scipy
 
 from mln_flax import files
 from mln_flax.data.core import Example
-from mln_flax.data.phantoms import (
-    anatomy,
-    any_scanner,
-    artifacts,
-    benign,
-    boxes,
-    clusters,
-    coverage,
-    exposure,
-    film_marks,
-    folds,
-    framing,
-    lesions,
-    morphology,
-    native,
-    noise,
-    scanners,
-    scene,
-)
 from mln_flax.data.prepare import prepared
 from mln_flax.types import UserError
 
 PLACE = "MLN_FLAX_PHANTOM_CACHE"  # an environment variable: another folder, or 0 for none
 MOST_BYTES = 2 * 10**9  # the files used longest ago are removed beyond
-_DRAWING = (
-    anatomy,
-    any_scanner,
-    artifacts,
-    benign,
-    boxes,
-    clusters,
-    coverage,
-    exposure,
-    film_marks,
-    folds,
-    framing,
-    lesions,
-    morphology,
-    native,
-    noise,
-    scanners,
-    scene,
+_DRAWING = tuple(
+    importlib.import_module(f"mln_flax.data.phantoms.{name}")
+    for name in (
+        *("anatomy", "any_scanner", "artifacts", "benign", "boxes", "clusters", "coverage"),
+        *("exposure", "film_marks", "folds", "framing", "lesions", "morphology", "native"),
+        *("noise", "scanners", "scene"),
+    )
 )
 _WORDS = "image_id patient_id domain laterality view_position label_kind".split()  # of an Example
 

@@ -183,18 +183,25 @@ def _steps(length: int, fine_px: float, coarse_px: float) -> np.ndarray:
     return behind[:, 1:].astype(np.float32)
 
 
-def foreground_mean(image: Any) -> jax.Array:
-    """The mean gray without the background: [B, H, W] -> float32 [B].
+def foreground(image: jax.Array) -> jax.Array:
+    """Which pixels are no background: [B, H, W] -> bool [B, H, W].
 
     Background is what lies within 2% of the image's darkest or brightest gray, whichever end
-    holds more pixels: air is black until an image is inverted (the paper's "+", section 5.1.2,
-    which leaves out the smallest gray). An image of one gray is all foreground.
+    holds more pixels: air is black until an image is inverted. An image of one gray is all
+    foreground.
     """
-    image = jnp.asarray(image, jnp.float32)
     low, high = (of(axis=(1, 2), keepdims=True) for of in (image.min, image.max))
     reach = BACKGROUND * (high - low)
     dark, bright = image <= low + reach, image >= high - reach
     is_dark = dark.sum((1, 2), keepdims=True) >= bright.sum((1, 2), keepdims=True)
     inside = ~jnp.where(is_dark, dark, bright)
-    inside |= ~inside.any(axis=(1, 2), keepdims=True)
+    return inside | ~inside.any(axis=(1, 2), keepdims=True)
+
+
+def foreground_mean(image: Any) -> jax.Array:
+    """The mean gray without the background (the paper's "+", section 5.1.2, which leaves out the
+    smallest gray): [B, H, W] -> float32 [B].
+    """
+    image = jnp.asarray(image, jnp.float32)
+    inside = foreground(image)
     return _mean(image * inside) / _mean(inside.astype(jnp.float32))

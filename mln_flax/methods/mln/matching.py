@@ -13,7 +13,7 @@ import numpy as np
 from mln_flax.data.images import Images, chunks
 from mln_flax.methods.mln import branches, image_rules
 from mln_flax.methods.mln.bank import ViewMap
-from mln_flax.methods.mln.image_features import BACKGROUND, image_features
+from mln_flax.methods.mln.image_features import foreground, image_features
 from mln_flax.methods.mln.image_rules import Chooser
 from mln_flax.parallel import pad_rows
 
@@ -72,17 +72,8 @@ def look_in(polarity: Any, shares: Any, image: Any) -> Look:
 
 
 def histogram(image: jax.Array) -> jax.Array:
-    """The share of the pixels of each gray that are breast: [B, H, W] -> [B, BINS].
-
-    Breast is what does not lie within 2% of the darkest or the brightest gray, whichever end holds
-    more pixels: as in `foreground_mean`.
-    """
-    low, high = (of(axis=(1, 2), keepdims=True) for of in (image.min, image.max))
-    reach = BACKGROUND * (high - low)
-    dark, bright = image <= low + reach, image >= high - reach
-    is_dark = dark.sum((1, 2), keepdims=True) >= bright.sum((1, 2), keepdims=True)
-    inside = ~jnp.where(is_dark, dark, bright)
-    inside |= ~inside.any(axis=(1, 2), keepdims=True)
+    """The share of the pixels of each gray that are `foreground`: [B, H, W] -> [B, BINS]."""
+    inside = foreground(image)
     place = jnp.clip(jnp.floor(image * BINS), 0, BINS - 1).astype(jnp.int32)
 
     def counted(place, inside):

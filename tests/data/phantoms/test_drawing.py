@@ -261,7 +261,7 @@ def test_settings_are_refused_before_any_process_starts(monkeypatch):
 @pytest.mark.usefixtures("in_processes")
 def test_a_process_that_may_have_no_children_draws_alone(monkeypatch):
     daemon = multiprocessing.Process(daemon=True)
-    monkeypatch.setattr(drawing.multiprocessing, "current_process", lambda: daemon)
+    monkeypatch.setattr(multiprocessing, "current_process", lambda: daemon)
     monkeypatch.setattr(drawing.processes, "pool", refuses_to_draw)
     assert_same(drawing.draw([BLOCK], phantom.shown, workers=2)[0], directly(BLOCK))
 
