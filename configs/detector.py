@@ -30,7 +30,12 @@ def get_config() -> Config:
             source="any",
             targets=("ffdm", "dbt", "film", "processing"),
             phantom=PhantomConfig(
-                train=16000, validation=256, test=96, whole_normal=40, whole_lesions=20
+                train=12000,
+                whole_train=400,  # what lies around a lesion is not what fills a whole view
+                validation=256,
+                test=96,
+                whole_normal=40,
+                whole_lesions=20,
             ),
             tiles=TilesConfig(rows=0, columns=0),  # phantoms are as small as tiles already
         ),

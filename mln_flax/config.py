@@ -90,6 +90,9 @@ class PhantomConfig:
     """How many phantoms are drawn for each domain, windows and whole views, and their pixels."""
 
     train: Annotated[int, positive] = 240
+    # Whole views whose windows are trained on too, cut anywhere, and how many windows of each.
+    whole_train: Annotated[int, not_negative] = 0
+    whole_windows: Annotated[int, positive] = 24
     validation: Annotated[int, positive] = 24
     test: Annotated[int, positive] = 48
     # Whole views for source validation, and for the test of each domain, of which half are normal.

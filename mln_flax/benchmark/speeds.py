@@ -221,7 +221,7 @@ def settings(config: Config, run: Run, commit: str) -> dict[str, Any]:
         "norm": getattr(run.model, "norm", "channel"),
         "attention": getattr(run.model, "attention", None),
         "flat": config.optim.flat,
-        **{name: getattr(run.model, name, None) for name in SIZES},
+        **{name: getattr(run.model, name, None) or None for name in SIZES},  # as far as it has any
         "dtype": config.model.dtype,
         "remat": config.model.remat,
         "accumulate": config.train.accumulate,

@@ -46,7 +46,7 @@ class UNet(nn.Module):
         have no bias. Blocks have layer norms.
       depths: Swin blocks of each of the last stages down, every second one with shifted windows.
       num_heads: of their attention, in the same order.
-      window_size: of their windows, pixels of their stage.
+      window_size: of their windows, pixels of their stage; 0 without blocks.
       drop_path_rate: of the last block; it grows from 0 at the first.
       dtype: in which is computed; parameters, statistics and logits are float32.
       remat: a stage keeps nothing for the backward pass but its input.
@@ -63,7 +63,7 @@ class UNet(nn.Module):
     norm: str = "channel"
     depths: tuple[int, ...] = ()
     num_heads: tuple[int, ...] = ()
-    window_size: int = 8
+    window_size: int = 0
     drop_path_rate: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False

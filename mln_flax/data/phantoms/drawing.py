@@ -16,6 +16,7 @@ MOST_WORKERS = 8
 # Seconds: of a block, which one process draws and one file keeps; and of what several processes
 # draw at least, for each takes half a second of a core to start.
 BLOCK_SECONDS, WORTH_SECONDS = 0.1, 1.0
+WHOLE_SECONDS = 0.6  # of a whole view
 
 # Of a seed, the domains, a patient, and height=, width=, spacing_mm=, whole=: the patient's
 # phantoms.
@@ -93,6 +94,8 @@ def _split(block: Block) -> list[Block]:
 
 def _seconds(block: Block) -> float:
     """About how long drawing takes on one core of 2025."""
+    if block.windows:  # of a whole view each
+        return WHOLE_SECONDS * block.phantoms / block.windows
     return 0.003 * block.phantoms + 2.2e-7 * block.pixels
 
 
@@ -122,6 +125,7 @@ def _draw_block(show: Show, sources: str, block: Block) -> list[Example]:
             width=block.width,
             spacing_mm=block.spacing_mm,
             whole=block.whole,
+            **({"windows": block.windows} if block.windows else {}),
         )
     ]
 

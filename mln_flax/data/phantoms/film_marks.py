@@ -9,10 +9,13 @@ from mln_flax.data.phantoms import noise
 from mln_flax.data.phantoms.scene import Scene, gaussian
 
 BRIGHT_DUST, DARK_DUST = 0.6, 0.25  # in a square centimeter, at the median
-DIRT = 0.8  # spread (natural log) of the dust from film to film
+DIRT = 1.0  # spread (natural log) of the dust from film to film
+GATHERED, GATHERED_MM = 0.07, (1.0, 4.0)  # gatherings for each speck alone, and their spread
+SPECK_MM, SPECK = (0.04, 0.25), (0.05, 0.5)  # half widths of specks, and their contrast
 HAIRS, SCRATCHES = 0.012, 0.03  # likewise
 ROLLERS = 0.15  # share of films with bands across the transport
 EDGES = 0.06  # share of windows that the border, a strip or the label of a film reaches into
+MASKED = 0.5  # share of films of whose border a bright line is left, and black outside
 STRIPS, STRIP_MM = 0.4, (2.0, 12.0)  # share of films with one at an end, and its width
 
 
@@ -34,15 +37,28 @@ def _dust(image: np.ndarray, rng: np.random.Generator, scene: Scene) -> np.ndarr
     at = np.arange(-edge, edge + 1)
     image, dirt = np.pad(image, edge), np.exp(DIRT * rng.standard_normal())
     for sign, rate in ((1, BRIGHT_DUST), (-1, DARK_DUST)):
-        for _ in range(rng.poisson(rate * dirt * scene.area_cm2)):
-            row, column = rng.integers(height), rng.integers(width)
-            radius, stretch = rng.uniform(0.04, 0.16) / scene.spacing_mm, rng.uniform(0.6, 1.6)
+        for row, column in _places((height, width), rng, dirt * rate * scene.area_cm2, scene):
+            radius = np.exp(rng.uniform(*np.log(SPECK_MM))) / scene.spacing_mm
+            stretch = rng.uniform(0.6, 1.6)
             c, s = np.cos(turn := rng.uniform(0, np.pi)), np.sin(turn)
             u, v = c * at + s * at[:, None], c * at[:, None] - s * at
             speck = (radius + 0.5 - np.hypot(u * stretch, v / stretch)).clip(0, 1)
-            speck *= sign * rng.uniform(0.12, 0.5) * min(1.0, (2 * radius) ** 2)
+            speck *= sign * np.exp(rng.uniform(*np.log(SPECK))) * min(1.0, (2 * radius) ** 2)
             image[row : row + len(at), column : column + len(at)] += speck
     return image[edge : edge + height, edge : edge + width]
+
+
+def _places(
+    size: tuple[int, int], rng: np.random.Generator, count: float, scene: Scene
+) -> np.ndarray:
+    """Where about so many specks lie (row, column) int [n, 2]: alone, or close together as lint."""
+    places = [rng.uniform(0, size, (rng.poisson(count), 2))]
+    for _ in range(rng.poisson(GATHERED * count)):
+        spread = rng.uniform(*GATHERED_MM) / scene.spacing_mm
+        middle = rng.uniform(0, size)
+        places.append(middle + spread * rng.standard_normal((rng.integers(3, 13), 2)))
+    every = np.floor(np.concatenate(places)).astype(int)
+    return every[((every >= 0) & (every < size)).all(axis=1)]
 
 
 def _lines(image: np.ndarray, rng: np.random.Generator, scene: Scene) -> np.ndarray:
@@ -124,22 +140,31 @@ def _film_edges(image: np.ndarray, rng: np.random.Generator, scene: Scene) -> np
         if not scene.spots[end].any():
             image[end] = strip
     border = [int(rng.uniform(0.5, 3.0) * mm) for _ in range(4)]
-    bright = rng.uniform(0.75, 0.95)
-    image[: border[0]] = bright
-    image[height - border[1] :] = bright
-    if scene.chest_left:
-        image[:, width - border[2] :] = bright
-    else:
-        image[:, : border[2]] = bright
+    _frame(image, border, rng.uniform(0.75, 0.95), scene.chest_left)
+    if rng.random() < MASKED:
+        lines = [max(1, int(rng.uniform(0.1, 0.6) * mm)) for _ in border]
+        outside = [max(0, size - line) for size, line in zip(border, lines, strict=True)]
+        _frame(image, outside, 0.0, scene.chest_left)
     return image
+
+
+def _frame(image: np.ndarray, border: list[int], value: float, chest_left: bool) -> None:
+    """Sets so many pixels at the top, at the bottom and at the side away from the chest wall."""
+    height, width = image.shape
+    image[: border[0]] = value
+    image[height - border[1] :] = value
+    if chest_left:
+        image[:, width - border[2] :] = value
+    else:
+        image[:, : border[2]] = value
 
 
 def _strip(rng: np.random.Generator, rows: int, scene: Scene) -> np.ndarray:
     """So many rows beyond the collimated field [rows, W]: fogged film, all grain, no breast."""
     strip = rng.standard_normal((max(rows, 1), scene.spots.shape[1]), np.float32)
-    strip = gaussian(strip, rng.uniform(0.03, 0.2) / scene.spacing_mm)
+    strip = gaussian(strip, rng.uniform(0.03, 0.35) / scene.spacing_mm)
     strip = strip / max(float(strip.std()), 1e-6)
-    return rng.uniform(0.25, 0.9) + rng.uniform(0.02, 0.1) * strip
+    return rng.uniform(0.25, 0.9) + rng.uniform(0.02, 0.2) * strip
 
 
 def _label(rng: np.random.Generator, tall: int, wide: int) -> np.ndarray:

@@ -43,6 +43,36 @@ def whole_grid(body: anatomy.Breast, spacing_mm: float) -> anatomy.Grid:
     )
 
 
+def window_corners(
+    body: anatomy.Breast,
+    spacing_mm: float,
+    size: tuple[int, int],
+    count: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Upper left corners (row, column) int [count, 2] of windows of a whole view.
+
+    Any place is as likely where a window's middle is less than a fifth of a side out of the breast.
+
+    Args:
+      body: the breast.
+      spacing_mm: side of a pixel.
+      size: height and width of a window, pixels; at most those of the view.
+      count: of windows.
+      rng: draws the places.
+    """
+    grid = whole_grid(body, spacing_mm)
+    most = np.array([len(grid.y) - size[0], len(grid.x) - size[1]])
+    corners = np.zeros((0, 2), int)
+    while len(corners) < count:
+        drawn = rng.integers(most + 1, size=(4 * count, 2))
+        rows, columns = (drawn + np.array(size) // 2).T
+        inside = anatomy.depth_mm(body, grid.x[columns], grid.y[rows])
+        near = inside > -0.2 * min(size) * spacing_mm
+        corners = np.concatenate([corners, drawn[near]])
+    return corners[:count]
+
+
 def letters(body: anatomy.Breast, depth_mm: np.ndarray, spacing_mm: float) -> np.ndarray:
     """Attenuation [H, W] float32 of lead letters in the air, such as RMLO: side and view.
 

@@ -27,7 +27,10 @@ from mln_flax.types import UserError
 DOMAINS = tuple(scanners.SCANNERS)  # of the benchmark
 ANY = "any"  # each image by a machine of its own: to train a general detector on
 KNOWN = (*DOMAINS, ANY)
-_WINDOW, _SCANNER = 21, 22  # random streams
+_WINDOW, _SCANNER, _CUT = 21, 22, 26  # random streams
+# Windows show the patients from 0 on. Whole views show others: so many are kept for each part of
+# each machine, so that a patient is in one of them, whichever machine is the source.
+WHOLE, WHOLE_TRAIN, EACH = 10**9, 2 * 10**9, 10**6
 # A breast counts as shown whole along an axis when the field covers this share of it. Chosen.
 _WHOLE = 0.85
 
@@ -114,6 +117,61 @@ def shown(
     return examples
 
 
+def windows_of_whole(
+    seed: int,
+    domains: Sequence[str],
+    index: int,
+    *,
+    height: int,
+    width: int,
+    spacing_mm: float,
+    windows: int,
+    whole: bool = False,
+) -> list[Example]:
+    """Windows of one patient's whole view in each of the domains, as prediction meets them.
+
+    They lie anywhere with their middle in the breast or near it, so most show no calcification,
+    and many show air, the film's ends, letters or its label.
+
+    Args:
+      seed: as in `phantom`.
+      domains: as in `shown`.
+      index: as in `phantom`.
+      height: of a window, pixels.
+      width: likewise.
+      spacing_mm: side of a pixel.
+      windows: of each whole view.
+      whole: not of use here; blocks have it.
+
+    Raises:
+      UserError: as in `phantom`, or a window larger than the view.
+    """
+    tall, wide = size_of(seed, index, spacing_mm)
+    if height > tall or width > wide:
+        raise UserError(
+            f"phantom {seed}-{index} is {tall} x {wide} pixels of {spacing_mm} mm: no window of "
+            f"{height} x {width} (--config.data.size) is cut from it (data.phantom.whole_train)"
+        )
+    wholes = shown(seed, domains, index, height=tall, width=wide, spacing_mm=spacing_mm, whole=True)
+    rng = np.random.default_rng([seed, _CUT, index])
+    body = anatomy.breast(seed, index)
+    corners = framing.window_corners(body, spacing_mm, (height, width), windows, rng)
+    examples = []
+    for view in wholes:
+        for k, (row, column) in enumerate(corners):
+            area = slice(row, row + height), slice(column, column + width)
+            mask = view.mask[area].copy()
+            examples.append(
+                view._replace(
+                    image=view.image[area].copy(),
+                    mask=mask,
+                    image_id=f"{view.image_id}-{k}",
+                    label_kind="calcification" if mask.any() else "none",
+                )
+            )
+    return examples
+
+
 def whole_view(seed: int, domain: str, index: int, *, spacing_mm: float = 0.1) -> Example:
     """The whole mammogram of patient `index` as a machine shows it: a pure function.
 
@@ -170,13 +228,18 @@ def load(data: DataConfig) -> DataSet:
     _check_numbers(counts.seed, 0, data.size, data.size, counts.spacing_mm)
     wanted = [(data.source, name) for name in PARTS] + [(d, "test") for d in data.targets]
     wanted += [(domain, "train") for domain in data.unlabeled]  # last: no other patient changes
+    square = data.size, data.size, counts.spacing_mm
     blocks, first = [], 0
     for domain, name in wanted:
         stop = first + getattr(counts, name)
-        side = data.size
-        blocks.append(Block(counts.seed, (domain,), first, stop, side, side, counts.spacing_mm))
+        blocks.append(Block(counts.seed, (domain,), first, stop, *square))
         first = stop
     drawn = drawing.draw(blocks, shown, data.workers)
+    if counts.whole_train:
+        first = WHOLE_TRAIN + EACH * KNOWN.index(data.source)
+        cut = Block(counts.seed, (data.source,), first, first + counts.whole_train, *square)
+        cut = cut._replace(windows=counts.whole_windows)
+        drawn[0] += drawing.draw([cut], windows_of_whole, data.workers)[0]
     parts = tuple(
         Part.of(*names, tuple(examples)) for names, examples in zip(wanted, drawn, strict=True)
     )

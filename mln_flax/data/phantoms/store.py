@@ -47,11 +47,12 @@ class Block(NamedTuple):
     width: int
     spacing_mm: float
     whole: bool = False  # whole views, of this size: with 16-bit gray levels, which are kept so
+    windows: int = 0  # of a whole view, cut anywhere; 0: one window, at the lesion
 
     @property
     def phantoms(self) -> int:
         """How many these are."""
-        return (self.stop - self.first) * len(self.domains)
+        return (self.stop - self.first) * len(self.domains) * max(self.windows, 1)
 
     @property
     def pixels(self) -> int:

@@ -9,9 +9,6 @@ from mln_flax.data.core import Example, Part
 from mln_flax.data.phantoms import anatomy, drawing, lesions, phantom
 from mln_flax.data.phantoms.store import Block
 
-# Windows show the patients from 0 on. Whole views show others: so many are kept for each part of
-# each machine, so that a patient is in one of them, whichever machine is the source.
-FIRST, EACH = 10**9, 10**6
 PARTS = ("validation", "test")
 
 
@@ -79,10 +76,10 @@ def part(data: DataConfig, domain: str, name: str) -> Part:
 def indices(seed: int, domain: str, name: str, normal: int, labeled: int) -> list[int]:
     """The patients of a part in order, as many normal ones and ones with a lesion as asked for."""
     slot = len(PARTS) * phantom.KNOWN.index(domain) + PARTS.index(name)
-    first = FIRST + EACH * slot
+    first = phantom.WHOLE + phantom.EACH * slot
 
     def of(has_lesion: bool) -> Iterator[int]:
-        for index in range(first, first + EACH):
+        for index in range(first, first + phantom.EACH):
             if lesions.focus(anatomy.breast(seed, index)).lesion == has_lesion:
                 yield index
 

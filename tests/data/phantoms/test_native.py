@@ -75,8 +75,8 @@ def test_any_may_be_the_source_and_even_a_target():
 
 @pytest.mark.parametrize("spacing", [0.5, 1.0])
 def test_whole_views_of_any(spacing):
-    example = phantom.whole_view(0, "any", whole.FIRST, spacing_mm=spacing)
-    assert example.image.shape == phantom.size_of(0, whole.FIRST, spacing)
+    example = phantom.whole_view(0, "any", phantom.WHOLE, spacing_mm=spacing)
+    assert example.image.shape == phantom.size_of(0, phantom.WHOLE, spacing)
     assert np.isfinite(example.image).all() and 0 <= example.image.min() < example.image.max() <= 1
 
 

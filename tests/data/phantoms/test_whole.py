@@ -14,7 +14,7 @@ from mln_flax.types import UserError
 
 COUNTS = PhantomConfig(whole_normal=3, whole_lesions=2, whole_test=5, spacing_mm=2.0)
 DATA = DataConfig(phantom=COUNTS, workers=1)
-FIRST = whole.FIRST
+FIRST = phantom.WHOLE
 
 
 @pytest.fixture(autouse=True)
@@ -224,3 +224,41 @@ def test_an_unknown_domain_is_refused():
         whole.part(DATA, "flim", "test")
     with pytest.raises(UserError, match="spacing 0.0 mm"):
         phantom.whole_view(0, "ffdm", 0, spacing_mm=0.0)
+
+
+def test_windows_anywhere_in_a_whole_view():
+    asked = {"height": 20, "width": 24, "spacing_mm": 2.0}
+    (view,) = phantom.shown(
+        0,
+        ("ffdm",),
+        FIRST,
+        whole=True,
+        spacing_mm=2.0,
+        **dict(zip(("height", "width"), phantom.size_of(0, FIRST, 2.0), strict=True)),
+    )
+    cut = phantom.windows_of_whole(0, ("ffdm",), FIRST, windows=40, **asked)
+    assert len({example.image_id for example in cut}) == 40
+    places = np.lib.stride_tricks.sliding_window_view(view.image, (20, 24))
+    for example in cut:
+        at = np.argwhere((places == example.image).all(axis=(2, 3)))
+        assert any(np.array_equal(view.mask[r : r + 20, c : c + 24], example.mask) for r, c in at)
+        assert example.label_kind == ("calcification" if example.mask.any() else "none")
+    kinds = {bool((example.image < 0.02).mean() > 0.2) for example in cut}
+    assert kinds == {True, False}  # some show air, others do not
+    with pytest.raises(UserError, match="no window of 999 x 24"):
+        phantom.windows_of_whole(0, ("ffdm",), FIRST, windows=1, **asked | {"height": 999})
+
+
+def test_windows_of_whole_views_are_trained_on_beside_those_at_lesions(folder):
+    counts = PhantomConfig(
+        train=3, validation=1, test=1, whole_train=2, whole_windows=5, spacing_mm=2.0
+    )
+    data = DataConfig(size=16, source="any", targets=("film",), phantom=counts, workers=1)
+    first, *others = phantom.load(data).parts
+    assert len(first.examples) == 3 + 2 * 5
+    assert len(first.patient_ids) == 3 + 2
+    assert not any(first.patient_ids & part.patient_ids for part in others)
+    again = phantom.load(data).parts[0]
+    for example, same in zip(first.examples, again.examples, strict=True):
+        assert np.array_equal(example.image, same.image)
+        assert np.array_equal(example.mask, same.mask)
