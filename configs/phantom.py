@@ -35,10 +35,10 @@ def get_config() -> Config:
             mixing="polarity",
             foreground_only=True,
             cross_entropy=1.0,
-            cross_entropy_from_step=400,
+            cross_entropy_from_step=300,
             hard_negatives=0.03,
         ),
         # Labels are rare: with larger first steps a network may learn to find nothing.
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=100, clip_norm=1.0),
-        train=TrainConfig(steps=800, evaluate_every_steps=200, log_every_steps=50),
+        train=TrainConfig(steps=600, evaluate_every_steps=200, log_every_steps=50),
     )

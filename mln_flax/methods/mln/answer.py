@@ -64,7 +64,7 @@ def answer_all(programs: Programs, fitted: Fitted, image: np.ndarray) -> Answers
     maps = {name: seen.probability[:, branch] for branch, name in enumerate(names)}
     maps[UNION] = branches.combine(seen.probability)
     maps |= together(programs, fitted, seen, image, (WEIGHTED, *fitted.mixtures))
-    facts = [dict(_facts(programs, fitted, seen.by_norms, i)) for i in range(len(image))]
+    facts = facts_of(programs, fitted, seen)
     shipped = recorded.of_settings(settings)
     return Answers(
         maps=maps,
@@ -113,6 +113,11 @@ def together(
 
 def _with_matching(programs: Programs) -> Programs:
     return programs._replace(settings=dataclasses.replace(programs.settings, matching=True))
+
+
+def facts_of(programs: Programs, fitted: Fitted, seen: Seen) -> list[Record]:
+    """What the record of each image says of its choice."""
+    return [_facts(programs, fitted, seen.by_norms, i) for i in range(len(seen.probability))]
 
 
 def _facts(programs: Programs, fitted: Fitted, by_norms: dict[str, np.ndarray], i: int) -> Record:

@@ -7,7 +7,7 @@ import numpy as np
 
 from mln_flax.data.images import Images, chunks
 from mln_flax.methods.mln import branches
-from mln_flax.methods.mln.answer import answer_all
+from mln_flax.methods.mln.answer import facts_of, see
 from mln_flax.methods.mln.bank import Early, Fitted
 from mln_flax.methods.mln.passes import Programs
 from mln_flax.methods.mln.recorded import WEIGHTED
@@ -99,7 +99,8 @@ def _choices_through(
 ) -> Iterator[Record]:
     """The choices for every image seen through a view; few at a time, a part may be large."""
     for rows, _ in chunks(images.total, programs.chunk):
-        for facts in answer_all(programs, fitted, view(images.stack(rows)[0])).facts:
+        seen = see(programs, fitted, view(images.stack(rows)[0]))
+        for facts in facts_of(programs, fitted, seen):
             yield {key: facts[key] for key in CHOICE}
 
 
