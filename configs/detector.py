@@ -21,12 +21,12 @@ from mln_flax.config import Config, OptimConfig
 def get_config() -> Config:
     """Fewer steps of half the size; half of a batch's places are for windows with a lesion."""
     start = settings.load_file(str(pathlib.Path(__file__).with_name("detector_start.py")))
-    phantom = dataclasses.replace(start.data.phantom, train=12000, whole_train=400)
+    phantom = dataclasses.replace(start.data.phantom, train=10000, whole_train=300)
     return dataclasses.replace(
         start,
         data=dataclasses.replace(start.data, phantom=phantom),
         model=dataclasses.replace(start.model, init_from="runs/detector_start"),
         method=dataclasses.replace(start.method, cross_entropy_from_step=0),
         optim=OptimConfig(learning_rate=1.5e-3, warmup_steps=300, clip_norm=1.0),
-        train=dataclasses.replace(start.train, steps=8000, foreground=0.5),
+        train=dataclasses.replace(start.train, steps=7000, foreground=0.5),
     )

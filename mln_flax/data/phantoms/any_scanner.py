@@ -9,7 +9,8 @@ from mln_flax.data.phantoms.scanners import FILM, LINEAR, LOG, Curve, Halo, Mach
 from mln_flax.data.phantoms.scene import Blur
 
 NATIVE_MM = (0.05, 0.2)  # side of the machine's own pixels
-CORE_MM, TAIL_MM, TAIL = (0.02, 0.09), (0.10, 0.35), (0.0, 0.45)
+# Half of the cores are below 0.06 mm, as of detectors; a soft digitizer has 0.15.
+CORE_MM, TAIL_MM, TAIL = (0.02, 0.16), (0.10, 0.40), (0.0, 0.45)
 AMOUNT = (0.4, 2.5)  # of noise, times that of the named machines; logarithms are even
 FILMS, SLICES, FOR_PROCESSING = 0.3, 0.15, 0.15  # shares of images; the rest is for presentation
 INVERTED = 0.04  # share of the rest and of films that is stored upside down
@@ -27,7 +28,7 @@ def machine(rng: np.random.Generator) -> Machine:
     )
     native_mm = float(rng.uniform(*NATIVE_MM))
     blur = Blur(
-        core_mm=rng.uniform(*CORE_MM),
+        core_mm=float(np.exp(rng.uniform(*np.log(CORE_MM)))),
         tail_mm=rng.uniform(*TAIL_MM),
         tail=rng.uniform(*TAIL),
         aperture_mm=native_mm,

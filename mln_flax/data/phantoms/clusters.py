@@ -35,7 +35,7 @@ class Distribution(NamedTuple):
 
 
 DISTRIBUTIONS = {
-    "grouped": Distribution(0.65, (2.0, 15.0), (0.25, 0.10, 0.22, 0.13, 0.26, 0.04), 0.15),
+    "grouped": Distribution(0.65, (2.0, 15.0), (0.25, 0.12, 0.17, 0.17, 0.25, 0.04), 0.15),
     "linear": Distribution(0.20, (4.0, 25.0), (0.15, 0.0, 0.05, 0.0, 0.30, 0.50), 0.25),
     "segmental": Distribution(0.15, (12.0, 40.0), (0.20, 0.05, 0.25, 0.0, 0.30, 0.20), 0.25),
 }
