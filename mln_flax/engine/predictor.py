@@ -11,7 +11,7 @@ import numpy as np
 
 from mln_flax import settings
 from mln_flax.config import Config, validate
-from mln_flax.engine import explain, packed, stored, whole, whole_model
+from mln_flax.engine import explain, packed, sides, stored, whole, whole_model
 from mln_flax.engine import workdir as workdirs
 from mln_flax.engine.build import Run, build
 from mln_flax.engine.model import load_model
@@ -230,7 +230,7 @@ class Predictor:
                 total = seen if total is None else total + seen
                 votes += {None: 0, False: -1, True: 1}[one.scene.inverted]
         inverted = votes > 0 if votes else None
-        return total if total is None else of_side(total, self.run.method.inverted, inverted)
+        return total if total is None else sides.of_side(total, self.run.method.inverted, inverted)
 
     def answer(self, sized: Sized, common: np.ndarray | None) -> Prediction:
         """The answer for an image, by a choice that was made for it and others.
@@ -299,7 +299,7 @@ class Predictor:
             measured_mm=sized.spacing_mm,
             point=point,
             facts=facts_of(image.facts, image.common is not None)
-            | polarity(image.common, self.run.method.inverted),
+            | sides.polarity(image.common, self.run.method.inverted),
             why=why,
             maps=maps,
             notes=sized.notes + ((NO_FAR,) if "distances" in why and "far" not in why else ()),
@@ -344,40 +344,6 @@ def run_of_tiles(config: Config) -> Run:
     data = dataclasses.replace(config.data, size=side)
     passes = dataclasses.replace(config.evaluate, batch_size=chosen.batch_size)
     return build(dataclasses.replace(config, data=data, evaluate=passes))
-
-
-def of_side(
-    distances: np.ndarray, sides: Sequence[bool | None], inverted: bool | None
-) -> np.ndarray:
-    """Distances with those of the other polarity infinite; as they are if none is known.
-
-    So too where all are for the other one.
-
-    Args:
-      distances: of the k branches, smaller is nearer; what else was looked at may stand behind.
-      sides: of each branch, whether it is for inverted images; None: for both.
-      inverted: whether the image is.
-    """
-    other = np.array([side is not None and side != inverted for side in sides], bool)
-    if inverted is None or other.all():
-        return distances
-    chosen = distances.copy()
-    chosen[: len(sides)][other] = np.inf
-    return chosen
-
-
-def polarity(common: np.ndarray | None, sides: Sequence[bool | None]) -> Record:
-    """For which polarity an image is answered, and what told it: its air, or the tissue of tiles.
-
-    Args:
-      common: what chose, the distances of the k branches first; None where each tile chose.
-      sides: as in `of_side`.
-    """
-    side = sides[int(common[: len(sides)].argmin())] if common is not None and sides else None
-    if common is None or side is None:
-        return {}
-    by = "tissue" if np.isfinite(common).all() else "air"
-    return {"polarity": "inverted" if side else "upright", "polarity_by": by}
 
 
 def looked_at(frames: int) -> list[int]:
