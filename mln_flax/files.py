@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -19,12 +20,16 @@ from mln_flax.types import UserError
 # A path as the caller has it.
 PathLike = str | os.PathLike[str]
 
+# A list of numbers alone over several lines; no text holds a line's end.
+_NUMBERS = re.compile(r"\[\n([-+.,\deE\s]+)\n *\]")
+
 MOST_BYTES = 230  # of a file's name: usual file systems take 255, a temporary name is longer
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """A file with one JSON value, indented to be read, there in full or not at all."""
+    """A file with one JSON value, there in full or not at all: indented, numbers on one line."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = _NUMBERS.sub(lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
     # Bytes of a path that are no UTF-8 become escapes of JSON, which are read back as they were.
     write_bytes(path, f"{text}\n".encode(errors="backslashreplace"))
 
