@@ -21,7 +21,7 @@ from mln_flax.config import Config, OptimConfig
 def get_config() -> Config:
     """Fewer steps of half the size; half of a batch's places are for windows with a lesion."""
     start = settings.load_file(str(pathlib.Path(__file__).with_name("detector_start.py")))
-    phantom = dataclasses.replace(start.data.phantom, train=10000, whole_train=300)
+    phantom = dataclasses.replace(start.data.phantom, train=9000, whole_train=300)
     return dataclasses.replace(
         start,
         data=dataclasses.replace(start.data, phantom=phantom),

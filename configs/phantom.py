@@ -24,7 +24,9 @@ def get_config() -> Config:
     """Settings that train in minutes on two cores."""
     return Config(
         data=DataConfig(
-            phantom=PhantomConfig(train=600, validation=48, test=48, whole_normal=6, whole_lesions=3),
+            phantom=PhantomConfig(
+                train=600, validation=48, test=48, whole_normal=6, whole_lesions=3
+            ),
             tiles=TilesConfig(rows=0, columns=0),  # phantoms are as small as tiles already
         ),
         views=ViewsConfig(crop=0.75),

@@ -180,15 +180,8 @@ def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.
     lobes, *levels, texture = noise.fields(_laws(body, thin), grid.x, grid.y)
 
     # Lobes of the gland: a cone behind the nipple, broken up by noise, under a layer of fat.
-    tip_x, tip_y = body.nipple
-    along = (tip_x - x) / tip_x
-    across = (y - tip_y * (1 - 0.5 * along)) / (0.5 * (body.bottom - body.top))
-    cone = 1.1 - 1.2 * (np.abs(across) / (0.30 + 0.45 * along.clip(0, 1))) ** 2
-    cone -= 2.0 * (along - 0.72).clip(0) + 0.8 * (0.1 - along).clip(0)
     streaks = _streaks(body, grid)
-    gland = _step(0.5 + 0.42 * (cone - 1.15 + 1.3 * body.density + 0.85 * lobes + 0.5 * streaks))
-    edge = depth - body.subcutaneous_mm - 3.0 * lobes - 2.0 * streaks
-    gland = gland * _step(edge / 12.0 + 0.3)
+    gland = _gland(body, x, y, depth, 0.85 * lobes + 0.5 * streaks, 3.0 * lobes + 2.0 * streaks)
 
     # Septa around lobules of fat (Cooper's ligaments among them): where a smooth noise is zero.
     septa = np.zeros_like(depth)
@@ -202,6 +195,32 @@ def _dense_share(body: Breast, grid: Grid, depth: np.ndarray, thin: bool) -> np.
     share = 0.07 + core * (0.75 + 0.32 * septa + 0.16 * streaks)
     share += (0.058 if thin else 0.085) * texture * weight + 0.055 * septa + fibers
     return share * _step(depth / 2.5)
+
+
+def gland_at(body: Breast, x: float, y: float) -> float:
+    """How likely a place lies in the gland, in [0, 1], before noise breaks its lobes up."""
+    place = np.float64(x), np.float64(y)
+    return float(_gland(body, *place, depth_mm(body, *place), 0.0, 0.0))
+
+
+def _gland(body: Breast, x: Any, y: Any, depth: Any, lobes: Any, layer: Any) -> Any:
+    """The gland in [0, 1]: a cone behind the nipple, under a layer of fat.
+
+    Args:
+      body: the breast.
+      x: mm.
+      y: mm.
+      depth: mm under the skin.
+      lobes: what is added to the cone.
+      layer: mm that are added to the layer of fat.
+    """
+    tip_x, tip_y = body.nipple
+    along = (tip_x - x) / tip_x
+    across = (y - tip_y * (1 - 0.5 * along)) / (0.5 * (body.bottom - body.top))
+    cone = 1.1 - 1.2 * (np.abs(across) / (0.30 + 0.45 * along.clip(0, 1))) ** 2
+    cone -= 2.0 * (along - 0.72).clip(0) + 0.8 * (0.1 - along).clip(0)
+    inside = _step(0.5 + 0.42 * (cone - 1.15 + 1.3 * body.density + lobes))
+    return inside * _step((depth - body.subcutaneous_mm - layer) / 12.0 + 0.3)
 
 
 def _laws(body: Breast, thin: bool) -> list[noise.PowerLaw]:

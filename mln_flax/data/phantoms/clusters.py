@@ -11,9 +11,9 @@ import numpy as np
 from mln_flax.data.phantoms import anatomy, morphology
 from mln_flax.data.phantoms.coverage import Spot
 
-# Share of breasts without a cluster, and of those whose focus lies at the skin. Chosen: normal
-# images are most of any screening, and small windows must show air in training too.
-EMPTY_SHARE, SKIN_SHARE = 0.3, 0.2
+# Share of breasts without a cluster, and of those whose focus lies at the skin. Chosen.
+EMPTY_SHARE, SKIN_SHARE = 0.3, 0.06
+FAT = 0.06  # how often a place in fat is taken, where one in the gland always is. Chosen
 COUNT = (3, 50)  # of the calcifications of a cluster
 EXTENT_MM = (2.0, 40.0)  # the largest distance in it
 # Counts grow with the extent: the median is COUNT_AT_1 extent^COUNT_POWER. Chosen, as its spread.
@@ -54,7 +54,10 @@ class Focus(NamedTuple):
 
 
 def focus(body: anatomy.Breast) -> Focus:
-    """Where the cluster of a breast lies, or where that of a breast without one would."""
+    """Where the cluster of a breast lies, or where that of a breast without one would.
+
+    Mostly in the gland, whose ducts and lobules calcify, and seldom in fat or at the skin.
+    """
     rng = np.random.default_rng([body.seed, _FOCUS, body.patient])
     lesion = bool(rng.random() >= EMPTY_SHARE)
     name = _pick(rng, {name: kind.share for name, kind in DISTRIBUTIONS.items()})
@@ -70,7 +73,8 @@ def focus(body: anatomy.Breast) -> Focus:
         deep = rng.uniform(nearest, max(nearest + 1.0, 0.8 * reach if not at_skin else 0.0))
         x, y = anatomy.outline_mm(body, angle, deep)
         room = min(x - CHEST_MM, y - body.top - CHEST_MM, body.bottom - y, deep - SKIN_MM)
-        if room >= LEAST_ROOM_MM:
+        taken = at_skin or rng.random() < FAT + (1 - FAT) * anatomy.gland_at(body, x, y)
+        if room >= LEAST_ROOM_MM and taken:
             return Focus(float(x), float(y), radius, lesion, name)
 
 

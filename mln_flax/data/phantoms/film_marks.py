@@ -14,7 +14,7 @@ GATHERED, GATHERED_MM = 0.07, (1.0, 4.0)  # gatherings for each speck alone, and
 SPECK_MM, SPECK = (0.04, 0.25), (0.05, 0.5)  # half widths of specks, and their contrast
 HAIRS, SCRATCHES = 0.012, 0.03  # likewise
 ROLLERS = 0.15  # share of films with bands across the transport
-EDGES = 0.06  # share of windows that the border, a strip or the label of a film reaches into
+EDGES = 0.12  # share of windows that the border, a strip or the label of a film reaches into
 MASKED = 0.5  # share of films of whose border a bright line is left, and black outside
 STRIPS, STRIP_MM = 0.4, (2.0, 12.0)  # share of films with one at an end, and its width
 
