@@ -133,7 +133,7 @@ def outline_mm(body: Breast, angle: Any, depth_mm: Any) -> tuple[Any, Any]:
     return radius * np.cos(angle), radius * np.sin(angle)
 
 
-def depth_mm(body: Breast, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def depth_mm(body: Breast, x: Any, y: Any) -> Any:
     """Millimeters under the skin, negative in the air; exact near the skin, where it matters."""
     angle = np.arctan2(y, x)
     radius = np.interp(angle, body.angle, body.radius)

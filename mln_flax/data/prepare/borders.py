@@ -124,7 +124,29 @@ def _from_side(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _border_depth(lines: np.ndarray) -> int:
-    """How many lines from the first one on are a border, its blurred edge included; 0 for none."""
+    """How many lines from the first one on are a border, its blurred edge included; 0 for none.
+
+    Of some films a bright line is left, and outside of it all is as black as air.
+    """
+    black = _black_lines(lines)
+    depth = _strip_depth(lines[black:])
+    return black + depth if depth else 0
+
+
+def _black_lines(lines: np.ndarray) -> int:
+    """How many lines from the first one on are air alone, as far as a border may reach."""
+    deepest = int(len(lines) * _DEEPEST)
+    thin = lines[:deepest, :: 1 + lines.shape[1] // _SAMPLES]
+    if not thin.size:
+        return 0
+    low, high = np.percentile(thin, (2.5, 97.5), axis=1)
+    middle, air = (low + high) / 2, air_level(lines[deepest:])
+    other = (high - low >= _CONSTANT) | (np.abs(middle - air) >= _STEP)
+    return int(np.argmax(other)) if other.any() else 0
+
+
+def _strip_depth(lines: np.ndarray) -> int:
+    """How many lines from the first one on are a constant strip, and its blurred edge."""
     deepest = int(len(lines) * _DEEPEST)
     if deepest < 1:
         return 0
@@ -137,10 +159,11 @@ def _border_depth(lines: np.ndarray) -> int:
         return 0
     if abs(level - air_level(lines[depth:])) < _STEP:
         return 0
-    # Pectoral muscle may be white all along an edge too, but fades without a step.
+    # Pectoral muscle may be white all along an edge too, but fades without a step. A film's grain
+    # changes from line to line, and has no direction.
     settled, further = lines[depth + _EDGE_LINES], lines[depth + 2 * _EDGE_LINES]
     stepped = np.abs(settled - level) > _STEP
-    if np.mean(stepped) <= 0.5 or np.median(np.abs(further - settled)[stepped]) > _STEP:
+    if np.mean(stepped) <= 0.5 or abs(np.median((further - settled)[stepped])) > _STEP:
         return 0
     for line in lines[depth : depth + _EDGE_LINES]:
         left = np.abs(line - settled)[stepped] / np.abs(settled - level)[stepped]

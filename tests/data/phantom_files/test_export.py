@@ -316,6 +316,6 @@ def test_parts_share_out_all_patients():
 
 
 def test_more_patients_than_there_are(monkeypatch):
-    monkeypatch.setattr(whole, "EACH", 8)
+    monkeypatch.setattr(phantom, "EACH", 8)
     with pytest.raises(UserError, match="phantoms.count=20: a seed has fewer patients"):
         plan.of_domain("ffdm", 0, 20, plan.Shares(0.5), 32, 0.1)

@@ -88,7 +88,8 @@ def test_a_noisy_border_with_a_blurred_edge_goes_whole():
 @pytest.mark.parametrize("index", range(6))
 def test_the_border_of_a_film_goes(index):
     film = image(index, "film")
-    assert max(np.median(film[0]), np.median(film[-1])) > 0.5
+    ends = np.concatenate([film[:8], film[-8:]])
+    assert np.median(ends, axis=1).max() > 0.5
     found, notes = borders.without_frame(film)
     assert "burnt-in border: top" in notes[0] and "bottom" in notes[0]
     assert max(np.median(found[0]), np.median(found[-1])) < 0.2
