@@ -11,8 +11,9 @@ import numpy as np
 from mln_flax.data.phantoms import anatomy, morphology
 from mln_flax.data.phantoms.coverage import Spot
 
-# Share of breasts without a cluster, and of those whose focus lies at the skin. Chosen.
-EMPTY_SHARE, SKIN_SHARE = 0.3, 0.06
+EMPTY_SHARE = 0.3  # of breasts have no cluster. Chosen: normal images are most of any screening
+# Share of foci at the skin, of breasts with a cluster and of others: windows must show air. Chosen.
+SKIN_SHARE, EMPTY_SKIN_SHARE = 0.06, 0.25
 FAT = 0.06  # how often a place in fat is taken, where one in the gland always is. Chosen
 COUNT = (3, 50)  # of the calcifications of a cluster
 EXTENT_MM = (2.0, 40.0)  # the largest distance in it
@@ -56,14 +57,15 @@ class Focus(NamedTuple):
 def focus(body: anatomy.Breast) -> Focus:
     """Where the cluster of a breast lies, or where that of a breast without one would.
 
-    Mostly in the gland, whose ducts and lobules calcify, and seldom in fat or at the skin.
+    A cluster lies mostly in the gland, whose ducts and lobules calcify, and seldom in fat or at the
+    skin. What is looked at where there is none lies anywhere.
     """
     rng = np.random.default_rng([body.seed, _FOCUS, body.patient])
     lesion = bool(rng.random() >= EMPTY_SHARE)
     name = _pick(rng, {name: kind.share for name, kind in DISTRIBUTIONS.items()})
     low, high = np.log(DISTRIBUTIONS[name].extent_mm)
     radius = math.exp(rng.uniform(low, high)) / 2
-    at_skin = rng.random() < SKIN_SHARE
+    at_skin = rng.random() < (SKIN_SHARE if lesion else EMPTY_SKIN_SHARE)
     if at_skin:
         name, radius = "grouped", min(radius, 3.0)
     while True:
@@ -73,8 +75,8 @@ def focus(body: anatomy.Breast) -> Focus:
         deep = rng.uniform(nearest, max(nearest + 1.0, 0.8 * reach if not at_skin else 0.0))
         x, y = anatomy.outline_mm(body, angle, deep)
         room = min(x - CHEST_MM, y - body.top - CHEST_MM, body.bottom - y, deep - SKIN_MM)
-        taken = at_skin or rng.random() < FAT + (1 - FAT) * anatomy.gland_at(body, x, y)
-        if room >= LEAST_ROOM_MM and taken:
+        share = FAT + (1 - FAT) * anatomy.gland_at(body, x, y)
+        if room >= LEAST_ROOM_MM and (at_skin or not lesion or rng.random() < share):
             return Focus(float(x), float(y), radius, lesion, name)
 
 

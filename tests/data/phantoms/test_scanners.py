@@ -215,13 +215,17 @@ def test_lead_reaches_into_few_windows_and_covers_no_spot():
     assert not any(lead is not None and lead.any() for lead in drawn)
 
 
-def test_films_bear_specks_of_both_signs_lines_bands_and_edges():
+def test_films_bear_specks_of_both_signs_lines_bands_and_edges(monkeypatch):
+    monkeypatch.setattr(film_marks, "DIRT", 0.0)  # of few films most of the dust
     plain, rng = np.full((128, 128), 0.5, np.float32), np.random.default_rng(1)
     view = flat(plain, plain * 0)
-    marks = [film_marks.marked(plain, rng, view) - plain for _ in range(200)]
+    with monkeypatch.context() as without_edges:
+        without_edges.setattr(film_marks, "EDGES", 0.0)
+        marks = [film_marks.marked(plain, rng, view) - plain for _ in range(200)]
     area = 200 * view.area_cm2
     bright, dark = (sum(ndimage.label(s * m > 0.1)[1] for m in marks) / area for s in (1, -1))
     assert 0.15 < dark < bright < 1.2
+    marks = [film_marks.marked(plain, rng, view) - plain for _ in range(200)]
     extents = [
         max(part.stop - part.start for part in box)
         for m in marks
@@ -229,7 +233,7 @@ def test_films_bear_specks_of_both_signs_lines_bands_and_edges():
     ]
     assert 0.02 < np.mean(np.array(extents) > 15) < 0.2  # hairs, scratches, borders, labels
     edges = np.mean([(np.abs(m) > 0.08).mean() > 0.03 for m in marks])
-    assert 0.02 < edges < 0.12
+    assert 0.05 < edges < 0.2
     bands = [np.median(m, axis=1).std() > 1e-4 for m in marks]
     assert 0.05 < np.mean(bands) < 0.3
 
