@@ -4,7 +4,10 @@ The source is `any`; the four named machines are targets, which training never s
 patient takes part. The first stage learns lesions where they are; this one goes on with windows
 from anywhere in whole views beside them, of which few show a lesion and many what only looks like
 one (as classifiers of patches are trained before those of whole mammograms, Shen et al. 2019). The
-model that answers is packed by the last command: see docs/detector.md.
+model that answers is packed by the last command.
+
+Commit 0332857, seed 0, 2 cores of AMD EPYC (Zen 4): 30 minutes after 45 of the first stage; DSC
+0.503 on 256 validation windows. docs/detector.md has what it finds on films.
 
     python -m mln_flax.main --config=configs/detector_start.py --workdir=runs/detector_start
     python -m mln_flax.main --config=configs/detector.py --workdir=runs/detector

@@ -1,5 +1,6 @@
 """Packed models: to the bit, refused by name where damaged, and what answers without a workdir."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -235,7 +236,8 @@ def test_the_shipped_box_can_be_read_and_is_small():
         pytest.skip("this copy holds no weights")
     assert sum((packed.DETECTOR / name).stat().st_size for name in names) <= MOST_BYTES
     detector = settings.load_file(str(tiny.ROOT / "configs" / "detector.py"))
-    assert Predictor().run.config.model == detector.model
+    # What it began with is a folder, which a box does not name.
+    assert Predictor().run.config.model == dataclasses.replace(detector.model, init_from="")
     assert str(tiny.ROOT) not in (packed.DETECTOR / packed.FACTS).read_text()
 
 
