@@ -60,7 +60,9 @@ def a_start_from_random_weights(reads, *_):
 
 
 def drawn_phantoms(reads, *_):
-    assert load_data(recording.watched(tiny.config(), reads)).examples("film", "test")
+    whole = {"data__phantom__whole_train": "1", "data__phantom__spacing_mm": "1"}
+    data = load_data(recording.watched(tiny.config(**whole), reads))
+    assert data.examples("film", "test")
 
 
 def whole_phantoms(reads, *_):

@@ -11,6 +11,7 @@ import mln_flax
 from mln_flax.engine import predictor as predictors
 from mln_flax.engine import standalone, whole_model
 from mln_flax.engine.predictor import NO_POINT, Predictor
+from mln_flax.engine.sides import polarity
 from mln_flax.metrics import clusters
 from mln_flax.types import UserError
 
@@ -269,7 +270,7 @@ def test_the_air_of_an_image_leaves_out_branches_for_the_other_polarity(
     predictor = with_sides(answering.predictor(look=look), sides)
     common = predictor.look([predictor.sized(frame, (0.1, 0.1), "argument") for frame in frames])
     assert common.argmin() == wanted
-    told = predictors.polarity(common, sides)
+    told = polarity(common, sides)
     assert told == (dict(zip(("polarity", "polarity_by"), facts, strict=True)) if facts else {})
     answer = predictor.volume(frames, 0.1)[0]
     assert answer.branch == f"b{wanted}" and {**answer.facts, **told} == answer.facts
