@@ -31,7 +31,7 @@ def get_config() -> Config:
             mixing="polarity",
             foreground_only=True,
             cross_entropy=1.0,
-            cross_entropy_from_step=300,
+            cross_entropy_from_step=250,
             hard_negatives=0.03,
         ),
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=100, clip_norm=1.0),

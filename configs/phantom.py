@@ -25,7 +25,7 @@ def get_config() -> Config:
     return Config(
         data=DataConfig(
             phantom=PhantomConfig(
-                train=600, validation=48, test=48, whole_normal=6, whole_lesions=3
+                train=600, validation=48, test=48, whole_normal=5, whole_lesions=2
             ),
             tiles=TilesConfig(rows=0, columns=0),  # phantoms are as small as tiles already
         ),
@@ -37,10 +37,10 @@ def get_config() -> Config:
             mixing="polarity",
             foreground_only=True,
             cross_entropy=1.0,
-            cross_entropy_from_step=300,
+            cross_entropy_from_step=250,
             hard_negatives=0.03,
         ),
         # Labels are rare: with larger first steps a network may learn to find nothing.
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=100, clip_norm=1.0),
-        train=TrainConfig(steps=600, evaluate_every_steps=200, log_every_steps=50),
+        train=TrainConfig(steps=500, evaluate_every_steps=125, log_every_steps=50),
     )
