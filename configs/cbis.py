@@ -46,5 +46,5 @@ def get_config() -> Config:
             hard_negatives=0.03,
         ),
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=100, clip_norm=1.0),
-        train=TrainConfig(steps=1200, evaluate_every_steps=200, log_every_steps=50),
+        train=TrainConfig(steps=1200, evaluate_every_steps=100, log_every_steps=50),
     )
