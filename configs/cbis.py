@@ -19,32 +19,18 @@ Only the data and the number of steps differ from configs/phantom.py. Tiles of 5
 on two cores; an accelerator helps. The archive itself is not measured.
 """
 
-from mln_flax.config import (
-    Config,
-    DataConfig,
-    OptimConfig,
-    TrainConfig,
-    ViewsConfig,
-    method,
-    network,
-)
+import dataclasses
+import pathlib
+
+from mln_flax import settings
+from mln_flax.config import Config, DataConfig
 
 
 def get_config() -> Config:
     """2x2 tiles of 512 pixels, everything else as for the phantoms."""
-    return Config(
+    demo = settings.load_file(str(pathlib.Path(__file__).with_name("phantom.py")))
+    return dataclasses.replace(
+        demo,
         data=DataConfig(name="cbis_ddsm", source="cbis_ddsm", targets=(), size=512),
-        views=ViewsConfig(crop=0.75),
-        model=network("conv_swin_unet", preset="dots"),
-        method=method(
-            "mln",
-            answer="mixed",
-            mixing="polarity",
-            foreground_only=True,
-            cross_entropy=1.0,
-            cross_entropy_from_step=250,
-            hard_negatives=0.03,
-        ),
-        optim=OptimConfig(learning_rate=3e-3, warmup_steps=100, clip_norm=1.0),
-        train=TrainConfig(steps=1200, evaluate_every_steps=100, log_every_steps=50),
+        train=dataclasses.replace(demo.train, steps=1200),
     )

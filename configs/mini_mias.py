@@ -22,7 +22,7 @@ from mln_flax.config import (
 
 
 def get_config() -> Config:
-    """Tiles of 256 pixels (0.4 mm), the demo's network."""
+    """Tiles of 256 pixels (0.4 mm), a small Swin-Unet."""
     return Config(
         data=DataConfig(name="mini_mias", source="mini_mias", targets=(), size=256),
         views=ViewsConfig(crop=0.75),

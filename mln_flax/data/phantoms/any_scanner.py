@@ -6,7 +6,7 @@ All ranges are chosen, so that machines in use lie within them and not at their 
 import numpy as np
 
 from mln_flax.data.phantoms.scanners import FILM, LINEAR, LOG, Curve, Halo, Machine, Noise
-from mln_flax.data.phantoms.scene import Blur
+from mln_flax.data.phantoms.scene import Blur, log_uniform
 
 NATIVE_MM = (0.05, 0.2)  # side of the machine's own pixels
 # Half of the cores are below 0.06 mm, as of detectors; a soft digitizer has 0.15.
@@ -28,7 +28,7 @@ def machine(rng: np.random.Generator) -> Machine:
     )
     native_mm = float(rng.uniform(*NATIVE_MM))
     blur = Blur(
-        core_mm=float(np.exp(rng.uniform(*np.log(CORE_MM)))),
+        core_mm=log_uniform(rng, CORE_MM),
         tail_mm=rng.uniform(*TAIL_MM),
         tail=rng.uniform(*TAIL),
         aperture_mm=native_mm,
@@ -50,7 +50,7 @@ def machine(rng: np.random.Generator) -> Machine:
 
 def _noise(rng: np.random.Generator, kind: str, blur: Blur) -> Noise:
     """White, or spread by the machine's own blur, or by another, with white noise beside it."""
-    amount = float(np.exp(rng.uniform(*np.log(AMOUNT))))
+    amount = log_uniform(rng, AMOUNT)
     if kind != "film" and rng.random() >= COLORED:
         return Noise(amount)
     spread = blur if rng.random() < 0.5 else Blur(rng.uniform(0.03, 0.15))

@@ -75,8 +75,10 @@ def focus(body: anatomy.Breast) -> Focus:
         deep = rng.uniform(nearest, max(nearest + 1.0, 0.8 * reach if not at_skin else 0.0))
         x, y = anatomy.outline_mm(body, angle, deep)
         room = min(x - CHEST_MM, y - body.top - CHEST_MM, body.bottom - y, deep - SKIN_MM)
-        share = FAT + (1 - FAT) * anatomy.gland_at(body, x, y)
-        if room >= LEAST_ROOM_MM and (at_skin or not lesion or rng.random() < share):
+        if room < LEAST_ROOM_MM:
+            continue
+        anywhere = at_skin or not lesion
+        if anywhere or rng.random() < FAT + (1 - FAT) * anatomy.gland_at(body, x, y):
             return Focus(float(x), float(y), radius, lesion, name)
 
 

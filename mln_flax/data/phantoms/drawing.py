@@ -18,8 +18,8 @@ MOST_WORKERS = 8
 BLOCK_SECONDS, WORTH_SECONDS = 0.1, 1.0
 WHOLE_SECONDS = 0.6  # of a whole view
 
-# Of a seed, the domains, a patient, and height=, width=, spacing_mm=, whole=: the patient's
-# phantoms.
+# Of a seed, the domains, a patient, and height=, width=, spacing_mm=, whole= or windows=: the
+# patient's phantoms.
 Show = Callable[..., list[Example]]
 
 
@@ -124,8 +124,7 @@ def _draw_block(show: Show, sources: str, block: Block) -> list[Example]:
             height=block.height,
             width=block.width,
             spacing_mm=block.spacing_mm,
-            whole=block.whole,
-            **({"windows": block.windows} if block.windows else {}),
+            **({"windows": block.windows} if block.windows else {"whole": block.whole}),
         )
     ]
 

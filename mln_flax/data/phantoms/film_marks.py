@@ -6,13 +6,13 @@ Rates, sizes and contrasts are chosen. Gray values are those of the digitizer, d
 import numpy as np
 
 from mln_flax.data.phantoms import noise
-from mln_flax.data.phantoms.scene import Scene, gaussian
+from mln_flax.data.phantoms.scene import Scene, gaussian, log_uniform
 
 BRIGHT_DUST, DARK_DUST = 0.6, 0.25  # in a square centimeter, at the median
 DIRT = 1.0  # spread (natural log) of the dust from film to film
 GATHERED, GATHERED_MM = 0.07, (1.0, 4.0)  # gatherings for each speck alone, and their spread
 SPECK_MM, SPECK = (0.04, 0.25), (0.05, 0.5)  # half widths of specks, and their contrast
-HAIRS, SCRATCHES = 0.012, 0.03  # likewise
+HAIRS, SCRATCHES = 0.012, 0.03  # in a square centimeter
 ROLLERS = 0.15  # share of films with bands across the transport
 EDGES = 0.12  # share of windows that the border, a strip or the label of a film reaches into
 MASKED = 0.5  # share of films of whose border a bright line is left, and black outside
@@ -38,12 +38,12 @@ def _dust(image: np.ndarray, rng: np.random.Generator, scene: Scene) -> np.ndarr
     image, dirt = np.pad(image, edge), np.exp(DIRT * rng.standard_normal())
     for sign, rate in ((1, BRIGHT_DUST), (-1, DARK_DUST)):
         for row, column in _places((height, width), rng, dirt * rate * scene.area_cm2, scene):
-            radius = np.exp(rng.uniform(*np.log(SPECK_MM))) / scene.spacing_mm
+            radius = log_uniform(rng, SPECK_MM) / scene.spacing_mm
             stretch = rng.uniform(0.6, 1.6)
             c, s = np.cos(turn := rng.uniform(0, np.pi)), np.sin(turn)
             u, v = c * at + s * at[:, None], c * at[:, None] - s * at
             speck = (radius + 0.5 - np.hypot(u * stretch, v / stretch)).clip(0, 1)
-            speck *= sign * np.exp(rng.uniform(*np.log(SPECK))) * min(1.0, (2 * radius) ** 2)
+            speck *= sign * log_uniform(rng, SPECK) * min(1.0, (2 * radius) ** 2)
             image[row : row + len(at), column : column + len(at)] += speck
     return image[edge : edge + height, edge : edge + width]
 

@@ -13,6 +13,7 @@ AIR_MM, FRONT_MM = 10.0, 15.0
 LETTER_MM, MARGIN_MM, CLEAR_MM = (5.0, 8.0), (3.0, 7.0), -2.0
 ALONE, PLATES = 0.2, 0.3  # share of markers that name the side alone; of plates. Chosen
 LEAD = 3.5  # attenuation: whiter, or blacker, than any breast
+OUTSIDE = 0.2  # of a window's side: how far from the breast its middle may lie. Chosen
 _LETTERS = 23  # a random stream
 
 # Letters of 5 x 7 cells, each row as bits.
@@ -45,30 +46,29 @@ def whole_grid(body: anatomy.Breast, spacing_mm: float) -> anatomy.Grid:
 
 def window_corners(
     body: anatomy.Breast,
-    spacing_mm: float,
+    grid: anatomy.Grid,
     size: tuple[int, int],
     count: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Upper left corners (row, column) int [count, 2] of windows of a whole view.
 
-    Any place is as likely where a window's middle is less than a fifth of a side out of the breast.
+    Any place is as likely where a window's middle is less than OUTSIDE sides out of the breast.
 
     Args:
       body: the breast.
-      spacing_mm: side of a pixel.
+      grid: of the whole view.
       size: height and width of a window, pixels; at most those of the view.
       count: of windows.
       rng: draws the places.
     """
-    grid = whole_grid(body, spacing_mm)
     most = np.array([len(grid.y) - size[0], len(grid.x) - size[1]])
     corners = np.zeros((0, 2), int)
     while len(corners) < count:
         drawn = rng.integers(most + 1, size=(4 * count, 2))
         rows, columns = (drawn + np.array(size) // 2).T
         inside = anatomy.depth_mm(body, grid.x[columns], grid.y[rows])
-        near = inside > -0.2 * min(size) * spacing_mm
+        near = inside > -OUTSIDE * min(size) * grid.spacing_mm
         corners = np.concatenate([corners, drawn[near]])
     return corners[:count]
 

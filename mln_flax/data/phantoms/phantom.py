@@ -126,7 +126,6 @@ def windows_of_whole(
     width: int,
     spacing_mm: float,
     windows: int,
-    whole: bool = False,
 ) -> list[Example]:
     """Windows of one patient's whole view in each of the domains, as prediction meets them.
 
@@ -141,12 +140,13 @@ def windows_of_whole(
       width: likewise.
       spacing_mm: side of a pixel.
       windows: of each whole view.
-      whole: not of use here; blocks have it.
 
     Raises:
       UserError: as in `phantom`, or a window larger than the view.
     """
-    tall, wide = size_of(seed, index, spacing_mm)
+    body = anatomy.breast(seed, index)
+    grid = framing.whole_grid(body, spacing_mm)
+    tall, wide = len(grid.y), len(grid.x)
     if height > tall or width > wide:
         raise UserError(
             f"phantom {seed}-{index} is {tall} x {wide} pixels of {spacing_mm} mm: no window of "
@@ -154,8 +154,7 @@ def windows_of_whole(
         )
     wholes = shown(seed, domains, index, height=tall, width=wide, spacing_mm=spacing_mm, whole=True)
     rng = np.random.default_rng([seed, _CUT, index])
-    body = anatomy.breast(seed, index)
-    corners = framing.window_corners(body, spacing_mm, (height, width), windows, rng)
+    corners = framing.window_corners(body, grid, (height, width), windows, rng)
     examples = []
     for view in wholes:
         for k, (row, column) in enumerate(corners):
@@ -237,8 +236,8 @@ def load(data: DataConfig) -> DataSet:
     drawn = drawing.draw(blocks, shown, data.workers)
     if counts.whole_train:
         first = WHOLE_TRAIN + EACH * KNOWN.index(data.source)
-        cut = Block(counts.seed, (data.source,), first, first + counts.whole_train, *square)
-        cut = cut._replace(windows=counts.whole_windows)
+        stop, windows = first + counts.whole_train, counts.whole_windows
+        cut = Block(counts.seed, (data.source,), first, stop, *square, windows=windows)
         drawn[0] += drawing.draw([cut], windows_of_whole, data.workers)[0]
     parts = tuple(
         Part.of(*names, tuple(examples)) for names, examples in zip(wanted, drawn, strict=True)
@@ -295,7 +294,8 @@ def _grid(
 
     All windows that show the middle of a calcification or more are as likely, so labels are as
     likely in each pixel of a window, and windows cut clusters as tiles of a whole view do. Where
-    the breast has no cluster the window is placed as if it had: nothing but the label differs.
+    the breast has no cluster the window is placed as if it had one at its focus, which then lies
+    anywhere (`clusters.focus`).
     """
     rng = np.random.default_rng([body.seed, _WINDOW, body.patient])
     field = np.array([width, height]) * spacing_mm

@@ -50,6 +50,11 @@ class Blur(NamedTuple):
         return both * np.sinc(self.aperture_mm * frequency)
 
 
+def log_uniform(rng: np.random.Generator, ends: tuple[float, float]) -> float:
+    """A number between two, all logarithms as likely."""
+    return float(np.exp(rng.uniform(*np.log(ends))))
+
+
 def white(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     """Noise float32 [H, W] of variance 1 in a pixel of 0.1 mm, so of one power in all pixels."""
     noise = rng.standard_normal(scene.spots.shape, np.float32)

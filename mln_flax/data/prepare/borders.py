@@ -136,10 +136,9 @@ def _border_depth(lines: np.ndarray) -> int:
 def _black_lines(lines: np.ndarray) -> int:
     """How many lines from the first one on are air alone, as far as a border may reach."""
     deepest = int(len(lines) * _DEEPEST)
-    thin = lines[:deepest, :: 1 + lines.shape[1] // _SAMPLES]
-    if not thin.size:
+    if deepest < 1:
         return 0
-    low, high = np.percentile(thin, (2.5, 97.5), axis=1)
+    low, _, high = _levels(lines[:deepest])
     middle, air = (low + high) / 2, air_level(lines[deepest:])
     other = (high - low >= _CONSTANT) | (np.abs(middle - air) >= _STEP)
     return int(np.argmax(other)) if other.any() else 0
@@ -150,8 +149,7 @@ def _strip_depth(lines: np.ndarray) -> int:
     deepest = int(len(lines) * _DEEPEST)
     if deepest < 1:
         return 0
-    thin = lines[: deepest + 1, :: 1 + lines.shape[1] // _SAMPLES]
-    low, middle, high = np.percentile(thin, (2.5, 50, 97.5), axis=1)
+    low, middle, high = _levels(lines[: deepest + 1])
     level = float(middle[0])
     constant = (high - low < _CONSTANT) & (np.abs(middle - level) < _CONSTANT)
     depth = int(np.argmin(constant))  # the first line that is not
@@ -169,6 +167,11 @@ def _strip_depth(lines: np.ndarray) -> int:
         left = np.abs(line - settled)[stepped] / np.abs(settled - level)[stepped]
         depth += int(np.median(left) > _STEP)
     return depth
+
+
+def _levels(lines: np.ndarray) -> np.ndarray:
+    """The lowest, the middle and the highest gray level of each line but for outliers: [3, n]."""
+    return np.percentile(lines[:, :: 1 + lines.shape[1] // _SAMPLES], (2.5, 50, 97.5), axis=1)
 
 
 def _light_depth(lines: np.ndarray, air: float) -> np.ndarray:

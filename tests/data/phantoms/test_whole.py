@@ -228,14 +228,7 @@ def test_an_unknown_domain_is_refused():
 
 def test_windows_anywhere_in_a_whole_view():
     asked = {"height": 20, "width": 24, "spacing_mm": 2.0}
-    (view,) = phantom.shown(
-        0,
-        ("ffdm",),
-        FIRST,
-        whole=True,
-        spacing_mm=2.0,
-        **dict(zip(("height", "width"), phantom.size_of(0, FIRST, 2.0), strict=True)),
-    )
+    view = phantom.whole_view(0, "ffdm", FIRST, spacing_mm=2.0)
     cut = phantom.windows_of_whole(0, ("ffdm",), FIRST, windows=40, **asked)
     assert len({example.image_id for example in cut}) == 40
     places = np.lib.stride_tricks.sliding_window_view(view.image, (20, 24))
